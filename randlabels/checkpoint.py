@@ -1,0 +1,38 @@
+"""The latest state of a run on disk, from which it resumes as if never interrupted."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import rundir
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Replace the checkpoint as a whole. `state` holds tensors and plain Python values only."""
+    buffer = io.BytesIO()
+    torch.save({"schema": rundir.SCHEMA, **state}, buffer)
+    rundir.write_atomic(path, buffer.getvalue())
+
+
+def load(path: Path, config_hash: str) -> dict[str, Any] | None:
+    """The state that `save` wrote for this config, on the CPU; None where there is none.
+
+    Raises:
+        ValueError: the file is damaged, or of another config.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged") from error
+    if state["config_hash"] != config_hash:
+        raise ValueError(
+            f"{path} belongs to config {state['config_hash'][:8]}, not {config_hash[:8]}"
+        )
+    return state

@@ -1,0 +1,288 @@
+"""The typed config of one run: from Hydra's tree of values to dataclasses with checked ranges.
+
+A config group is a module or package of this one, and an option of it is a dataclass there
+that has a `name`: its fields are the option's keys and its methods do the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from . import rundir
+
+if TYPE_CHECKING:
+    from .augment import Augment
+    from .corruption import Corruption
+    from .data import Dataset
+    from .loss import Loss
+    from .models import Model
+    from .optimizer import Optimizer
+    from .preprocess import Preprocess
+    from .schedule import Schedule
+
+DEFAULTS = {
+    "dataset": "cifar10",
+    "corruption": "uniform",
+    "model": "wrn",
+    "optimizer": "sgd",
+    "loss": "ce",
+    "schedule": "step",
+    "preprocess": "standardize",
+    "augment": "none",
+}
+"""The config groups that define a run, and the option of each that no config need name."""
+
+MODULES = {
+    "dataset": "data",
+    "corruption": "corruption",
+    "model": "models",
+    "optimizer": "optimizer",
+    "loss": "loss",
+    "schedule": "schedule",
+    "preprocess": "preprocess",
+    "augment": "augment",
+}
+
+
+IN_WORDS = {
+    "int": "a whole number",
+    "int | None": "a whole number or null",
+    "float": "a number",
+    "float | None": "a number or null",
+    "bool": "true or false",
+    "str": "a text",
+    "str | None": "a text or null",
+    "list[int]": "a list of whole numbers such as [512,256]",
+}
+"""Types of keys, as error messages name them."""
+
+
+def _not_hashed(default: Any) -> Any:
+    """A field that cannot change the numbers of a run, so that it does not name its folder."""
+    return field(default=default, metadata={"hashed": False})
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """The top-level keys; conf/config.yaml says what each means."""
+
+    corrupt: float = 0.0
+    seed: int = 0
+    epochs: int = 300
+    batch_size: int = 128
+    eval_every: int = 1
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: str = "auto"
+
+    out: str = _not_hashed("runs")
+    name: str | None = _not_hashed(None)
+
+    force: bool = _not_hashed(False)
+    plan: bool = _not_hashed(False)
+    checkpoint_every: float = _not_hashed(10.0)
+    fit_threshold: float = _not_hashed(0.999)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.corrupt <= 1:
+            raise ValueError(f"corrupt={self.corrupt} is no probability; use 0 to 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} must be 0 to 2^63-1")
+        for key in ("epochs", "batch_size", "eval_every"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
+        if not 0 < self.fit_threshold <= 1:
+            raise ValueError(
+                f"fit_threshold={self.fit_threshold} is no train accuracy; use above 0 to 1"
+            )
+        if not 0 <= self.checkpoint_every < math.inf:
+            raise ValueError(f"checkpoint_every={self.checkpoint_every} must be 0 or more seconds")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device={self.device} is unknown; use auto, cpu, cuda or cuda:N")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision={self.precision} is unknown; use auto, fp32 or bf16")
+        if self.threads != "auto" and not (self.threads.isdecimal() and int(self.threads) > 0):
+            raise ValueError(f"threads={self.threads} must be auto or a number of at least 1")
+        if self.name is not None and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", self.name):
+            raise ValueError(
+                f"name={self.name!r} is no safe folder name; use up to 100 letters, digits, "
+                "'.', '_' and '-', not starting with '.'"
+            )
+        if not self.out or "\0" in self.out:
+            raise ValueError(f"out={self.out!r} is no folder")
+
+
+@dataclass(kw_only=True)
+class Config(Settings):
+    """Everything that defines one run."""
+
+    dataset: Dataset
+    corruption: Corruption
+    model: Model
+    optimizer: Optimizer
+    loss: Loss
+    schedule: Schedule
+    preprocess: Preprocess
+    augment: Augment
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.optimizer.lr is None:
+            if self.model.lr is None:
+                raise ValueError(f"model={self.model.name} has no learning rate; set optimizer.lr")
+            self.optimizer.lr = self.model.lr
+
+    def identity(self) -> dict[str, Any]:
+        """The keys that can change the numbers and differ from their defaults, as plain values.
+
+        A key added later therefore leaves earlier folders valid. The model's learning rate
+        counts through `optimizer.lr`, which it fills, and a device without its index.
+        """
+        identity = _differing(self)
+        if "device" in identity:
+            identity["device"] = self.device.partition(":")[0]
+        for group, default in DEFAULTS.items():
+            option = getattr(self, group)
+            keys = _differing(option)
+            if group == "model":
+                keys.pop("lr", None)
+            if option.name != default:
+                keys["name"] = option.name
+            if keys:
+                identity[group] = keys
+        return identity
+
+    @property
+    def hash(self) -> str:
+        """sha256 (64 hex digits) of the identity."""
+        return rundir.config_hash(self.identity())
+
+    @property
+    def run_id(self) -> str:
+        return rundir.run_id(
+            model=self.model.name,
+            dataset=self.dataset.name,
+            corruption=self.corruption.name,
+            corrupt=self.corrupt,
+            seed=self.seed,
+            hash_=self.hash,
+        )
+
+    @property
+    def folder(self) -> Path:
+        """`<out>/<name>`, which holds the runs of one sweep and its plan."""
+        return Path(self.out).expanduser() / (self.name or "default")
+
+    @property
+    def run(self) -> rundir.RunDir:
+        return rundir.RunDir(self.folder / self.run_id)
+
+    def tree(self) -> dict[str, Any]:
+        """The resolved config as nested plain values, in the shape of conf/."""
+        tree = {f.name: getattr(self, f.name) for f in dataclasses.fields(Settings)}
+        for group in DEFAULTS:
+            option = getattr(self, group)
+            tree[group] = {"name": option.name, **dataclasses.asdict(option)}
+        return tree
+
+
+def _differing(options: Any) -> dict[str, Any]:
+    """The hashed fields of a dataclass instance that differ from their defaults."""
+    found = {}
+    for f in dataclasses.fields(options):
+        if f.name in DEFAULTS or not f.metadata.get("hashed", True):
+            continue
+        default = f.default_factory() if callable(f.default_factory) else f.default
+        if (value := getattr(options, f.name)) != default:
+            found[f.name] = value
+    return found
+
+
+@cache
+def options(group: str) -> dict[str, type]:
+    """The options of a group by name: every dataclass with a `name` in its module or package."""
+    return {
+        cls.name: cls
+        for module in _modules(group)
+        for cls in vars(module).values()
+        if dataclasses.is_dataclass(cls) and isinstance(cls, type) and hasattr(cls, "name")
+    }
+
+
+def _modules(group: str) -> Iterator[ModuleType]:
+    module = importlib.import_module(f"{__package__}.{MODULES[group]}")
+    yield module
+    for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
+        yield importlib.import_module(f"{module.__name__}.{found.name}")
+
+
+def plain(tree: DictConfig) -> dict[str, Any]:
+    """A composed tree as nested plain values, interpolations resolved."""
+    values = OmegaConf.to_container(tree, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
+    """The typed config of a composed tree of plain values.
+
+    `sweep` is the committed sweep that the run belongs to; it names the folder by default.
+
+    Raises:
+        ValueError: one sentence with the key, its value and the rule that it breaks.
+    """
+    values = {key: value for key, value in tree.items() if key not in DEFAULTS}
+    settings = _typed(Settings, values, prefix="")
+    settings.name = settings.name or (sweep or "default").replace("/", "-")
+    chosen = {}
+    for group in DEFAULTS:
+        keys = dict(tree.get(group) or {})
+        name = keys.pop("name", DEFAULTS[group])
+        known = options(group)
+        if name not in known:
+            raise ValueError(f"{group}={name} is unknown; use {_listed(known)}")
+        chosen[group] = _typed(known[name], keys, prefix=f"{group}.")
+    return Config(**vars(settings), **chosen)
+
+
+def _typed(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """An instance of dataclass `cls` from plain values, converted to the types of its fields."""
+    known = {f.name for f in dataclasses.fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(
+            f"{prefix}{unknown[0]} is no known key; {_kind(cls, prefix)} takes {_listed(known)}"
+        )
+    schema = OmegaConf.structured(cls)
+    for key, value in values.items():
+        try:
+            schema[key] = value
+        except OmegaConfBaseException as error:
+            wanted = str(next(f.type for f in dataclasses.fields(cls) if f.name == key))
+            raise ValueError(
+                f"{prefix}{key}={value} has the wrong type; give {IN_WORDS.get(wanted, wanted)}"
+            ) from error
+    if cls is Settings:  # YAML reads threads=2 and compile=true as numbers and truth values
+        schema.threads = str(schema.threads).lower()
+    return OmegaConf.to_object(schema)
+
+
+def _kind(cls: type, prefix: str) -> str:
+    return f"{prefix.rstrip('.')}={cls.name}" if prefix else "the top level"  # type: ignore[attr-defined]
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names)) or "no keys"

@@ -1,0 +1,81 @@
+"""What a person sees: log lines, the progress bar of a single run, tables."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+log = logging.getLogger("randlabels")
+
+
+@contextmanager
+def logging_to(file: Path | None, prefix: str = "", *, quiet: bool = False) -> Iterator[None]:
+    """Send log messages to `file`, and to standard output with `prefix` unless `quiet`."""
+    handlers: list[logging.Handler] = []
+    if file is not None:
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    if not quiet:
+        screen = logging.StreamHandler(sys.stdout)
+        screen.setFormatter(logging.Formatter(f"{prefix}%(message)s".replace("%%", "%")))
+        handlers.append(screen)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+
+
+@contextmanager
+def progress_bar(
+    steps: int, done: int, *, shown: bool
+) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """A bar of `steps` steps on standard error: functions to advance and to caption it."""
+    columns = (
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
+    with bar:
+        task = bar.add_task("", total=steps, completed=done)
+        yield (
+            lambda: bar.advance(task),
+            lambda caption: bar.update(task, description=caption),
+        )
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output; the first column and `state` are text, the others numbers."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        text = column in (columns[0], "state")
+        table.add_column(column, justify="left" if text else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe: never fold or cut a row
+        console = Console(width=240)
+    console.print(table)

@@ -1,0 +1,127 @@
+"""The published image sets, read, downloaded and checked (md5) by torchvision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from . import Data, Dataset, Split
+
+
+@dataclass
+class _Vision(Dataset):
+    """A class of `torchvision.datasets` whose constructor takes root, a part and download."""
+
+    torchvision_class: ClassVar[str]
+    published_moments: ClassVar[tuple[list[float], list[float]] | None] = None
+
+    def load(self) -> Data:
+        train, test = self._split(train=True), self._split(train=False)
+        classes = int(train.labels.max()) + 1
+        return Data(train, test, classes, self.published_moments)
+
+    def _split(self, *, train: bool) -> Split:
+        from torchvision import datasets
+
+        cls = getattr(datasets, self.torchvision_class)
+        try:
+            source = cls(str(self.folder), download=self.download, **self._part(train))
+        except (OSError, RuntimeError, EOFError, ValueError) as error:
+            raise ValueError(self._explain(error)) from error
+        return self._tensors(source)
+
+    def _part(self, train: bool) -> dict[str, Any]:
+        return {"train": train}
+
+    def _explain(self, error: Exception) -> str:
+        where = f"{self.name} in {self.folder}"
+        if self.download:
+            return (
+                f"{where} could not be downloaded or read ({_first_line(error)}); "
+                "place its files there, or point RANDLABELS_DATA or dataset.root to them"
+            )
+        return (
+            f"{where} is missing or fails its checksum ({_first_line(error)}); set "
+            "dataset.download=true, or point RANDLABELS_DATA or dataset.root to the files"
+        )
+
+    def _tensors(self, source: Any) -> Split:
+        images = torch.as_tensor(np.asarray(source.data))
+        # N×H×W for grey images, N×H×W×C for colour ones.
+        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+        return Split(images, torch.as_tensor(source.targets, dtype=torch.int64))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+@dataclass
+class CIFAR10(_Vision):
+    """50,000 + 10,000 colour images, 32x32, 10 classes (Krizhevsky 2009).
+
+    The moments are those of the original code (train.py).
+    """
+
+    name: ClassVar[str] = "cifar10"
+    torchvision_class: ClassVar[str] = "CIFAR10"
+    published_moments = ([125.3, 123.0, 113.9], [63.0, 62.1, 66.7])
+
+
+@dataclass
+class CIFAR100(_Vision):
+    """50,000 + 10,000 colour images, 32x32, 100 classes (Krizhevsky 2009)."""
+
+    name: ClassVar[str] = "cifar100"
+    torchvision_class: ClassVar[str] = "CIFAR100"
+
+
+@dataclass
+class MNIST(_Vision):
+    """60,000 + 10,000 grey images, 28x28, 10 digits (LeCun, Cortes, Burges)."""
+
+    name: ClassVar[str] = "mnist"
+    torchvision_class: ClassVar[str] = "MNIST"
+
+    def _split(self, *, train: bool) -> Split:
+        split = super()._split(train=train)
+        self._check_archives()
+        return split
+
+    def _check_archives(self) -> None:
+        """torchvision checks these files only while downloading; do it on every load."""
+        from torchvision import datasets
+        from torchvision.datasets.utils import check_md5
+
+        cls = getattr(datasets, self.torchvision_class)
+        raw = self.folder / cls.__name__ / "raw"
+        for filename, md5 in cls.resources:
+            archive = raw / filename
+            if archive.is_file() and not check_md5(str(archive), md5):
+                raise ValueError(self._explain(OSError(f"{filename} is not the published file")))
+
+
+@dataclass
+class FashionMNIST(MNIST):
+    """60,000 + 10,000 grey images, 28x28, 10 kinds of clothing (Xiao et al. 2017)."""
+
+    name: ClassVar[str] = "fashion_mnist"
+    torchvision_class: ClassVar[str] = "FashionMNIST"
+
+
+@dataclass
+class SVHN(_Vision):
+    """73,257 + 26,032 colour images, 32x32, 10 digits (Netzer et al. 2011)."""
+
+    name: ClassVar[str] = "svhn"
+    torchvision_class: ClassVar[str] = "SVHN"
+
+    def _part(self, train: bool) -> dict[str, Any]:
+        return {"split": "train" if train else "test"}
+
+    def _tensors(self, source: Any) -> Split:
+        images = torch.as_tensor(np.ascontiguousarray(source.data))  # already N×C×H×W
+        return Split(images, torch.as_tensor(source.labels, dtype=torch.int64))

@@ -1,0 +1,138 @@
+"""What a run was computed with: hardware, versions, code; and how `auto` was decided."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import Config
+
+PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "joblib", "pandas")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How a run computes, with every `auto` decided from the config and the kind of hardware.
+
+    device: "cpu" or "cuda:N". precision: "fp32" or "bf16". threads: CPU threads.
+    """
+
+    device: str
+    precision: str
+    threads: int
+
+    @property
+    def kind(self) -> str:
+        """ "cpu" or "cuda"."""
+        return self.device.partition(":")[0]
+
+
+def check_device(config: Config) -> None:
+    """ValueError if the config names a GPU that is not there."""
+    kind, _, index = config.device.partition(":")
+    if kind != "cuda":
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise ValueError(
+            f"device={config.device} needs a GPU that PyTorch can use, and there is none; "
+            "use device=cpu or device=auto"
+        )
+    if index and int(index) >= count:
+        raise ValueError(f"device={config.device} does not exist; use cuda:0 to cuda:{count - 1}")
+
+
+def resolve(config: Config, job: int | None) -> Resources:
+    """Decide every `auto`.
+
+    `job` is the number of a run in its sweep, None for a single run. GPUs are dealt out to
+    the jobs round robin. A single run takes all CPU cores, each run of a sweep one.
+    """
+    check_device(config)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        device = f"cuda:{(job or 0) % torch.cuda.device_count()}"
+    precision = "fp32" if config.precision == "auto" else config.precision
+    if config.threads != "auto":
+        threads = int(config.threads)
+    else:
+        threads = _cores() if job is None else 1
+    return Resources(device, precision, threads)
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe(resources: Resources, data_sha256: str) -> dict[str, Any]:
+    """The content of environment.json."""
+    on_gpu = resources.kind == "cuda"
+    return {
+        **asdict(resources),
+        "device_name": torch.cuda.get_device_name(resources.device) if on_gpu else _processor(),
+        "git": _git(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "cuda": torch.version.cuda if on_gpu else None,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "argv": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data_sha256": data_sha256,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and dirty flag of the checkout that this file is tracked in; None outside of one."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,98 @@
+"""A batch: all runs of one launch, checked before the first starts and reported at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ..config import Config
+from ..console import log, print_table
+from ..environment import check_device
+from ..experiment import build_model, load
+from ..rundir import FINISHED, merge_plan, read_json
+
+
+def check(configs: Sequence[Config]) -> None:
+    """Find out what any run would be refused for: device, data set, sizes, model.
+
+    Missing data are downloaded here, once, before any worker asks for them.
+
+    Raises:
+        ValueError: one sentence with the value, the rule and the remedy.
+    """
+    checked = set()
+    for config in configs:
+        key = repr((config.device, config.dataset, config.model))
+        if key not in checked:
+            check_device(config)
+            data = load(config.dataset)
+            config.dataset.indices(data.train.labels, "train")
+            config.dataset.indices(data.test.labels, "test")
+            build_model(config, data)
+            checked.add(key)
+
+
+def begin(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> None:
+    """Set earlier results aside where `force` asks for it, and write the plan."""
+    folders: dict[Any, list[dict[str, Any]]] = {}
+    for config, override in zip(configs, overrides, strict=True):
+        if config.force and (old := config.run.set_aside()):
+            log.info("%s: earlier results moved to %s", config.run_id, old)
+        entry = {"run_id": config.run_id, "overrides": list(override), "config": config.tree()}
+        folders.setdefault(config.folder, []).append(entry)
+    for folder, entries in folders.items():
+        merge_plan(folder, entries)
+
+
+def show_plan(configs: Sequence[Config]) -> None:
+    """List the runs with their states and cost, for `plan=true`."""
+    rows, images = [], 0
+    for config in configs:
+        state = config.run.state()
+        size = config.dataset.train_size or len(load(config.dataset).train.labels)
+        cost = 0 if state in FINISHED else size * config.epochs
+        images += cost
+        rows.append([config.run_id, state, str(config.epochs), f"{size:,}", f"{cost:,}"])
+    columns = ["run", "state", "epochs", "images", "images to train on"]
+    print_table(f"Plan: {_counted(configs)}", columns, rows)
+    print(f"In all {images:,} training images to go; nothing was started.")
+
+
+def close(configs: Sequence[Config]) -> int:
+    """Print what became of each run, from its files; the exit code (1 if any is unfinished)."""
+    rows, failures = [], []
+    for config in configs:
+        run, state = config.run, config.run.state()
+        result = run.result() or {}
+        final = result.get("final", {})
+        rows.append(
+            [
+                config.run_id,
+                state if state != "diverged" else f"diverged in epoch {result['diverged_at']}",
+                _number(result.get("epochs"), "d"),
+                _number(final.get("train_acc"), ".2%"),
+                _number(final.get("test_acc"), ".2%"),
+                _number(result.get("epochs_to_fit"), "d"),
+                _number(result.get("seconds"), ".1f"),
+            ]
+        )
+        if state not in FINISHED:
+            error = (read_json(run.error) or {}).get("exception", "no result")
+            failures.append(f"{config.run_id}: {state}, {error}; see {run.log}")
+    columns = ["run", "state", "epochs", "train acc", "test acc", "epochs to fit", "seconds"]
+    print_table(_counted(configs), columns, rows)
+    for failure in failures:
+        print(failure)
+    return 1 if failures else 0
+
+
+def _counted(configs: Sequence[Config]) -> str:
+    counts = Counter(config.run.state() for config in configs)
+    folders = ", ".join(sorted({str(config.folder) for config in configs}))
+    states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+    return f"{len(configs)} run{'s' * (len(configs) != 1)} in {folders}: {states}"
+
+
+def _number(value: Any, spec: str) -> str:
+    return "-" if value is None else format(value, spec)

@@ -1,0 +1,129 @@
+"""The sweeper: from lists of values to runs, all checked before the first one starts."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from ..config import Config, parse, plain
+from ..console import log, logging_to
+from ..rundir import FINISHED
+
+Grid = Mapping[str, Any]
+"""Values by key, in Hydra's syntax: `0.0,0.5` lists values, `range(0,3)` counts them."""
+
+
+class GridSweeper(Sweeper):
+    """`hydra/sweeper=grid`: the products of the command line's lists with each of `runs`.
+
+    runs: grids of a committed sweep; a key given on the command line replaces theirs.
+    """
+
+    def __init__(self, runs: Sequence[Grid]) -> None:
+        self.runs = runs
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+        self.launcher: Launcher | None = None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.config = config
+        self.hydra_context = hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Check all runs, start those without a result, report, and exit with the sum of it.
+
+        Raises:
+            ValueError: some run would be refused; none was started.
+            SystemExit: always otherwise; 0 if all runs are done, diverged or skipped, else 1.
+        """
+        from . import batch  # torch, for which --help and tab completion need not wait
+
+        assert self.config is not None and self.hydra_context is not None and self.launcher
+        loader = self.hydra_context.config_loader
+        runs: dict[Path, tuple[Config, list[str]]] = {}
+        for overrides in expand(arguments, self.runs, loader):
+            config = _compose(loader, self.config, overrides)
+            runs.setdefault(config.run.path, (config, overrides))
+        configs = [config for config, _ in runs.values()]
+        batch.check(configs)
+        if configs[0].plan:
+            batch.show_plan(configs)
+            sys.exit(0)
+        with logging_to(None):
+            batch.begin(configs, [overrides for _, overrides in runs.values()])
+            pending = [o for config, o in runs.values() if config.run.state() not in FINISHED]
+            log.info("%d runs, %d of them to do", len(runs), len(pending))
+        if pending:
+            try:
+                self.launcher.launch(pending, initial_job_idx=0)
+            except (
+                Exception
+            ) as error:  # such as a killed worker; the files tell what became of whom
+                print(f"The launcher gave up: {error}", file=sys.stderr)
+        sys.exit(batch.close(configs))
+
+
+def _compose(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -> Config:
+    composed = loader.load_sweep_config(master, overrides)
+    sweep = composed.hydra.runtime.choices.get("sweep")
+    with open_dict(composed):  # its interpolations wait for a job
+        del composed["hydra"]
+    return parse(plain(composed), sweep)
+
+
+def expand(
+    arguments: Sequence[str], grids: Sequence[Grid], loader: ConfigLoader | None = None
+) -> list[list[str]]:
+    """The overrides of each run: for each grid, the product of its lists and the arguments'.
+
+    The first key varies slowest, and the arguments' keys come after the grid's.
+
+    Raises:
+        ValueError: a grid sets a key of Hydra's own, or a sweep is not a list of values.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    given = _by_key(parser.parse_overrides(list(arguments)))
+    runs = []
+    for grid in grids or [{}]:
+        if own := [key for key in grid if key.partition(".")[0].partition("/")[0] == "hydra"]:
+            raise ValueError(f"runs has the key {own[0]}, which one launch cannot vary; move it up")
+        lines = [f"{key}={_text(value)}" for key, value in grid.items() if key not in given]
+        choices = {**_by_key(parser.parse_overrides(lines)), **given}
+        runs += [list(run) for run in itertools.product(*map(_values, choices.values()))]
+    return runs
+
+
+def _by_key(overrides: Sequence[Override]) -> dict[str, Override]:
+    return {override.key_or_group: override for override in overrides}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _values(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise ValueError(f"{override.input_line} is no list of values; use {key}=a,b,c")
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]

@@ -1,0 +1,121 @@
+"""The records of a run: one JSON object per epoch in `metrics.jsonl`. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+Record = dict[str, float | None]
+"""One epoch. `epoch` is 0-based; a metric that was not measured is None."""
+
+ACCURACIES = (
+    "train_acc",  # against the labels trained on
+    "test_acc",  # against the true test labels
+    "test_acc_noisy",  # against the test labels corrupted as the training labels are
+    "train_acc_true",  # against the true training labels
+    "train_acc_clean",  # against the labels trained on, over the unchanged part
+    "train_acc_corrupted",  # likewise, over the changed part
+)
+"""Fractions in 0..1."""
+
+LOSSES = ("train_loss", "test_loss", "test_loss_noisy")
+"""Means over the set of the configured loss, without weight decay."""
+
+MEASURED = (
+    "train_loss",
+    "train_acc",
+    "test_loss",
+    "test_acc",
+    "test_loss_noisy",
+    "test_acc_noisy",
+    "train_acc_true",
+    "train_acc_clean",
+    "train_acc_corrupted",
+)
+"""All measured metrics, in the order of the log."""
+
+KEYS = ("epoch", "lr", *MEASURED, "seconds", "images_per_second")
+"""All keys of a record: `seconds` is the epoch's wall clock with all evaluations,
+`images_per_second` the speed of its training part."""
+
+TIMINGS = ("seconds", "images_per_second")
+"""The keys that differ between two executions of one config."""
+
+
+def encode(record: Record) -> str:
+    """One line of `metrics.jsonl`, without its newline. ValueError for NaN and infinities."""
+    return json.dumps(record, allow_nan=False)
+
+
+def read(path: Path) -> tuple[list[Record], bool]:
+    """The records in `path`, and whether a torn last line was dropped.
+
+    A missing file has no records. A broken line before the last one is damage, not an
+    interrupted write: ValueError.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return [], False
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError("no newline")
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                return records, True
+            raise ValueError(f"{path}, line {number} is damaged: {error}") from error
+    return records, False
+
+
+def epochs_to_fit(records: Sequence[Record], threshold: float) -> int | None:
+    """Number of epochs (1-based) until train_acc reaches `threshold` (0..1); None if never."""
+    for record in records:
+        accuracy = record["train_acc"]
+        if accuracy is not None and accuracy >= threshold:
+            return int(record["epoch"] or 0) + 1
+    return None
+
+
+def best(records: Sequence[Record]) -> dict[str, float | None]:
+    """Each metric's best value over the epochs: the largest accuracy, the smallest loss."""
+    found: dict[str, float | None] = {}
+    for key in MEASURED:
+        values = [value for record in records if (value := record[key]) is not None]
+        choose = max if key in ACCURACIES else min
+        found[key] = choose(values) if values else None
+    return found
+
+
+def final(records: Sequence[Record]) -> dict[str, float | None]:
+    """Each metric's value in the last epoch that measured any."""
+    measured = [r for r in records if r["train_acc"] is not None]
+    return {key: measured[-1][key] if measured else None for key in MEASURED}
+
+
+def console_line(record: Record, *, noisy: bool) -> str:
+    """The original code's log line (train.py), such as
+
+    `000: Acc-tr:  58.49, Acc-val:  56.92, L-tr: 1.1574, L-val: 1.1857`
+
+    with accuracies in % and the test set under its true labels; `noisy` adds the accuracy
+    on the corrupted test labels.
+    """
+
+    def percent(key: str) -> str:
+        value = record[key]
+        return f"{math.nan if value is None else 100 * value:6.2f}"
+
+    def loss(key: str) -> str:
+        value = record[key]
+        return f"{math.nan if value is None else value:6.4f}"
+
+    line = (
+        f"{int(record['epoch'] or 0):03d}: Acc-tr: {percent('train_acc')}, "
+        f"Acc-val: {percent('test_acc')}, L-tr: {loss('train_loss')}, L-val: {loss('test_loss')}"
+    )
+    return f"{line}, Acc-noisy: {percent('test_acc_noisy')}" if noisy else line

@@ -1,0 +1,38 @@
+"""Multi-layer perceptron, as in the original code (model_mlp.py)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from .init import initialize
+
+
+@dataclass
+class MLP:
+    """Linear layers with ReLU between them; `hidden` lists the widths.
+
+    3072-512-10 without biases, the original code's `--mlp-spec=512`, has 1,577,984 parameters.
+    Learning rate 0.01: the original README's command for the MLP.
+    """
+
+    name: ClassVar[str] = "mlp"
+
+    hidden: list[int] = field(default_factory=lambda: [512])
+    bias: bool = False
+    lr: float | None = 0.01
+
+    def __post_init__(self) -> None:
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"model.hidden={self.hidden} has a width below 1; try [512]")
+
+    def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten()]
+        for n_in, n_out in pairwise([math.prod(image), *self.hidden, classes]):
+            layers += [nn.Linear(n_in, n_out, bias=self.bias), nn.ReLU(inplace=True)]
+        return initialize(nn.Sequential(*layers[:-1]), rng)

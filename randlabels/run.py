@@ -1,0 +1,91 @@
+"""The entry: `python -m randlabels.run KEY=VALUE …` for one run, with `-m` for a sweep."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from . import launchers
+from .config import parse, plain
+from .help import options_help
+
+HERE = Path(__file__).parent
+CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
+"""The config folder: inside the package once installed, beside it in a checkout."""
+
+launchers.register()
+OmegaConf.register_new_resolver("options_help", lambda: options_help(CONF), replace=True)
+
+
+def main() -> None:
+    """Compose, check, execute; whatever the user got wrong ends as one sentence."""
+    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        if show_traceback:
+            raise
+        sys.exit(f"Error: {in_one_sentence(error)}")
+
+
+def task(tree: DictConfig) -> str:
+    """Execute the run of a composed config and return its state.
+
+    Hydra calls this here for a single run, whose state becomes the exit code, and in the
+    workers of a sweep, whose parent has checked and planned all runs.
+    """
+    from .execute import execute  # torch, for which --help and tab completion need not wait
+    from .launchers import batch
+    from .rundir import FINISHED
+
+    settings = HydraConfig.get()
+    of_sweep = not OmegaConf.is_missing(settings.job, "num")
+    try:
+        config = parse(plain(tree), settings.runtime.choices.get("sweep"))
+        if of_sweep:
+            return execute(config, job=settings.job.num)
+        batch.check([config])
+    except ValueError as error:
+        if of_sweep:
+            raise
+        sys.exit(f"Error: {in_one_sentence(error)}")
+    if config.plan:
+        batch.show_plan([config])
+        sys.exit(0)
+    batch.begin([config], [list(settings.overrides.task)])
+    sys.exit(0 if execute(config) in FINISHED else 1)
+
+
+def in_one_sentence(error: Exception) -> str:
+    """What a person did wrong and what to do instead, in place of Hydra's paragraphs."""
+    text = str(error)
+    if unknown := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, option = unknown.groups()
+        listed = re.search(r"Available options in '[^']+':\n((?:\t.*\n?)+)", text)
+        known = ", ".join(listed.group(1).split()) if listed else "an option that --help lists"
+        return f"{group}={option} is unknown; use {known}"
+    if unknown := re.search(r"Could not override '([^']+)'", text):
+        return f"{unknown.group(1)} is no known key; --help lists all"
+    if listed := re.search(r"(?:argument|parameters) '([^']+)'", text):
+        if "--multirun" in text:
+            return f"{listed.group(1)} lists several values; add -m to sweep over them"
+    if cause := error.__cause__:
+        text = f"{text} {cause}"
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    from randlabels import run  # by its real name, so that worker processes find `task` there
+
+    run.main()

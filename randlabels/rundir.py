@@ -1,0 +1,194 @@
+"""What a run leaves on disk: its identity, its paths, its state. Imports no torch.
+
+The same config is the same folder, `runs/<name>/<run id>`, and the state of a run is read
+from the files in it; it is stored nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+SCHEMA = 1
+"""Version of the files and of the hash; raised when a default or a format changes."""
+
+STATES = ("planned", "running", "interrupted", "failed", "diverged", "done")
+FINISHED = ("done", "diverged")
+"""States that are results: such a run is not started again."""
+
+Plan = dict[str, dict[str, Any]]
+"""Lines of `plan.jsonl` by run id."""
+
+
+def config_hash(identity: Mapping[str, Any]) -> str:
+    """sha256 (64 hex digits) of the keys that can change the numbers, whatever their order."""
+    text = json.dumps({"schema": SCHEMA, **identity}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_id(model: str, dataset: str, corruption: str, corrupt: float, seed: int, hash_: str) -> str:
+    """`<model>-<dataset>-<corruption>-p<prob>-s<seed>-<8 hex of the config hash>`."""
+    text = f"{model}-{dataset}-{corruption}-p{corrupt:g}-s{seed}-{hash_[:8]}"
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """All paths of one run, and the state that its files tell.
+
+    path: `<out>/<name>/<run id>`; the run id ends with the first 8 digits of the config hash.
+    """
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "run.log"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def corruption(self) -> Path:
+        return self.path / "corruption.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def done(self) -> Path:
+        return self.path / "done.json"
+
+    @property
+    def error(self) -> Path:
+        return self.path / "error.json"
+
+    def result(self) -> dict[str, Any] | None:
+        """The content of done.json if it is whole and of this very config, else None."""
+        result = read_json(self.done)
+        if result and str(result.get("config_hash"))[:8] == self.run_id.rsplit("-", 1)[-1]:
+            return result
+        return None
+
+    def state(self) -> str:
+        """One of STATES. A run is running while its lock is held, and the lock dies with it."""
+        if result := self.result():
+            return str(result["state"])
+        if not self.config.is_file():
+            return "planned"
+        try:
+            with self.lock():
+                return "failed" if self.error.is_file() else "interrupted"
+        except Timeout:
+            return "running"
+
+    def lock(self, timeout: float = 0) -> FileLock:
+        """The kernel lock that one process holds while it works on this run."""
+        return FileLock(self.path / ".lock", timeout=timeout)
+
+    def set_aside(self) -> Path | None:
+        """Move the folder to `.replaced/<run id>.<k>` beside it; its new path, if there was one."""
+        if not self.path.exists():
+            return None
+        attic = self.path.parent / ".replaced"
+        attic.mkdir(exist_ok=True)
+        k = 1
+        while (target := attic / f"{self.run_id}.{k}").exists():
+            k += 1
+        return self.path.rename(target)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace the content of `path` as a whole: a reader, or a crash, sees the old or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write one JSON object atomically, with its schema version first."""
+    write_atomic(path, json.dumps({"schema": SCHEMA, **content}, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`, or None where there is none that is whole."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def read_plan(folder: Path) -> Plan:
+    """The planned runs of `folder` (`runs/<name>`) by run id, in the order of planning."""
+    plan: Plan = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / "plan.jsonl").read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                plan[entry["run_id"]] = entry
+    return plan
+
+
+def merge_plan(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Add `entries` (each with a `run_id`) to the plan of `folder`; known runs stay in place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".plan.lock"):
+        plan = read_plan(folder)
+        known = len(plan)
+        for entry in entries:
+            plan.setdefault(entry["run_id"], {"schema": SCHEMA, **entry})
+        if len(plan) > known:
+            lines = (json.dumps(entry, allow_nan=False) + "\n" for entry in plan.values())
+            write_atomic(folder / "plan.jsonl", "".join(lines))
+
+
+def run_folders(root: Path) -> Iterator[Path]:
+    """All folders at or under `root` that hold a run's config.yaml, sorted; hidden ones are not
+    entered, nor are the folders of runs."""
+    if (root / "config.yaml").is_file():
+        yield root
+        return
+    for child in sorted(root.iterdir()):
+        if child.is_dir() and not child.name.startswith("."):
+            yield from run_folders(child)

@@ -1,0 +1,76 @@
+"""Learning-rate schedules: pure functions from the epoch to a factor on the base rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+
+class Schedule(Protocol):
+    """What the program asks of an option of the group `schedule`."""
+
+    name: ClassVar[str]
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """Factor on the base learning rate in `epoch` (0-based) of `epochs`, at least 0."""
+        ...
+
+
+@dataclass
+class Step:
+    """factor = gamma ** (number of milestones that are <= epoch).
+
+    Defaults: x0.1 from epoch 150 and x0.1 again from 225, as in the original code
+    (train.py, adjust_learning_rate) for its 300 epochs.
+    """
+
+    name: ClassVar[str] = "step"
+
+    milestones: list[int] = field(default_factory=lambda: [150, 225])
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if any(m < 0 for m in self.milestones):
+            raise ValueError(f"schedule.milestones={self.milestones} has an epoch below 0")
+        if not 0 < self.gamma < float("inf"):
+            raise ValueError(f"schedule.gamma={self.gamma} must be a positive number")
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return self.gamma ** sum(m <= epoch for m in self.milestones)
+
+
+@dataclass
+class Exponential:
+    """factor = gamma ** epoch. Default 0.95: Zhang et al. 2017, appendix A."""
+
+    name: ClassVar[str] = "exponential"
+
+    gamma: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma < float("inf"):
+            raise ValueError(f"schedule.gamma={self.gamma} must be a positive number")
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return self.gamma**epoch
+
+
+@dataclass
+class Cosine:
+    """factor = (1 + cos(pi·epoch/epochs)) / 2, from 1 towards 0 (Loshchilov & Hutter 2017)."""
+
+    name: ClassVar[str] = "cosine"
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+@dataclass
+class Constant:
+    """factor = 1."""
+
+    name: ClassVar[str] = "constant"
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return 1.0
