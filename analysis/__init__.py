@@ -1,0 +1,1 @@
+"""From the folders of many runs to tables. Reads files only; imports no torch."""

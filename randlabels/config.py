@@ -12,7 +12,7 @@ import math
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -70,11 +70,6 @@ IN_WORDS = {
 """Types of keys, as error messages name them."""
 
 
-def _not_hashed(default: Any) -> Any:
-    """A field that cannot change the numbers of a run, so that it does not name its folder."""
-    return field(default=default, metadata={"hashed": False})
-
-
 @dataclass(kw_only=True)
 class Settings:
     """The top-level keys; conf/config.yaml says what each means."""
@@ -89,13 +84,13 @@ class Settings:
     precision: str = "auto"
     threads: str = "auto"
 
-    out: str = _not_hashed("runs")
-    name: str | None = _not_hashed(None)
+    out: str = "runs"
+    name: str | None = None
 
-    force: bool = _not_hashed(False)
-    plan: bool = _not_hashed(False)
-    checkpoint_every: float = _not_hashed(10.0)
-    fit_threshold: float = _not_hashed(0.999)
+    force: bool = False
+    plan: bool = False
+    checkpoint_every: float = 10.0
+    fit_threshold: float = 0.999
 
     def __post_init__(self) -> None:
         if not 0 <= self.corrupt <= 1:
@@ -149,17 +144,15 @@ class Config(Settings):
     def identity(self) -> dict[str, Any]:
         """The keys that can change the numbers and differ from their defaults, as plain values.
 
-        A key added later therefore leaves earlier folders valid. The model's learning rate
-        counts through `optimizer.lr`, which it fills, and a device without its index.
+        A key added later therefore leaves earlier folders valid. A device counts without its
+        index.
         """
-        identity = _differing(self)
+        identity = _differing(self, prefix="")
         if "device" in identity:
             identity["device"] = self.device.partition(":")[0]
         for group, default in DEFAULTS.items():
             option = getattr(self, group)
-            keys = _differing(option)
-            if group == "model":
-                keys.pop("lr", None)
+            keys = _differing(option, prefix=f"{group}.")
             if option.name != default:
                 keys["name"] = option.name
             if keys:
@@ -200,11 +193,11 @@ class Config(Settings):
         return tree
 
 
-def _differing(options: Any) -> dict[str, Any]:
+def _differing(options: Any, prefix: str) -> dict[str, Any]:
     """The hashed fields of a dataclass instance that differ from their defaults."""
     found = {}
     for f in dataclasses.fields(options):
-        if f.name in DEFAULTS or not f.metadata.get("hashed", True):
+        if f.name in DEFAULTS or prefix + f.name in rundir.NOT_HASHED:
             continue
         default = f.default_factory() if callable(f.default_factory) else f.default
         if (value := getattr(options, f.name)) != default:

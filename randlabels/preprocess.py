@@ -17,7 +17,7 @@ class Preprocess(Protocol):
     name: ClassVar[str]
 
     def __call__(self, images: torch.Tensor, moments: Moments) -> torch.Tensor:
-        """(B, C, H, W) float32 from `images` (B, C, H, W) float32 in 0..255, which it may overwrite."""
+        """(B, C, H, W) float32 from float32 `images` in 0..255, which it may overwrite."""
         ...
 
 

@@ -26,6 +26,21 @@ STATES = ("planned", "running", "interrupted", "failed", "diverged", "done")
 FINISHED = ("done", "diverged")
 """States that are results: such a run is not started again."""
 
+NOT_HASHED = frozenset(
+    {
+        "out",
+        "name",
+        "force",
+        "plan",
+        "checkpoint_every",
+        "fit_threshold",
+        "dataset.root",
+        "dataset.download",
+        "model.lr",  # it counts through optimizer.lr, which it fills
+    }
+)
+"""Config keys that cannot change the numbers of a run, and so do not tell two runs apart."""
+
 Plan = dict[str, dict[str, Any]]
 """Lines of `plan.jsonl` by run id."""
 
@@ -100,15 +115,26 @@ class RunDir:
             return str(result["state"])
         if not self.config.is_file():
             return "planned"
-        try:
-            with self.lock():
-                return "failed" if self.error.is_file() else "interrupted"
-        except Timeout:
+        if self._locked():
             return "running"
+        return "failed" if self.error.is_file() else "interrupted"
 
     def lock(self, timeout: float = 0) -> FileLock:
         """The kernel lock that one process holds while it works on this run."""
-        return FileLock(self.path / ".lock", timeout=timeout)
+        return FileLock(self._lock_file, timeout=timeout)
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / ".lock"
+
+    def _locked(self) -> bool:
+        if not self._lock_file.exists():
+            return False
+        try:
+            with self.lock():
+                return False
+        except Timeout:
+            return True
 
     def set_aside(self) -> Path | None:
         """Move the folder to `.replaced/<run id>.<k>` beside it; its new path, if there was one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -90,8 +90,8 @@ class Dataset:
 
     name: ClassVar[str]
 
-    root: str | None = field(default=None, metadata={"hashed": False})
-    download: bool = field(default=True, metadata={"hashed": False})
+    root: str | None = None
+    download: bool = True
     train_size: int | None = None
     test_size: int | None = None
     subset_seed: int = 0

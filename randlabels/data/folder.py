@@ -112,7 +112,7 @@ def _folders(parent: Path) -> list[str]:
 def _read_cache(path: Path) -> np.ndarray | None:
     """Decoded images, or None where there are none that are whole (zip checks their CRC)."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             return file["images"]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None

@@ -1,0 +1,79 @@
+"""Shared fixtures: the command line in this process, real data, a run folder's bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from randlabels import metrics, run
+
+TINY = ["dataset=digits", "model=mlp", "model.hidden=[8]", "dataset.train_size=64", "epochs=2"]
+"""A run of some milliseconds."""
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Cli:
+    """`python -m randlabels.run ARGUMENTS` in an empty folder, without a new process."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setattr(sys, "argv", ["randlabels", *arguments])
+        GlobalHydra.instance().clear()
+        capfd.readouterr()
+        code: object = 0
+        try:
+            run.main()
+        except SystemExit as end:
+            code = end.code
+        finally:
+            torch.set_num_threads(threads)
+        out, err = capfd.readouterr()
+        if isinstance(code, str):  # as the interpreter does at exit
+            code, err = 1, err + code + "\n"
+        return Outcome(int(str(code or 0)), out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real CIFAR-10 and MNIST, or a skip that says what to set."""
+    root = Path(os.environ.get("RANDLABELS_DATA", "data"))
+    if not (root / "cifar-10-batches-py").is_dir() or not (root / "MNIST").is_dir():
+        pytest.skip("real CIFAR-10 and MNIST not found: set RANDLABELS_DATA to their folder")
+    return root
+
+
+def only_run(root: Path) -> Path:
+    """The one run folder under `root`."""
+    (config,) = root.glob("runs/*/*/config.yaml")
+    return config.parent
+
+
+def numbers(folder: Path) -> list[str]:
+    """The lines of metrics.jsonl without the columns that time their execution."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return [
+        json.dumps({key: value for key, value in record.items() if key not in metrics.TIMINGS})
+        for record in records
+    ]

@@ -1,0 +1,236 @@
+"""The config: files and schema agree, identity is stable, bad values are refused in a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hypothesis import given
+from hypothesis import strategies as st
+
+from randlabels import launchers, rundir
+from randlabels.config import DEFAULTS, Config, Settings, options, parse, plain
+from randlabels.help import options_help
+from randlabels.run import CONF
+
+launchers.register()
+
+OPTION_FILES = sorted(f for group in DEFAULTS for f in (CONF / group).glob("*.yaml"))
+SWEEP_FILES = sorted((CONF / "sweep").rglob("*.yaml"))
+ALL_FILES = [CONF / "config.yaml", *OPTION_FILES]
+
+
+def composed(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse(plain(compose("config", list(overrides))))
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(CONF).with_suffix("").as_posix()
+
+
+def test_every_option_has_a_file_and_every_file_an_option() -> None:
+    assert {name_of(file) for file in OPTION_FILES} == {
+        f"{group}/{name}" for group in DEFAULTS for name in options(group)
+    }
+
+
+@pytest.mark.parametrize("file", OPTION_FILES, ids=name_of)
+def test_option_file_holds_the_schemas_keys_and_defaults(file: Path) -> None:
+    keys = yaml.safe_load(file.read_text())
+    name = keys.pop("name")
+    default = options(file.parent.name)[name]()
+    assert name == file.stem
+    assert set(keys) == set(dataclasses.asdict(default))
+    parsed = parse({file.parent.name: {"name": name, **keys}})
+    wanted = parse({file.parent.name: {"name": name}})
+    assert parsed == wanted
+
+
+def test_primary_config_holds_the_schemas_keys_and_defaults() -> None:
+    assert composed() == parse({})
+    keys = yaml.safe_load((CONF / "config.yaml").read_text())
+    keys.pop("defaults")
+    assert keys == {f.name: f.default for f in dataclasses.fields(Settings)}
+
+
+@pytest.mark.parametrize("file", ALL_FILES, ids=name_of)
+def test_every_key_has_a_comment(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    bare = [s for s in lines if re.match(r"[a-z_]+:", s) and "#" not in s]
+    assert [s for s in bare if not s.startswith(("name:", "defaults:"))] == []
+
+
+@pytest.mark.parametrize("file", OPTION_FILES, ids=name_of)
+def test_every_option_composes(file: Path) -> None:
+    config = composed(f"{file.parent.name}={file.stem}")
+    assert getattr(config, file.parent.name).name == file.stem
+
+
+@pytest.mark.parametrize("file", SWEEP_FILES, ids=name_of)
+def test_sweep_file_starts_with_the_command_that_runs_it(file: Path) -> None:
+    name = file.relative_to(CONF / "sweep").with_suffix("").as_posix()
+    assert file.read_text().splitlines()[0] == f"# python -m randlabels.run sweep={name}"
+
+
+def test_help_lists_every_group_option_and_key() -> None:
+    text = options_help(CONF)
+    for group in DEFAULTS:
+        assert re.search(rf"^{group}:$", text, re.M)
+        for name, cls in options(group).items():
+            assert re.search(rf"^  {name} ", text, re.M)
+            for field in dataclasses.fields(cls):
+                assert f"{field.name}=" in text
+
+
+# Learning rates
+
+
+def test_each_model_has_its_own_learning_rate_unless_one_is_given() -> None:
+    assert composed("model=wrn").optimizer.lr == 0.1
+    assert composed("model=mlp").optimizer.lr == 0.01
+    assert composed("model=mlp", "optimizer.lr=0.3").optimizer.lr == 0.3
+
+
+# Identity
+
+
+def test_same_values_in_other_words_are_the_same_run() -> None:
+    run_id = composed("model=mlp", "corrupt=0.2").run_id
+    assert composed("corrupt=0.20", "model=mlp", "optimizer.lr=0.01").run_id == run_id
+    assert composed("corrupt=2e-1", "model=mlp", "model.hidden=[512]").run_id == run_id
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["out=x", "name=x", "force=true", "plan=true", "checkpoint_every=1", "fit_threshold=0.5"]
+    + ["dataset.root=x", "dataset.download=false"],
+)
+def test_keys_that_cannot_change_the_numbers_do_not_change_the_run(override: str) -> None:
+    assert composed(override).run_id == composed().run_id
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["corrupt=0.1", "seed=1", "epochs=2", "batch_size=2", "eval_every=2", "device=cpu"]
+    + ["precision=bf16", "threads=2", "dataset=mnist", "dataset.train_size=9", "model=mlp"]
+    + ["dataset.subset_seed=1", "corruption.seed=1", "model.depth=10", "optimizer.lr=1"]
+    + ["optimizer=adam", "optimizer.weight_decay=0", "loss.label_smoothing=0.1"]
+    + ["schedule=cosine", "schedule.milestones=[1]", "preprocess=scale"],
+)
+def test_keys_that_can_change_the_numbers_change_the_run(override: str) -> None:
+    assert composed(override).run_id != composed().run_id
+
+
+def test_gpu_index_does_not_change_the_run() -> None:
+    assert composed("device=cuda:1").hash == composed("device=cuda:0").hash
+    assert composed("device=cuda").hash != composed("device=cpu").hash
+
+
+def test_run_ids_never_change_between_versions() -> None:
+    """Golden values: changing them would orphan every finished run; raise SCHEMA instead."""
+    assert composed().run_id == "wrn-cifar10-uniform-p0-s0-7c0556b9"
+    assert (
+        composed("model=mlp", "corrupt=1.0", "seed=3").run_id
+        == "mlp-cifar10-uniform-p1-s3-e1c77cb3"
+    )
+
+
+def test_run_id_has_safe_characters_only() -> None:
+    run_id = rundir.run_id("a/b", "..c d", "e\0'\n", 1e-7, 0, "0" * 64)
+    assert (
+        re.fullmatch(r"[A-Za-z0-9._-]+", run_id) and run_id == "a_b-..c_d-e___-p1e-07-s0-00000000"
+    )
+
+
+def test_resolved_config_reads_back_as_the_same_config() -> None:
+    config = composed("model=mlp", "corrupt=0.2", "name=x", "threads=2")
+    assert parse(yaml.safe_load(yaml.safe_dump(config.tree()))) == config
+
+
+def test_committed_sweep_names_the_folder_by_default() -> None:
+    assert parse({}, sweep="seed/readme").folder == Path("runs/seed-readme")
+    assert parse({}).folder == Path("runs/default")
+    assert parse({"name": "mine"}, sweep="seed/readme").folder == Path("runs/mine")
+
+
+# Values
+
+
+@given(st.floats())
+def test_corrupt_is_a_probability(value: float) -> None:
+    if 0 <= value <= 1:
+        assert parse({"corrupt": value}).corrupt == value
+    else:
+        with pytest.raises(ValueError, match=r"^corrupt=.* is no probability; use 0 to 1$"):
+            parse({"corrupt": value})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"epochs": 0},
+        {"epochs": 2.5},
+        {"epochs": None},
+        {"batch_size": -1},
+        {"eval_every": 0},
+        {"seed": -1},
+        {"corrupt": "abc"},
+        {"device": "gpu"},
+        {"precision": "fp16"},
+        {"threads": 0},
+        {"threads": True},
+        {"out": ""},
+        {"out": "a\0b"},
+        {"name": ""},
+        {"name": ".."},
+        {"name": "../up"},
+        {"name": "/abs"},
+        {"name": "a b"},
+        {"name": "a\nb"},
+        {"name": "x" * 101},
+        {"force": "perhaps"},
+        {"checkpoint_every": -1},
+        {"checkpoint_every": math.inf},
+        {"fit_threshold": 0},
+        {"fit_threshold": 1.1},
+        {"dataset": {"name": "digits", "train_size": 0}},
+        {"dataset": {"name": "digits", "size": 8}},
+        {"dataset": {"name": "image_folder", "size": 0}},
+        {"dataset": {"name": "image_folder", "channels": 2}},
+        {"corruption": {"name": "uniform", "seed": -1}},
+        {"corruption": {"name": "unform"}},
+        {"model": {"name": "wrn", "depth": 27}},
+        {"model": {"name": "wrn", "widen": 0}},
+        {"model": {"name": "wrn", "dropout": 1}},
+        {"model": {"name": "mlp", "hidden": [0]}},
+        {"model": {"name": "mlp", "hidden": "512"}},
+        {"model": {"name": "mlp", "lr": None}},
+        {"optimizer": {"lr": -1}},
+        {"optimizer": {"lr": 0}},
+        {"optimizer": {"lr": math.nan}},
+        {"optimizer": {"momentum": 1}},
+        {"optimizer": {"momentum": 0, "nesterov": True}},
+        {"optimizer": {"weight_decay": -1}},
+        {"loss": {"label_smoothing": 2}},
+        {"schedule": {"name": "step", "milestones": [-1]}},
+        {"schedule": {"name": "step", "gamma": 0}},
+        {"schedule": {"name": "exponential", "gamma": -1}},
+        {"nosuch": 1},
+    ],
+    ids=str,
+)
+def test_bad_value_is_refused_in_one_sentence_that_names_it(values: dict) -> None:
+    with pytest.raises(ValueError) as error:
+        parse(values)
+    sentence = str(error.value)
+    key, value = next(iter(values.items()))
+    assert key in sentence and "\n" not in sentence
+    assert len(sentence) > len(key) + 15
+    if isinstance(value, dict):
+        assert any(str(k) in sentence or str(v) in sentence for k, v in value.items())

@@ -1,0 +1,115 @@
+"""Uniform corruption against the original code's formula, and its statistics."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from randlabels.config import parse
+from randlabels.corruption.uniform import Uniform
+from randlabels.experiment import assemble
+
+
+def original(labels: np.ndarray, prob: float, classes: int, seed: int = 12345) -> np.ndarray:
+    """cifar10_data.py of the original code, with its global generator."""
+    labels = np.array(labels)
+    if prob > 0:
+        np.random.seed(seed)
+        mask = np.random.rand(len(labels)) <= prob
+        random_labels = np.random.choice(classes, mask.sum())
+        labels[mask] = random_labels
+    return labels
+
+
+@pytest.mark.parametrize("size", [50_000, 10_000], ids=["train", "test"])
+@pytest.mark.parametrize("prob", [0.0, 1e-9, 0.1, 0.2, 0.5, 0.8, 1.0])
+def test_labels_equal_the_original_codes_bit_for_bit(prob: float, size: int) -> None:
+    labels = np.random.RandomState(0).randint(0, 10, size)
+    relabelled = Uniform().relabel(labels, prob, 10)
+    assert relabelled.dtype == np.int64
+    np.testing.assert_array_equal(relabelled, original(labels, prob, 10))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    prob=st.floats(0, 1),
+    classes=st.integers(2, 100),
+    size=st.integers(1, 300),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_seed_and_class_count_equals_the_formula(
+    prob: float, classes: int, size: int, seed: int
+) -> None:
+    labels = np.arange(size) % classes
+    before = labels.copy()
+    relabelled = Uniform(seed=seed).relabel(labels, prob, classes)
+    np.testing.assert_array_equal(relabelled, original(labels, prob, classes, seed))
+    np.testing.assert_array_equal(labels, before)
+
+
+def test_empirical_transition_matrix_is_the_stated_one() -> None:
+    prob, classes, size = 0.5, 10, 50_000
+    labels = np.arange(size) % classes
+    relabelled = Uniform().relabel(labels, prob, classes)
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (labels, relabelled), 1)
+    stated = (1 - prob) * np.eye(classes) + prob / classes
+    n = size / classes
+    deviation = np.sqrt(stated * (1 - stated) / n)
+    assert np.abs(counts / n - stated).max() < 5 * deviation.max()
+
+
+def test_no_global_generator_is_touched() -> None:
+    state = np.random.get_state()[1].copy()
+    Uniform().relabel(np.zeros(100, dtype=np.int64), 0.5, 10)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+def tree(**keys: object) -> dict[str, object]:
+    return {"dataset": {"name": "digits"}, "model": {"name": "mlp"}, **keys}
+
+
+def test_labels_depend_on_neither_run_seed_nor_model_nor_size() -> None:
+    whole = assemble(parse(tree(corrupt=0.5)))
+    other = assemble(parse(tree(corrupt=0.5, seed=7, model={"name": "linear"})))
+    assert other.corruption == whole.corruption
+    cut = assemble(parse(tree(corrupt=0.5, dataset={"name": "digits", "train_size": 100})))
+    assert cut.corruption["sha256"] == whole.corruption["sha256"]
+    assert cut.corruption["test_sha256"] == whole.corruption["test_sha256"]
+    assert cut.corruption["train_sha256"] != whole.corruption["train_sha256"]
+
+
+def test_record_states_the_share_changed_and_the_labels_checksums() -> None:
+    experiment = assemble(parse(tree(corrupt=0.5)))
+    labels, true = experiment.train.labels.numpy(), experiment.train.true.numpy()
+    np.testing.assert_array_equal(labels, original(true, 0.5, 10))
+    np.testing.assert_array_equal(
+        experiment.test.labels.numpy(), original(experiment.test.true.numpy(), 0.5, 10)
+    )
+    assert experiment.corruption == {
+        "kind": "uniform",
+        "prob": 0.5,
+        "seed": 12345,
+        "share_changed": np.mean(labels != true),
+        "sha256": hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),
+        "train_sha256": hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),
+        "test_sha256": hashlib.sha256(
+            experiment.test.labels.numpy().astype("<i8").tobytes()
+        ).hexdigest(),
+    }
+
+
+@pytest.mark.data
+def test_cifar10_labels_equal_the_original_codes(real_data: object) -> None:
+    config = parse({"corrupt": 1.0, "model": {"name": "linear"}})
+    experiment = assemble(config)
+    np.testing.assert_array_equal(
+        experiment.train.labels.numpy(), original(experiment.train.true.numpy(), 1.0, 10)
+    )
+    np.testing.assert_array_equal(
+        experiment.test.labels.numpy(), original(experiment.test.true.numpy(), 1.0, 10)
+    )

@@ -1,0 +1,226 @@
+"""The fit against an independent plain loop, its metrics against NumPy, and its repeatability."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from randlabels import fit
+from randlabels.config import parse
+from randlabels.environment import Resources
+from randlabels.experiment import Examples, Experiment, assemble
+from randlabels.loss import CrossEntropy
+from randlabels.metrics import Record
+from randlabels.randomness import generator
+
+CPU = Resources(device="cpu", precision="fp32", threads=1)
+
+
+def experiment(**keys: object) -> Experiment:
+    small = {
+        "dataset": {"name": "digits", "train_size": 200, "test_size": 100},
+        "model": {"name": "mlp", "hidden": [16]},
+        "corrupt": 0.5,
+        "epochs": 4,
+        "batch_size": 32,
+        "schedule": {"name": "step", "milestones": [2]},
+    }
+    return assemble(parse({**small, **keys}))
+
+
+def records(built: Experiment) -> list[Record]:
+    return list(fit.sgd(built, fit.start(built, CPU), CPU))
+
+
+def numbers(found: list[Record]) -> list[dict]:
+    timings = ("seconds", "images_per_second")
+    return [{k: v for k, v in record.items() if k not in timings} for record in found]
+
+
+def plain_loop(built: Experiment) -> list[tuple[float, float, float, float]]:
+    """train.py of the original code on an MLP in float64, with the update rule written out.
+
+    Yields per epoch: train accuracy, true test accuracy, train loss, true test loss.
+    """
+    w1, w2 = (p.detach().double().clone() for p in built.model.parameters())
+    v1, v2 = torch.zeros_like(w1), torch.zeros_like(w2)
+    mean, deviation = built.moments
+
+    def prepare(images: torch.Tensor) -> torch.Tensor:
+        pixels = (images.double() - mean.double()[:, None, None]) / deviation.double()[
+            :, None, None
+        ]
+        return pixels.reshape(len(images), -1)
+
+    x, y = prepare(built.train.images), built.train.labels
+    x_test, y_test = prepare(built.test.images), built.test.true
+    found = []
+    for epoch in range(4):
+        lr = 0.01 if epoch < 2 else 0.001
+        order = torch.randperm(len(x), generator=generator("order", 0, epoch))
+        for start in range(0, len(x), 32):
+            batch = order[start : start + 32]
+            hidden = x[batch] @ w1.T
+            active = hidden.clamp(min=0)
+            p = (active @ w2.T).softmax(1)
+            delta = (p - F.one_hot(y[batch], 10)) / len(batch)
+            g2 = delta.T @ active
+            g1 = ((delta @ w2) * (hidden > 0)).T @ x[batch]
+            v1 = 0.9 * v1 + g1 + 1e-4 * w1
+            v2 = 0.9 * v2 + g2 + 1e-4 * w2
+            w1, w2 = w1 - lr * v1, w2 - lr * v2
+        row = []
+        for inputs, labels in ((x, y), (x_test, y_test)):
+            logits = (inputs @ w1.T).clamp(min=0) @ w2.T
+            accuracy = (logits.argmax(1) == labels).double().mean().item()
+            row.append((accuracy, F.cross_entropy(logits, labels).item()))
+        found.append((row[0][0], row[1][0], row[0][1], row[1][1]))
+    return found
+
+
+def test_curve_equals_the_original_loop_written_out_in_float64() -> None:
+    built = experiment()
+    expected = plain_loop(built)
+    for record, (train_acc, test_acc, train_loss, test_loss) in zip(
+        records(built), expected, strict=True
+    ):
+        assert record["train_loss"] == pytest.approx(train_loss, rel=1e-4)
+        assert record["test_loss"] == pytest.approx(test_loss, rel=1e-4)
+        assert record["train_acc"] == pytest.approx(train_acc, abs=1.5 / 200)
+        assert record["test_acc"] == pytest.approx(test_acc, abs=1.5 / 100)
+
+
+@pytest.mark.parametrize("corrupted", [0, 5, 12], ids=["none", "some", "all"])
+def test_metrics_equal_numpys(corrupted: int) -> None:
+    rng = np.random.RandomState(0)
+    true = rng.randint(0, 4, 12)
+    labels = np.where(np.arange(12) < corrupted, (true + 1) % 4, true)
+    logits = rng.randn(12, 4).astype(np.float32)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    part = Examples(torch.zeros(12, 1, 1, 1), torch.tensor(labels), torch.tensor(true))
+    found = fit.measure(CrossEntropy(), part, part, torch.tensor(logits), torch.tensor(logits))
+    predicted, changed = logits.argmax(1), labels != true
+
+    def accuracy(wanted: np.ndarray, mask: np.ndarray) -> float | None:
+        return float(np.mean((predicted == wanted)[mask])) if mask.any() else None
+
+    everything = np.ones(12, dtype=bool)
+    assert found == pytest.approx(
+        {
+            "train_loss": -log_p[np.arange(12), labels].mean(),
+            "train_acc": accuracy(labels, everything),
+            "test_loss": -log_p[np.arange(12), true].mean(),
+            "test_acc": accuracy(true, everything),
+            "test_loss_noisy": -log_p[np.arange(12), labels].mean(),
+            "test_acc_noisy": accuracy(labels, everything),
+            "train_acc_true": accuracy(true, everything),
+            "train_acc_clean": accuracy(labels, ~changed),
+            "train_acc_corrupted": accuracy(labels, changed),
+        }
+    )
+
+
+def test_records_have_the_contracts_keys_in_order() -> None:
+    keys = "epoch lr train_loss train_acc test_loss test_acc test_loss_noisy test_acc_noisy"
+    keys += " train_acc_true train_acc_clean train_acc_corrupted seconds images_per_second"
+    found = records(experiment())
+    assert [list(record) for record in found] == [keys.split()] * 4
+    assert [(record["epoch"], record["lr"]) for record in found] == [
+        (0, 0.01),
+        (1, 0.01),
+        (2, pytest.approx(0.001)),
+        (3, pytest.approx(0.001)),
+    ]
+
+
+WRN = {"name": "wrn", "depth": 10, "dropout": 0.2}
+MODELS = [{"name": "mlp", "hidden": [16]}, WRN]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["mlp", "wrn"])
+def test_same_config_gives_the_same_numbers_whatever_the_global_generators(model: dict) -> None:
+    torch.manual_seed(1)
+    first = numbers(records(experiment(model=model)))
+    torch.manual_seed(2)
+    np.random.seed(2)
+    assert numbers(records(experiment(model=model))) == first
+    assert numbers(records(experiment(model=model, seed=1))) != first
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["mlp", "wrn"])
+def test_resumed_fit_repeats_the_uninterrupted_one_bit_for_bit(model: dict) -> None:
+    whole = experiment(model=model)
+    final = fit.start(whole, CPU)
+    expected = numbers(list(fit.sgd(whole, final, CPU)))
+
+    begun = experiment(model=model)
+    state = fit.start(begun, CPU)
+    running = fit.sgd(begun, state, CPU)
+    next(running), next(running)
+    saved = {key: value for key, value in state.to_dict().items()}
+
+    fresh = experiment(model=model)
+    resumed = fit.start(fresh, CPU)
+    resumed.restore(saved)
+    list(fit.sgd(fresh, resumed, CPU))
+    assert numbers(resumed.records) == expected
+    for key, value in final.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[key], value)
+
+
+def test_every_image_is_used_once_an_epoch_the_last_small_batch_included() -> None:
+    built = experiment(dataset={"name": "digits", "train_size": 70}, epochs=1)
+    sizes = []
+    built.model.register_forward_pre_hook(
+        lambda module, inputs: sizes.append(len(inputs[0])) if module.training else None
+    )
+    records(built)
+    assert sizes == [32, 32, 6]
+
+
+def test_evaluation_does_not_change_the_fit_and_may_be_rarer() -> None:
+    every = records(experiment(epochs=5))
+    rare = records(experiment(epochs=5, eval_every=2))
+    assert [record["train_acc"] is not None for record in rare] == [False, True, False, True, True]
+    for i in (1, 3, 4):
+        assert numbers([rare[i]]) == numbers([every[i]])
+
+
+def test_infinite_loss_ends_the_fit_as_diverged_with_finite_records_only() -> None:
+    built = experiment(optimizer={"lr": 1e8}, epochs=10)
+    state = fit.start(built, CPU)
+    found = list(fit.sgd(built, state, CPU))
+    assert state.diverged_at == len(found) == state.epoch < 10
+    assert all(math.isfinite(v) for record in found for v in record.values() if v is not None)
+
+
+def test_nan_in_a_single_step_is_noticed() -> None:
+    built = experiment(epochs=2)
+    state = fit.start(built, CPU)
+    steps = 0
+
+    def poison() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            with torch.no_grad():
+                next(state.model.parameters())[0, 0] = math.nan
+
+    assert list(fit.sgd(built, state, CPU, tick=poison)) == []
+    assert state.diverged_at == 0
+
+
+def test_bf16_keeps_losses_and_weights_in_fp32() -> None:
+    built = experiment(precision="bf16")
+    resources = Resources(device="cpu", precision="bf16", threads=1)
+    state = fit.start(built, resources)
+    in_bf16 = numbers(list(fit.sgd(built, state, resources)))
+    in_fp32 = numbers(records(experiment()))
+    assert all(p.dtype == torch.float32 for p in state.model.parameters())
+    assert in_bf16 != in_fp32
+    for low, high in zip(in_bf16, in_fp32, strict=True):
+        assert low["train_loss"] == pytest.approx(high["train_loss"], rel=0.02)

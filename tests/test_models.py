@@ -1,0 +1,133 @@
+"""Models: published parameter counts, a plain independent forward pass, initial moments."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from randlabels.models.dropout import Dropout, reseed_dropout
+from randlabels.models.linear import Linear
+from randlabels.models.mlp import MLP
+from randlabels.models.wrn import WRN
+
+CIFAR = (3, 32, 32)
+IMAGES = [(3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 33, 47)]
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        (WRN(), 369_498),  # the original README's log
+        (MLP(), 1_577_984),  # likewise
+        (MLP(hidden=[512, 512]), 1_577_984 + 512 * 512),
+        (MLP(bias=True), 1_577_984 + 512 + 10),
+        (MLP(hidden=[]), 30_720),
+        (Linear(), 30_730),
+        (WRN(depth=40, widen=2), 2_243_546),  # Zagoruyko & Komodakis 2016, table 3: 2.2M
+        (WRN(depth=28, widen=10), 36_479_194),  # likewise: 36.5M
+    ],
+    ids=str,
+)
+def test_parameter_count_on_cifar10(model: WRN | MLP | Linear, parameters: int) -> None:
+    assert count(model.build(CIFAR, 10, rng())) == parameters
+
+
+def plain_wrn(x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    """WRN-28-1 of the original code (model_wideresnet.py), written out on float64 weights."""
+    it = iter(weights.values())
+
+    def batch_norm(x: torch.Tensor) -> torch.Tensor:
+        scale, shift, mean, var, _ = (next(it) for _ in range(5))
+        x = (x - mean[:, None, None]) / torch.sqrt(var[:, None, None] + 1e-5)
+        return x * scale[:, None, None] + shift[:, None, None]
+
+    x = F.conv2d(x, next(it), padding=1)
+    for group in range(3):
+        for block in range(4):
+            first = block == 0 and group > 0
+            stride = 2 if first else 1
+            active = torch.relu(batch_norm(x))
+            out = F.conv2d(active, next(it), stride=stride, padding=1)
+            out = torch.relu(batch_norm(out))
+            out = F.conv2d(out, next(it), padding=1)
+            x = F.conv2d(active, next(it), stride=stride) + out if first else x + out
+    x = torch.relu(batch_norm(x))
+    return F.avg_pool2d(x, 8).flatten(1) @ next(it).T + next(it)
+
+
+def test_wrn_forward_equals_a_plain_computation() -> None:
+    model = WRN().build(CIFAR, 10, rng()).double().eval()
+    for buffer in model.buffers():  # running moments that are not 0 and 1
+        if buffer.dtype.is_floating_point:
+            buffer.uniform_(0.5, 1.5, generator=rng(1))
+    x = torch.randn(4, *CIFAR, generator=rng(2), dtype=torch.float64)
+    with torch.inference_mode():
+        expected = plain_wrn(x, dict(model.state_dict()))
+        torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_mlp_forward_equals_a_plain_computation() -> None:
+    model = MLP(hidden=[7, 5], bias=True).build((1, 8, 8), 10, rng()).double()
+    w1, b1, w2, b2, w3, b3 = model.state_dict().values()
+    x = torch.randn(4, 1, 8, 8, generator=rng(2), dtype=torch.float64)
+    hidden = torch.relu(torch.relu(x.reshape(4, 64) @ w1.T + b1) @ w2.T + b2)
+    torch.testing.assert_close(model(x), hidden @ w3.T + b3)
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=str)
+@pytest.mark.parametrize("model", [WRN(depth=10), MLP(), Linear()], ids=lambda m: m.name)
+def test_any_image_size(model: WRN | MLP | Linear, image: tuple[int, int, int]) -> None:
+    assert model.build(image, 7, rng())(torch.zeros(2, *image)).shape == (2, 7)
+
+
+def test_initial_weights_have_the_original_moments() -> None:
+    wide = WRN(widen=4).build(CIFAR, 10, rng())
+    conv = wide.blocks[-1].conv2.weight
+    assert conv.std().item() == pytest.approx(math.sqrt(2 / (9 * 256)), rel=0.01)
+    hidden = MLP().build(CIFAR, 10, rng())[1].weight
+    assert hidden.std().item() == pytest.approx(math.sqrt(2 / (3072 + 512)), rel=0.01)
+    assert hidden.mean().abs().item() < 1e-4
+    assert wide.head.bias.abs().max() == 0
+    assert wide.bn.weight.min() == wide.bn.weight.max() == 1
+
+
+@pytest.mark.parametrize("model", [WRN(depth=10), MLP(), Linear()], ids=lambda m: m.name)
+def test_initial_weights_depend_on_the_generator_alone(model: WRN | MLP | Linear) -> None:
+    torch.manual_seed(1)
+    first = model.build(CIFAR, 10, rng(5)).state_dict()
+    torch.manual_seed(2)
+    second = model.build(CIFAR, 10, rng(5)).state_dict()
+    other = model.build(CIFAR, 10, rng(6)).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_dropout_scales_repeats_and_is_off_in_evaluation() -> None:
+    layer = Dropout(0.25)
+    x = torch.ones(200_000)
+    reseed_dropout(layer, rng(3))
+    first = layer(x)
+    assert first.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert first.mean().item() == pytest.approx(1, abs=0.01)
+    reseed_dropout(layer, rng(3))
+    assert torch.equal(layer(x), first)
+    assert torch.equal(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize("depth", [4, 9, 27, 29, -2])
+def test_impossible_depth_is_refused_with_two_that_work(depth: int) -> None:
+    with pytest.raises(ValueError, match=rf"model.depth={depth} .* try (\d+) or (\d+)") as error:
+        WRN(depth=depth)
+    for remedy in str(error.value).split("try ")[1].split(" or "):
+        WRN(depth=int(remedy))
