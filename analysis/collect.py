@@ -24,8 +24,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"Error: {error}")
     out = options.out or options.dir / "summary"
     tables = write(found, out)
-    print(f"Train accuracy in % after an epoch, by corruption ({options.dir})\n")
-    print(_preview(tables["corruption_vs_epochs"]).to_string(index=False, na_rep="-"))
+    print(f"Train accuracy in % after each epoch, and final test accuracy ({options.dir})\n")
+    preview = _preview(tables["corruption_vs_epochs"])
+    preview["test"] = (100 * (1 - tables["test_error"]["test_error_mean"])).round(1)
+    print(preview.to_string(index=False, na_rep="-"))
     print(f"\n{_states(found.runs)}")
     for warning in [*found.problems, *mixtures(found.runs)]:
         print(f"Warning: {warning}")

@@ -25,7 +25,7 @@ def options_help(conf: Path) -> str:
 
 def _first_comment(file: Path) -> str:
     for line in file.read_text().splitlines():
-        if line.startswith("# ") and "@package" not in line:
+        if line.startswith("# ") and not line.startswith(("# @package", "# python")):
             return line[2:]
     return ""
 

@@ -21,12 +21,11 @@ HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 """The config folder: inside the package once installed, beside it in a checkout."""
 
-launchers.register()
-OmegaConf.register_new_resolver("options_help", lambda: options_help(CONF), replace=True)
-
 
 def main() -> None:
     """Compose, check, execute; whatever the user got wrong ends as one sentence."""
+    launchers.register()
+    OmegaConf.register_new_resolver("options_help", lambda: options_help(CONF), replace=True)
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
     try:
@@ -37,6 +36,10 @@ def main() -> None:
         if show_traceback:
             raise
         sys.exit(f"Error: {in_one_sentence(error)}")
+    except SystemExit as end:
+        if show_traceback and end.__cause__:
+            raise end.__cause__ from None
+        raise
 
 
 def task(tree: DictConfig) -> str:
@@ -59,7 +62,7 @@ def task(tree: DictConfig) -> str:
     except ValueError as error:
         if of_sweep:
             raise
-        sys.exit(f"Error: {in_one_sentence(error)}")
+        raise SystemExit(f"Error: {in_one_sentence(error)}") from error
     if config.plan:
         batch.show_plan([config])
         sys.exit(0)

@@ -75,7 +75,9 @@ def test_every_option_composes(file: Path) -> None:
 @pytest.mark.parametrize("file", SWEEP_FILES, ids=name_of)
 def test_sweep_file_starts_with_the_command_that_runs_it(file: Path) -> None:
     name = file.relative_to(CONF / "sweep").with_suffix("").as_posix()
-    assert file.read_text().splitlines()[0] == f"# python -m randlabels.run sweep={name}"
+    package, command = file.read_text().splitlines()[:2]
+    assert package == "# @package _global_"  # Hydra reads it from the first line only
+    assert command == f"# python -m randlabels.run sweep={name}"
 
 
 def test_help_lists_every_group_option_and_key() -> None:

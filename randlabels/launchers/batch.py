@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..config import Config
@@ -11,6 +12,10 @@ from ..console import log, print_table
 from ..environment import check_device
 from ..experiment import build_model, load
 from ..rundir import FINISHED, merge_plan, read_json
+
+PACKAGE = Path(__file__).parent.parent
+ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "analysis"
+"""The package of the tables: inside ours once installed, beside it in a checkout."""
 
 
 def check(configs: Sequence[Config]) -> None:
@@ -84,6 +89,8 @@ def close(configs: Sequence[Config]) -> int:
     print_table(_counted(configs), columns, rows)
     for failure in failures:
         print(failure)
+    for folder in sorted({config.folder for config in configs}):
+        print(f"Tables: python -m {ANALYSIS}.collect {folder}")
     return 1 if failures else 0
 
 

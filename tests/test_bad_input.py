@@ -1,0 +1,134 @@
+"""Bad input: one sentence, a non-zero exit, no folder; in a sweep before its first run starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from .conftest import TINY, Cli
+
+CASES = {
+    "corrupt=1.5": "corrupt=1.5 is no probability; use 0 to 1",
+    "corrupt=nan": "corrupt=nan is no probability; use 0 to 1",
+    "corrupt=abc": "corrupt=abc has the wrong type; give a number",
+    "model=vgg": "model=vgg is unknown; use linear, mlp, wrn",
+    "model.depth=27": "model.depth=27 is no depth of a wide ResNet, which has 6n+4 layers; "
+    "try 22 or 28",
+    "epochs=0": "epochs=0 must be at least 1",
+    "batch_size=-1": "batch_size=-1 must be at least 1",
+    "optimizer.lr=-1": "optimizer.lr=-1.0 must be a positive number, or null for the model's own",
+    "dataset.train_size=1000000000": "dataset.train_size=1000000000 exceeds the 1,442 train "
+    "images of digits; use 1 to 1442, or null for all",
+    "device=cuda": "device=cuda needs a GPU that PyTorch can use, and there is none; "
+    "use device=cpu or device=auto",
+    "nosuch=1": "nosuch is no known key; --help lists all",
+    "+nosuch=1": "nosuch is no known key; the top level takes batch_size, ",
+    "+model.nosuch=1": "model.nosuch is no known key; model=wrn takes depth, dropout, lr, widen",
+    "name=../up": "name='../up' is no safe folder name; use up to 100 letters, ",
+    "corrupt=[": "",
+}
+
+
+@pytest.mark.parametrize("multirun", [False, True], ids=["run", "sweep"])
+@pytest.mark.parametrize("argument", CASES)
+def test_bad_argument(
+    argument: str, multirun: bool, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    key, _, value = argument.partition("=")
+    good = {"corrupt": "0.0", "model": "mlp", "epochs": "1", "device": "cpu", "+nosuch": "1"}
+    if multirun and key in good and "nosuch" not in key and argument != "corrupt=[":
+        argument = f"{key}={good[key]},{value}"  # the good value comes first
+    outcome = cli(*["-m"] * multirun, "dataset=digits", argument)
+    expected = CASES[f"{key}={value}"]
+    assert outcome.code == 1
+    assert outcome.out == ""
+    assert outcome.err.startswith(f"Error: {expected}")
+    assert outcome.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_without_multirun_says_to_add_m(cli: Cli) -> None:
+    outcome = cli("corrupt=0.0,0.5")
+    assert outcome.err == "Error: corrupt=0.0,0.5 lists several values; add -m to sweep over them\n"
+
+
+@pytest.mark.parametrize("multirun", [False, True], ids=["run", "sweep"])
+def test_missing_data_set(multirun: bool, cli: Cli, tmp_path: Path) -> None:
+    arguments = ["dataset=cifar10", "dataset.download=false", "dataset.root=nowhere"]
+    outcome = cli(*["-m", "seed=0,1"] * multirun, *arguments)
+    assert outcome.code == 1
+    assert outcome.err.startswith("Error: cifar10 in nowhere is missing or fails its checksum")
+    assert outcome.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.data
+def test_truncated_real_file(cli: Cli, tmp_path: Path, real_data: Path) -> None:
+    folder = tmp_path / "copy" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for file in (real_data / "cifar-10-batches-py").iterdir():
+        (folder / file.name).symlink_to(file.resolve())
+    (folder / "data_batch_2").unlink()
+    whole = (real_data / "cifar-10-batches-py" / "data_batch_2").read_bytes()
+    (folder / "data_batch_2").write_bytes(whole[:-1])
+    outcome = cli("dataset.root=copy", "dataset.download=false")
+    assert outcome.code == 1 and "fails its checksum" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def folder_with(root: Path, spoil: str) -> None:
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (root / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(root / part / name / "0.png")
+    if spoil == "empty class":
+        (root / "train" / "c").mkdir()
+    elif spoil == "class that train lacks":
+        (root / "test" / "c").mkdir()
+        Image.new("RGB", (8, 8)).save(root / "test" / "c" / "0.png")
+    elif spoil == "unreadable image":
+        (root / "train" / "b" / "1.png").write_bytes(b"not an image")
+
+
+@pytest.mark.parametrize("multirun", [False, True], ids=["run", "sweep"])
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        ("empty class", "Error: tree/train/c has no image; add some or remove the folder"),
+        ("class that train lacks", "Error: tree/test has class 'c', which train lacks; "),
+        ("unreadable image", "Error: tree/train/b/1.png is no readable image ("),
+    ],
+)
+def test_spoilt_image_folder(
+    spoil: str, sentence: str, multirun: bool, cli: Cli, tmp_path: Path
+) -> None:
+    folder_with(tmp_path / "tree", spoil)
+    arguments = ["dataset=image_folder", "dataset.root=tree", "model=mlp", "epochs=1"]
+    outcome = cli(*["-m", "seed=0,1"] * multirun, *arguments)
+    assert outcome.code == 1
+    assert outcome.err.startswith(sentence)
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_good_image_folder_runs(cli: Cli, tmp_path: Path) -> None:
+    folder_with(tmp_path / "tree", "not at all")
+    arguments = ["dataset=image_folder", "dataset.root=tree", "model=mlp", "epochs=1"]
+    assert cli(*arguments).code == 0
+
+
+def test_full_error_shows_the_traceback() -> None:
+    command = [sys.executable, "-m", "randlabels.run", *TINY, "corrupt=1.5"]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, env={"HYDRA_FULL_ERROR": "1", "PATH": ""}
+    )
+    assert shown.returncode == 1
+    assert "Traceback" in shown.stderr and "corrupt=1.5 is no probability" in shown.stderr
