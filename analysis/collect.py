@@ -11,7 +11,7 @@ import pandas as pd
 
 from randlabels.rundir import write_atomic
 
-from .runs import REQUIREMENTS, Collection, read
+from .runs import RESOURCES, Collection, read
 from .tables import TABLES
 
 
@@ -51,7 +51,7 @@ def mixtures(runs: pd.DataFrame) -> list[str]:
     """What differs in how the finished runs were computed, one sentence each."""
     finished = runs[runs["state"].isin(["done", "diverged"])]
     found = []
-    for column in [*(f"used_{name}" for name in REQUIREMENTS), "git"]:
+    for column in [*(f"used_{name}" for name in RESOURCES), "git"]:
         values = finished[column].dropna().astype(str)
         if column == "used_device":
             values = values.str.partition(":")[0]

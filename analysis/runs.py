@@ -19,7 +19,7 @@ LEADING_KEYS = ["dataset", "model", "corruption", "corrupt"]
 SEEDS = ["seed", "corruption.seed"]
 """Config keys over which tables take means."""
 
-REQUIREMENTS = ["device", "precision", "threads"]
+RESOURCES = ["device", "precision", "threads"]
 """What `auto` was decided to be, from environment.json; columns `used_<name>` in runs.csv."""
 
 
@@ -83,21 +83,20 @@ def read(root: Path, fit_threshold: float | None = None) -> Collection:
     runs = pd.DataFrame([rows[key] for key in sorted(rows)])
     runs = runs.reindex(columns=[*runs.columns, *(c for c in _COLUMNS if c not in runs)])
     runs.attrs["keys"] = keys
+    runs = runs.astype(dict.fromkeys(_NUMBERS, float))  # also where all are missing
     frame = pd.DataFrame(epochs, columns=["run_id", *metrics.KEYS])
+    frame = frame.astype({**dict.fromkeys(metrics.KEYS, float), "epoch": int})
     return Collection(runs, frame, problems)
 
 
-_COLUMNS = [
-    "run_id",
-    "state",
+_NUMBERS = [
     *(f"final_{key}" for key in metrics.MEASURED),
     *(f"best_{key}" for key in metrics.MEASURED),
     "epochs_to_fit",
     "parameters",
     "seconds",
-    *(f"used_{name}" for name in REQUIREMENTS),
-    "git",
 ]
+_COLUMNS = ["run_id", "state", *_NUMBERS, *(f"used_{name}" for name in RESOURCES), "git"]
 _NOT_KEYS = set(_COLUMNS)
 
 
@@ -119,7 +118,7 @@ def _read_run(
         "epochs_to_fit": metrics.epochs_to_fit(records, threshold),
         "parameters": result.get("parameters"),
         "seconds": sum(record["seconds"] or 0.0 for record in records) if records else None,
-        **{f"used_{name}": environment.get(name) for name in REQUIREMENTS},
+        **{f"used_{name}": environment.get(name) for name in RESOURCES},
         "git": _commit(environment.get("git")),
     }
     return row, records, torn

@@ -8,13 +8,13 @@ import pandas as pd
 
 from randlabels.metrics import KEYS, MEASURED
 
-from .runs import REQUIREMENTS, SEEDS, Collection
+from .runs import RESOURCES, SEEDS, Collection
 
 
 def runs(found: Collection) -> pd.DataFrame:
     """One row per run, finished or not: state, swept keys, metrics, cost, origin."""
     results = [f"{kind}_{key}" for kind in ("final", "best") for key in MEASURED]
-    used = [f"used_{name}" for name in REQUIREMENTS]
+    used = [f"used_{name}" for name in RESOURCES]
     columns = ["run_id", "state", *_with_seed(found.swept), *results]
     columns += ["epochs_to_fit", "parameters", "seconds", *used, "git"]
     return _whole_numbers(_sorted(found.runs[columns], found.swept))
@@ -89,8 +89,7 @@ def _configurations(found: Collection) -> tuple[list[str], pd.DataFrame]:
 def _statistics(
     found: Collection, keys: list[str], column: str, functions: Sequence[str]
 ) -> pd.DataFrame:
-    values = _done(found).astype({column: float})
-    return values.groupby(keys, dropna=False)[column].agg(list(functions)).reset_index()
+    return _done(found).groupby(keys, dropna=False)[column].agg(list(functions)).reset_index()
 
 
 def _done(found: Collection) -> pd.DataFrame:

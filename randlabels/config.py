@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
     from .schedule import Schedule
 
+HERE = Path(__file__).parent
+
 DEFAULTS = {
     "dataset": "cifar10",
     "corruption": "uniform",
@@ -221,6 +223,20 @@ def _modules(group: str) -> Iterator[ModuleType]:
     yield module
     for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
         yield importlib.import_module(f"{module.__name__}.{found.name}")
+
+
+def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Group, name and defaults of each option that has no file under `conf`.
+
+    Only the modules of such options are imported, since importing one may take torch along.
+    """
+    declared = re.compile(r"""^    name: ClassVar\[str\] = ["']([^"']+)["']""", re.MULTILINE)
+    for group, module in MODULES.items():
+        for file in sorted(HERE.glob(f"{module}.py")) + sorted(HERE.glob(f"{module}/*.py")):
+            for name in declared.findall(file.read_text(encoding="utf-8")):
+                if not (conf / group / f"{name}.yaml").is_file():
+                    defaults = dataclasses.asdict(options(group)[name]())
+                    yield group, name, {"name": name, **defaults}
 
 
 def plain(tree: DictConfig) -> dict[str, Any]:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 
-def options_help(conf: Path) -> str:
-    """One paragraph a group: its options, each with its keys, defaults and first comment."""
-    paragraphs = []
-    for group in sorted(p for p in conf.iterdir() if p.is_dir() and p.name != "hydra"):
-        lines = [f"{group.name}:"]
-        for file in sorted(group.rglob("*.yaml")):
-            option = file.relative_to(group).with_suffix("").as_posix()
-            lines.append(f"  {option:<16} {_first_comment(file)}")
+def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]] = ()) -> str:
+    """One paragraph a group: each option with its comment, and its keys with their defaults.
+
+    `extra` are options without a file: group, name, keys.
+    """
+    groups: dict[str, list[str]] = {}
+    for group in sorted(p.name for p in conf.iterdir() if p.is_dir() and p.name != "hydra"):
+        lines = groups.setdefault(group, [])
+        for file in sorted((conf / group).rglob("*.yaml")):
+            name = file.relative_to(conf / group).with_suffix("").as_posix()
             keys = yaml.safe_load(file.read_text())
-            if "name" in keys:
-                values = [f"{k}={_value(v)}" for k, v in keys.items() if k != "name"]
-                lines += [f"      {group.name}.: {' '.join(values)}"] if values else []
-        paragraphs.append("\n".join(lines))
+            lines += _option(group, name, _first_comment(file), keys if "name" in keys else {})
+    for group, name, keys in extra:
+        groups[group] += _option(group, name, "", keys)
+    paragraphs = ("\n".join([f"{group}:", *lines]) for group, lines in groups.items())
     return "\n\n".join(paragraphs).replace("$", "$$")
+
+
+def _option(group: str, name: str, comment: str, keys: Mapping[str, Any]) -> list[str]:
+    values = [f"{group}.{key}={_value(value)}" for key, value in keys.items() if key != "name"]
+    lines = [f"  {name:<16} {comment}".rstrip()]
+    return [*lines, f"      {' '.join(values)}"] if values else lines
 
 
 def _first_comment(file: Path) -> str:

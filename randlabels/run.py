@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import launchers
-from .config import parse, plain
+from .config import parse, plain, without_file
 from .help import options_help
 
 HERE = Path(__file__).parent
@@ -24,8 +25,7 @@ CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 
 def main() -> None:
     """Compose, check, execute; whatever the user got wrong ends as one sentence."""
-    launchers.register()
-    OmegaConf.register_new_resolver("options_help", lambda: options_help(CONF), replace=True)
+    prepare_hydra()
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
     try:
@@ -40,6 +40,15 @@ def main() -> None:
         if show_traceback and end.__cause__:
             raise end.__cause__ from None
         raise
+
+
+def prepare_hydra() -> None:
+    """Make our plugins, the help text, and options without a file in conf/ known to Hydra."""
+    launchers.register()
+    extra = list(without_file(CONF))
+    for group, name, keys in extra:
+        ConfigStore.instance().store(name, keys, group)
+    OmegaConf.register_new_resolver("options_help", lambda: options_help(CONF, extra), replace=True)
 
 
 def task(tree: DictConfig) -> str:

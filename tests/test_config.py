@@ -13,12 +13,12 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from randlabels import launchers, rundir
+from randlabels import rundir
 from randlabels.config import DEFAULTS, Config, Settings, options, parse, plain
 from randlabels.help import options_help
-from randlabels.run import CONF
+from randlabels.run import CONF, prepare_hydra
 
-launchers.register()
+prepare_hydra()
 
 OPTION_FILES = sorted(f for group in DEFAULTS for f in (CONF / group).glob("*.yaml"))
 SWEEP_FILES = sorted((CONF / "sweep").rglob("*.yaml"))

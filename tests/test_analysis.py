@@ -1,0 +1,294 @@
+"""The tables against hand-made runs whose means are known, and their bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from analysis import collect, runs
+from analysis.tables import TABLES
+from randlabels import metrics, rundir
+from randlabels.config import parse
+from randlabels.rundir import RunDir
+
+from .conftest import TINY, Cli
+
+CURVES = {
+    # (corrupt, seed): train accuracy by epoch
+    (0.0, 0): [0.5, 1.0, 1.0],
+    (0.0, 1): [1.0, 1.0, 1.0],
+    (1.0, 0): [0.1, 0.5, 1.0],
+    (1.0, 1): [0.3, 0.7, 0.9],  # never fits
+}
+
+
+def record(epoch: int, train_acc: float, test_acc: float) -> dict[str, Any]:
+    values = dict.fromkeys(metrics.KEYS, 0.25)
+    values |= {"epoch": epoch, "lr": 0.1, "train_acc": train_acc, "test_acc": test_acc}
+    return values | {"train_acc_corrupted": None}
+
+
+def write_run(root: Path, curve: list[float], state: str = "done", **keys: Any) -> RunDir:
+    """A run folder as a run leaves it; test accuracy is 0.9 - 0.8·corrupt + 0.01·seed."""
+    model = keys.pop("model", {"name": "mlp"})
+    config = parse({"dataset": {"name": "digits"}, "model": model, "epochs": len(curve), **keys})
+    run = RunDir(root / config.run_id)
+    run.path.mkdir(parents=True)
+    run.config.write_text(yaml.safe_dump(config.tree()))
+    test_acc = 0.9 - 0.8 * config.corrupt + 0.01 * config.seed
+    records = [record(epoch, acc, test_acc) for epoch, acc in enumerate(curve)]
+    run.metrics.write_text("".join(metrics.encode(r) + "\n" for r in records))
+    if state in rundir.FINISHED:
+        result = {"config_hash": config.hash, "state": state, "parameters": 592}
+        rundir.write_json(run.done, result)
+    elif state == "failed":
+        rundir.write_json(run.error, {"exception": "OSError: no", "traceback": ""})
+    used = {"device": "cpu", "precision": "fp32", "threads": 1}
+    rundir.write_json(run.environment, {**used, "git": {"commit": "a" * 40, "dirty": False}})
+    return run
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    for (corrupt, seed), curve in CURVES.items():
+        write_run(tmp_path, curve, corrupt=corrupt, seed=seed)
+    return tmp_path
+
+
+def table(root: Path, name: str) -> pd.DataFrame:
+    return TABLES[name](runs.read(root))
+
+
+def test_corruption_vs_epochs_is_the_mean_over_seeds(sweep: Path) -> None:
+    found = table(sweep, "corruption_vs_epochs")
+    keys = ["dataset", "model", "corruption", "corrupt", "n", "n_done"]
+    assert list(found.columns) == [*keys, "0", "1", "2"]
+    assert found[["corrupt", "n", "n_done"]].values.tolist() == [[0.0, 2, 2], [1.0, 2, 2]]
+    assert found[["0", "1", "2"]].values.tolist() == [
+        pytest.approx([0.75, 1.0, 1.0]),
+        pytest.approx([0.2, 0.6, 0.95]),
+    ]
+
+
+def test_time_to_fit_counts_the_runs_that_fit_and_relates_to_true_labels(sweep: Path) -> None:
+    found = table(sweep, "time_to_fit").set_index("corrupt")
+    assert found.loc[0.0, "epochs_to_fit_mean"] == 1.5  # 2 and 1 epochs
+    assert found.loc[0.0, "epochs_to_fit_sd"] == pytest.approx(0.5**0.5)
+    assert found.loc[1.0, "epochs_to_fit_mean"] == 3.0
+    assert pd.isna(found.loc[1.0, "epochs_to_fit_sd"])
+    assert found["n_fitted"].tolist() == [2, 1]
+    assert found["relative"].tolist() == [1.0, 2.0]
+
+
+def test_threshold_of_fitting_can_be_chosen_when_collecting(sweep: Path) -> None:
+    found = TABLES["time_to_fit"](runs.read(sweep, fit_threshold=0.5))
+    assert found["epochs_to_fit_mean"].tolist() == [1.0, 2.0]
+    assert found["n_fitted"].tolist() == [2, 2]
+
+
+def test_test_error_is_mean_and_sample_deviation_over_seeds(sweep: Path) -> None:
+    found = table(sweep, "test_error").set_index("corrupt")
+    assert found["test_error_mean"].tolist() == pytest.approx([0.095, 0.895])
+    assert found["test_error_sd"].tolist() == pytest.approx([0.01 * 0.5**0.5] * 2)
+
+
+def test_different_experiments_are_never_averaged(sweep: Path) -> None:
+    write_run(sweep, [0.2, 0.2, 0.2], corrupt=0.0, batch_size=7)
+    write_run(sweep, [0.4, 0.4, 0.4], corrupt=0.0, model={"name": "mlp", "hidden": [3]})
+    write_run(sweep, [0.6, 0.6, 0.6], corrupt=0.0, model={"name": "wrn"})
+    found = table(sweep, "corruption_vs_epochs")
+    keys = ["dataset", "model", "corruption", "corrupt", "batch_size", "model.hidden"]
+    assert list(found.columns)[:7] == [*keys, "optimizer.lr"]
+    assert found["n"].tolist() == [1, 1, 2, 2, 1]
+    assert sorted(found["0"]) == pytest.approx([0.2, 0.2, 0.4, 0.6, 0.75])
+
+
+def test_draws_of_the_labels_are_averaged_like_seeds(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        corruption = {"name": "uniform", "seed": seed}
+        write_run(tmp_path, [seed / 2], corrupt=0.5, corruption=corruption)
+    found = table(tmp_path, "corruption_vs_epochs")
+    assert found[["n", "0"]].values.tolist() == [[2, 0.75]]
+    assert table(tmp_path, "runs")["corruption.seed"].tolist() == [1, 2]
+
+
+def test_unfinished_runs_are_counted_listed_and_left_out_of_means(
+    sweep: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_run(sweep, [0.0], state="failed", corrupt=0.0, seed=2)
+    write_run(sweep, [0.0], state="diverged", corrupt=0.0, seed=3)
+    torn = write_run(sweep, [0.0, 0.0], state="interrupted", corrupt=0.0, seed=4)
+    torn.metrics.write_bytes(torn.metrics.read_bytes()[:-9])
+    planned = parse({"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "seed": 5})
+    rundir.merge_plan(sweep, [{"run_id": planned.run_id, "config": planned.tree()}])
+    damaged = write_run(sweep, [0.0, 0.0], corrupt=0.0, seed=6)
+    damaged.metrics.write_text("{}}\n{}\n")
+    (sweep / "notes").mkdir()
+
+    found = table(sweep, "runs")
+    assert sorted(found["state"]) == ["diverged", *["done"] * 4, "failed", "interrupted", "planned"]
+    error = table(sweep, "test_error")
+    epochs_differ = error[error["corrupt"] == 0.0]
+    assert (epochs_differ["n"].sum(), epochs_differ["n_done"].sum()) == (6, 2)
+    assert epochs_differ["test_error_mean"].dropna().tolist() == pytest.approx([0.095])
+
+    collect.main([str(sweep)])
+    shown = capsys.readouterr().out
+    assert "8 runs: 1 diverged, 4 done, 1 failed, 1 interrupted, 1 planned." in shown
+    assert f"{planned.run_id}: planned" in shown
+    assert f"{torn.path}: the torn last line of metrics.jsonl is passed over" in shown
+    assert f"{damaged.path} is passed over: " in shown and "line 1 is damaged" in shown
+
+
+def test_mixed_origins_are_warned_about(sweep: Path, capsys: pytest.CaptureFixture) -> None:
+    other = write_run(sweep, [1.0, 1.0, 1.0], corrupt=0.0, seed=9)
+    content = json.loads(other.environment.read_text())
+    content |= {"threads": 2, "git": {"commit": "b" * 40, "dirty": True}}
+    other.environment.write_text(json.dumps(content))
+    collect.main([str(sweep)])
+    shown = capsys.readouterr().out
+    assert "mix runs with different used_threads: 1 (4), 2 (1)" in shown
+    assert f"different git: {'a' * 12} (4), {'b' * 12}+ (1)" in shown
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_collecting_again_in_any_directory_order_gives_the_same_bytes(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect.main([str(sweep)])
+    first = contents(sweep / "summary")
+    assert sorted(first) == [
+        "corruption_vs_epochs.csv",
+        "epochs.csv",
+        "epochs.parquet",
+        "runs.csv",
+        "test_error.csv",
+        "time_to_fit.csv",
+    ]
+    listing = Path.iterdir
+
+    def shuffled(self: Path):
+        return iter(random.Random(1).sample(found := list(listing(self)), len(found)))
+
+    monkeypatch.setattr(Path, "iterdir", shuffled)
+    collect.main([str(sweep), "--out", str(sweep / "again")])
+    monkeypatch.undo()
+    assert contents(sweep / "again") == first
+
+
+def test_csv_and_parquet_hold_the_same_epochs(sweep: Path) -> None:
+    collect.main([str(sweep)])
+    csv = pd.read_csv(sweep / "summary" / "epochs.csv")
+    parquet = pd.read_parquet(sweep / "summary" / "epochs.parquet")
+    pd.testing.assert_frame_equal(csv, parquet)
+    assert len(csv) == 12
+    assert list(csv.columns)[-len(metrics.KEYS) :] == list(metrics.KEYS)
+
+
+def test_real_sweep_fills_every_column_of_the_contract(cli: Cli, tmp_path: Path) -> None:
+    assert cli("-m", *TINY, "corrupt=0.0,1.0", "seed=0,1", "hydra/launcher=basic").code == 0
+    collect.main([str(tmp_path / "runs" / "default")])
+    summary = tmp_path / "runs" / "default" / "summary"
+    found = pd.read_csv(summary / "runs.csv")
+    assert len(found) == 4
+    nulls = set(found.columns[found.isna().any()])
+    assert nulls == {"final_train_acc_corrupted", "best_train_acc_corrupted", "epochs_to_fit"}
+    clean = found["corrupt"] == 0
+    assert found.loc[clean, "final_train_acc_corrupted"].isna().all()
+    assert found.loc[~clean, "final_train_acc_corrupted"].notna().all()
+    columns = set(pd.read_csv(summary / "corruption_vs_epochs.csv").columns)
+    assert {"dataset", "model", "corruption", "corrupt", "n", "n_done", "0", "1"} <= columns
+
+
+def test_folder_without_runs_is_one_sentence(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(SystemExit, match=r"^Error: .*(holds no run|No such file)"):
+            collect.main([str(folder)])
+
+
+# The records that the tables are made of
+
+
+def test_records_read_back_and_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    assert metrics.read(file) == ([], False)
+    written = [record(epoch, 0.5, 0.5) for epoch in range(3)]
+    whole = "".join(metrics.encode(r) + "\n" for r in written)
+    file.write_text(whole)
+    assert metrics.read(file) == (written, False)
+    last = len(whole) - len(metrics.encode(written[2])) - 1
+    for end in range(last + 1, len(whole)):
+        file.write_text(whole[:end])
+        assert metrics.read(file) == (written[:2], True)
+    file.write_text(whole[:20] + "\n" + whole)
+    with pytest.raises(ValueError, match="line 1 is damaged"):
+        metrics.read(file)
+
+
+def test_no_nan_is_ever_written() -> None:
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError):
+            metrics.encode({"epoch": 0, "train_loss": value})
+
+
+def test_console_line_is_the_original_codes() -> None:
+    """The first line of the original README's log of true labels, with its own format string."""
+    values = record(0, 0.5849, 0.5692) | {"train_loss": 1.1574, "test_loss": 1.1857}
+    line = "%03d: Acc-tr: %6.2f, Acc-val: %6.2f, L-tr: %6.4f, L-val: %6.4f"
+    assert metrics.console_line(values, noisy=False) == line % (0, 58.49, 56.92, 1.1574, 1.1857)
+    assert metrics.console_line(values | {"test_acc_noisy": 0.1}, noisy=True).endswith(
+        ", L-val: 1.1857, Acc-noisy:  10.00"
+    )
+
+
+def test_best_final_and_epochs_to_fit_read_the_curve() -> None:
+    curve = [record(0, 0.5, 0.9), record(1, 1.0, 0.7), record(2, 0.99, 0.8)]
+    curve.insert(1, dict.fromkeys(metrics.KEYS) | {"epoch": 1})
+    assert metrics.epochs_to_fit(curve, 0.999) == 2
+    assert metrics.epochs_to_fit(curve, 1.01) is None
+    assert metrics.best(curve)["test_acc"] == 0.9
+    assert metrics.final(curve)["test_acc"] == 0.8
+    assert metrics.final([])["test_acc"] is None
+
+
+def test_atomic_write_keeps_the_old_content_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "x.json"
+    rundir.write_atomic(file, "old")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        rundir.write_atomic(file, "new")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_plan_is_merged_and_survives_a_torn_line(tmp_path: Path) -> None:
+    rundir.merge_plan(tmp_path, [{"run_id": "a", "overrides": ["x=1"]}, {"run_id": "b"}])
+    rundir.merge_plan(tmp_path, [{"run_id": "a", "overrides": ["x=2"]}, {"run_id": "c"}])
+    plan = rundir.read_plan(tmp_path)
+    assert list(plan) == ["a", "b", "c"]
+    assert plan["a"]["overrides"] == ["x=1"]
+    file = tmp_path / "plan.jsonl"
+    file.write_bytes(file.read_bytes()[:-5])
+    assert list(rundir.read_plan(tmp_path)) == ["a", "b"]
+
+
+def test_exports_are_readable_as_text(sweep: Path) -> None:
+    collect.main([str(sweep)])
+    text = (sweep / "summary" / "runs.csv").read_text()
+    assert len(pd.read_csv(io.StringIO(text))) == 4

@@ -1,0 +1,128 @@
+"""The house: who may import whom, what may not be written, what a wheel carries."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")])
+
+FLOORS = [
+    ["randomness", "metrics", "console", "help", "optimizer", "loss", "schedule"],
+    ["preprocess", "augment", "corruption", "models", "data", "rundir"],
+    ["config", "checkpoint"],
+    ["environment", "experiment"],
+    ["fit"],
+    ["execute", "launchers"],
+    ["run"],
+]
+"""From the ground up; a module imports from its own package and from the floors below."""
+
+
+def imported(file: Path) -> set[str]:
+    """The modules of randlabels that a file imports, at run time, by their first name."""
+    package = file.relative_to(ROOT).with_suffix("").parts[:-1]
+    found = set()
+    tree = ast.parse(file.read_text())
+    typing_only = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only or not isinstance(node, ast.ImportFrom):
+            continue
+        base = [*package[: len(package) - node.level + 1]] if node.level else []
+        path = [*base, *(node.module.split(".") if node.module else [])]
+        for alias in node.names:
+            full = [*path, alias.name]
+            if full[0] == "randlabels" and len(full) > 1:
+                found.add(full[1])
+    return found
+
+
+def test_no_import_goes_up_a_floor() -> None:
+    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
+    for file in SOURCES:
+        if file.parts[-2] == "analysis" or file == ROOT / "randlabels" / "__init__.py":
+            continue
+        own = file.relative_to(ROOT / "randlabels").with_suffix("").parts[0]
+        for other in imported(file) - {own, "run" if own == "run" else own}:
+            assert floor[other] < floor[own], f"{file} imports {other}"
+
+
+def test_analysis_reads_run_folders_through_two_modules_and_never_imports_torch() -> None:
+    for file in SOURCES:
+        if "analysis" in file.parts:
+            assert imported(file) <= {"rundir", "metrics"}, file
+    code = "import sys, analysis.collect; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, randlabels.run as r; r.prepare_hydra(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda f: f.relative_to(ROOT).as_posix())
+def test_nothing_is_executed_from_a_file_and_no_file_is_long(file: Path) -> None:
+    text = file.read_text()
+    assert not re.search(
+        r"pickle\.loads?\(|weights_only=False|instantiate\(|yaml\.load\((?!.*Safe)", text
+    )
+    assert not re.search(r"(?<![.\w])eval\(|(?<![.\w])exec\(|except:", text)
+    assert len(text.splitlines()) <= 300
+    assert ast.get_docstring(ast.parse(text)) or not text.strip()
+
+
+@pytest.mark.timeout(300)
+def test_wheel_carries_everything_and_runs_from_an_empty_folder(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
+    subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"randlabels"}
+    for file in ("conf/config.yaml", "conf/sweep/demo.yaml", "analysis/collect.py"):
+        assert f"randlabels/{file}" in names
+    assert len(names) == len(set(names))
+
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=False)
+    python = environment / "bin" / "python"
+    query = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(query, check=True, capture_output=True, text=True).stdout.strip())
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    subprocess.run([*install, "--no-deps", "--no-index", str(wheel)], check=True)
+    # The dependencies are those of this environment; its own editable install stays unseen.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    def call(*command: str) -> str:
+        done = subprocess.run(
+            [str(environment / "bin" / command[0]), *command[1:]],
+            cwd=empty,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = call("python", "-c", "import randlabels; print(randlabels.__file__)")
+    assert Path(where.strip()).is_relative_to(site)
+    out = call("randlabels", "sweep=demo", "epochs=1", "dataset.train_size=64", "threads=1")
+    assert "10 runs in runs/demo: 10 done" in out
+    assert "Tables: python -m randlabels.analysis.collect runs/demo" in out
+    call("python", "-m", "randlabels.analysis.collect", "runs/demo")
+    assert (empty / "runs" / "demo" / "summary" / "test_error.csv").is_file()
