@@ -13,7 +13,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from randlabels import metrics, run
+from randlabels import experiment, metrics, run
 
 TINY = ["dataset=digits", "model=mlp", "model.hidden=[8]", "dataset.train_size=64", "epochs=2"]
 """A run of some milliseconds."""
@@ -38,6 +38,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         monkeypatch.setattr(sys, "argv", ["randlabels", *arguments])
         GlobalHydra.instance().clear()
+        experiment._loaded.clear()  # a new process would have loaded no data
         capfd.readouterr()
         code: object = 0
         try:

@@ -125,6 +125,22 @@ def test_good_image_folder_runs(cli: Cli, tmp_path: Path) -> None:
     assert cli(*arguments).code == 0
 
 
+def test_other_data_in_the_same_place_is_not_taken_for_the_same_run(
+    cli: Cli, tmp_path: Path
+) -> None:
+    arguments = ["dataset=image_folder", "dataset.root=tree", "model=mlp", "epochs=1"]
+    folder_with(tmp_path / "tree", "not at all")
+    assert cli(*arguments).code == 0
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "tree" / "train" / "a" / "0.png")
+    outcome = cli(*arguments)
+    assert outcome.code == 1 and "was computed on other data than tree holds" in outcome.err
+    assert cli(*arguments, "name=second").code == 0
+    assert cli(*arguments, "force=true").code == 0
+    folder_with(tmp_path / "other", "not at all")
+    outcome = cli("-m", *arguments, "dataset.root=tree,other")
+    assert outcome.code == 1 and "would share the folder" in outcome.err
+
+
 def test_full_error_shows_the_traceback() -> None:
     command = [sys.executable, "-m", "randlabels.run", *TINY, "corrupt=1.5"]
     shown = subprocess.run(

@@ -192,6 +192,17 @@ def test_two_processes_on_one_run_one_works(cli: Cli, tmp_path: Path) -> None:
     assert cli(*TINY).code == 0
 
 
+def test_tab_completion_knows_options_and_keys() -> None:
+    def complete(line: str) -> list[str]:
+        command = [str(Path(sys.executable).with_name("randlabels")), "-sc", "query=bash"]
+        environment = {**os.environ, "COMP_LINE": f"randlabels {line}"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert complete("model=") == ["model=linear", "model=mlp", "model=wrn"]
+    assert complete("dataset.tr") == ["dataset.train_size="]
+
+
 # Sweeps
 
 

@@ -28,14 +28,20 @@ def check(configs: Sequence[Config]) -> None:
     """
     checked = set()
     for config in configs:
+        data = load(config.dataset)
         key = repr((config.device, config.dataset, config.model))
         if key not in checked:
             check_device(config)
-            data = load(config.dataset)
             config.dataset.indices(data.train.labels, "train")
             config.dataset.indices(data.test.labels, "test")
             build_model(config, data)
             checked.add(key)
+        before = (read_json(config.run.environment) or {}).get("data_sha256", data.sha256)
+        if before != data.sha256 and not config.force:
+            raise ValueError(
+                f"{config.run.path} was computed on other data than {config.dataset.folder} holds "
+                "now; give this launch a name=, or force=true to set the old results aside"
+            )
 
 
 def begin(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> None:
@@ -56,7 +62,7 @@ def show_plan(configs: Sequence[Config]) -> None:
     for config in configs:
         state = config.run.state()
         size = config.dataset.train_size or len(load(config.dataset).train.labels)
-        cost = 0 if state in FINISHED else size * config.epochs
+        cost = 0 if state in FINISHED and not config.force else size * config.epochs
         images += cost
         rows.append([config.run_id, state, str(config.epochs), f"{size:,}", f"{cost:,}"])
     columns = ["run", "state", "epochs", "images", "images to train on"]

@@ -60,7 +60,12 @@ class GridSweeper(Sweeper):
         runs: dict[Path, tuple[Config, list[str]]] = {}
         for overrides in expand(arguments, self.runs, loader):
             config = _compose(loader, self.config, overrides)
-            runs.setdefault(config.run.path, (config, overrides))
+            same, _ = runs.setdefault(config.run.path, (config, overrides))
+            if same.dataset.folder != config.dataset.folder:
+                raise ValueError(
+                    f"dataset.root={config.dataset.root} and {same.dataset.root} would share the "
+                    f"folder {config.run.path}; launch each with a name= of its own"
+                )
         configs = [config for config, _ in runs.values()]
         batch.check(configs)
         if configs[0].plan:
