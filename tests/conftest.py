@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from joblib.externals.loky import reusable_executor
 
 from randlabels import experiment, metrics, run
 
@@ -47,6 +48,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
             code = end.code
         finally:
             torch.set_num_threads(threads)
+            if workers := reusable_executor._executor:  # they stay in the folder of this test
+                workers.shutdown(wait=True)
         out, err = capfd.readouterr()
         if isinstance(code, str):  # as the interpreter does at exit
             code, err = 1, err + code + "\n"
