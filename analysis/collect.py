@@ -18,6 +18,8 @@ from .tables import TABLES
 def main(arguments: list[str] | None = None) -> None:
     """Read, write the tables, and show the first of them with what is missing."""
     options = _parser().parse_args(arguments)
+    if options.fit_threshold is not None and not 0 < options.fit_threshold <= 1:
+        sys.exit(f"Error: --fit-threshold={options.fit_threshold} must be above 0 and at most 1")
     try:
         found = read(options.dir, options.fit_threshold)
     except OSError as error:
@@ -53,8 +55,6 @@ def mixtures(runs: pd.DataFrame) -> list[str]:
     found = []
     for column in [*(f"used_{name}" for name in RESOURCES), "git"]:
         values = finished[column].dropna().astype(str)
-        if column == "used_device":
-            values = values.str.partition(":")[0]
         if values.nunique() > 1:
             counts = ", ".join(f"{value} ({n})" for value, n in sorted(Counter(values).items()))
             found.append(f"the tables mix runs with different {column}: {counts}")

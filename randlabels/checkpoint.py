@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,22 @@ def load(path: Path, config_hash: str) -> dict[str, Any] | None:
     """The state that `save` wrote for this config, on the CPU; None where there is none.
 
     Raises:
-        ValueError: the file is damaged, or of another config.
+        ValueError: the content is damaged, or of another config.
+        OSError: the file cannot be read; it may be whole.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = io.BytesIO(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged") from error
+    try:
+        with zipfile.ZipFile(content) as archive:  # torch does not look at the checksums
+            if broken := archive.testzip():
+                raise ValueError(f"{path} is damaged: checksum of {broken}")
+        content.seek(0)
+        state = torch.load(content, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is damaged: {reason}") from error
     if state["config_hash"] != config_hash:
         raise ValueError(
             f"{path} belongs to config {state['config_hash'][:8]}, not {config_hash[:8]}"

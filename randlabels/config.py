@@ -1,27 +1,20 @@
-"""The typed config of one run: from Hydra's tree of values to dataclasses with checked ranges.
-
-A config group is a module or package of this one, and an option of it is a dataclass there
-that has a `name`: its fields are the option's keys and its methods do the work.
-"""
+"""The typed config of one run: from Hydra's tree of values to dataclasses with checked ranges."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
-import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import rundir
+from .options import DEFAULTS, options
 
 if TYPE_CHECKING:
     from .augment import Augment
@@ -32,32 +25,6 @@ if TYPE_CHECKING:
     from .optimizer import Optimizer
     from .preprocess import Preprocess
     from .schedule import Schedule
-
-HERE = Path(__file__).parent
-
-DEFAULTS = {
-    "dataset": "cifar10",
-    "corruption": "uniform",
-    "model": "wrn",
-    "optimizer": "sgd",
-    "loss": "ce",
-    "schedule": "step",
-    "preprocess": "standardize",
-    "augment": "none",
-}
-"""The config groups that define a run, and the option of each that no config need name."""
-
-MODULES = {
-    "dataset": "data",
-    "corruption": "corruption",
-    "model": "models",
-    "optimizer": "optimizer",
-    "loss": "loss",
-    "schedule": "schedule",
-    "preprocess": "preprocess",
-    "augment": "augment",
-}
-
 
 IN_WORDS = {
     "int": "a whole number",
@@ -97,6 +64,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.corrupt <= 1:
             raise ValueError(f"corrupt={self.corrupt} is no probability; use 0 to 1")
+        self.corrupt += 0.0  # -0.0 is 0
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed} must be 0 to 2^63-1")
         for key in ("epochs", "batch_size", "eval_every"):
@@ -151,7 +119,7 @@ class Config(Settings):
         """
         identity = _differing(self, prefix="")
         if "device" in identity:
-            identity["device"] = self.device.partition(":")[0]
+            identity["device"] = rundir.device_kind(self.device)
         for group, default in DEFAULTS.items():
             option = getattr(self, group)
             keys = _differing(option, prefix=f"{group}.")
@@ -207,38 +175,6 @@ def _differing(options: Any, prefix: str) -> dict[str, Any]:
     return found
 
 
-@cache
-def options(group: str) -> dict[str, type]:
-    """The options of a group by name: every dataclass with a `name` in its module or package."""
-    return {
-        cls.name: cls
-        for module in _modules(group)
-        for cls in vars(module).values()
-        if dataclasses.is_dataclass(cls) and isinstance(cls, type) and hasattr(cls, "name")
-    }
-
-
-def _modules(group: str) -> Iterator[ModuleType]:
-    module = importlib.import_module(f"{__package__}.{MODULES[group]}")
-    yield module
-    for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
-        yield importlib.import_module(f"{module.__name__}.{found.name}")
-
-
-def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Group, name and defaults of each option that has no file under `conf`.
-
-    Only the modules of such options are imported, since importing one may take torch along.
-    """
-    declared = re.compile(r"""^    name: ClassVar\[str\] = ["']([^"']+)["']""", re.MULTILINE)
-    for group, module in MODULES.items():
-        for file in sorted(HERE.glob(f"{module}.py")) + sorted(HERE.glob(f"{module}/*.py")):
-            for name in declared.findall(file.read_text(encoding="utf-8")):
-                if not (conf / group / f"{name}.yaml").is_file():
-                    defaults = dataclasses.asdict(options(group)[name]())
-                    yield group, name, {"name": name, **defaults}
-
-
 def plain(tree: DictConfig) -> dict[str, Any]:
     """A composed tree as nested plain values, interpolations resolved."""
     values = OmegaConf.to_container(tree, resolve=True)
@@ -284,8 +220,6 @@ def _typed(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
             raise ValueError(
                 f"{prefix}{key}={value} has the wrong type; give {IN_WORDS.get(wanted, wanted)}"
             ) from error
-    if cls is Settings:  # YAML reads threads=2 and compile=true as numbers and truth values
-        schema.threads = str(schema.threads).lower()
     return OmegaConf.to_object(schema)
 
 

@@ -24,14 +24,15 @@ log = logging.getLogger("randlabels")
 
 @contextmanager
 def logging_to(file: Path | None, prefix: str = "", *, quiet: bool = False) -> Iterator[None]:
-    """Send log messages to `file`, and to standard output with `prefix` unless `quiet`."""
+    """Send log messages to `file`, and to standard output with `prefix`; if `quiet`, only
+    warnings and errors to the latter."""
     handlers: list[logging.Handler] = []
     if file is not None:
         handlers.append(logging.FileHandler(file, encoding="utf-8"))
-    if not quiet:
-        screen = logging.StreamHandler(sys.stdout)
-        screen.setFormatter(logging.Formatter(f"{prefix}%(message)s".replace("%%", "%")))
-        handlers.append(screen)
+    screen = logging.StreamHandler(sys.stdout)
+    screen.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
+    screen.setLevel(logging.WARNING if quiet else logging.INFO)
+    handlers.append(screen)
     log.setLevel(logging.INFO)
     log.propagate = False
     for handler in handlers:

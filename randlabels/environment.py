@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from .config import Config
+from .rundir import device_kind
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "joblib", "pandas")
 
@@ -34,7 +35,7 @@ class Resources:
     @property
     def kind(self) -> str:
         """ "cpu" or "cuda"."""
-        return self.device.partition(":")[0]
+        return device_kind(self.device)
 
 
 def check_device(config: Config) -> None:
@@ -132,7 +133,7 @@ def _git() -> dict[str, Any] | None:
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return {
             "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+            "dirty": bool(git("status", "--porcelain", "--", ".")),  # new files of code too
         }
     except (OSError, subprocess.SubprocessError):
         return None

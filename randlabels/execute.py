@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -23,39 +24,59 @@ def execute(config: Config, job: int | None = None) -> str:
     """Bring one run to its end, or find that it is there already; its state afterwards.
 
     `job` is the run's number in a sweep, None for a single run. What goes wrong in the fit is
-    written to error.json, so that the other runs of a sweep go on.
+    written to error.json, so that the other runs of a sweep go on. The state is "running" where
+    another process is at it.
 
     Raises:
         ValueError: the run is refused; its folder was not made.
     """
     run = config.run
     prefix = "" if job is None else f"{config.run_id} "
-    if run.state() in FINISHED:
-        with logging_to(None, prefix):
-            log.info("Already %s, nothing to do.", run.state())
-        return run.state()
-    experiment = assemble(config)
-    resources = environment.resolve(config, job)
-    run.path.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = run.lock(timeout=1).acquire()
-    except Timeout:
-        with logging_to(None, prefix):
-            log.warning("Another process is executing this run.")
-        return "running"
-    bar = job is None and sys.stderr.isatty()
-    with lock, logging_to(run.log, prefix, quiet=bar):
+    if run.state() not in FINISHED:
+        experiment = assemble(config)
+        resources = environment.resolve(config, job)
+        run.path.mkdir(parents=True, exist_ok=True)
         try:
-            return _work(experiment, run, resources, bar=bar)
-        except Exception as error:
-            text = traceback.format_exc()
-            exception = f"{type(error).__name__}: {error}".strip()
-            write_json(run.error, {"exception": exception, "traceback": text})
-            log.error("%s", text)
-            return "failed"
+            lock = run.lock(timeout=1).acquire()
+        except Timeout:
+            with logging_to(None, prefix):
+                log.warning("This run is being executed by %s.", run.holder())
+            return "running"
+        bar = job is None and sys.stderr.isatty()
+        with lock, logging_to(run.log, prefix, quiet=bar):
+            if run.result() is None:  # nobody else finished it in the meantime
+                return _guarded(experiment, run, resources, bar=bar)
+    with logging_to(None, prefix):
+        log.info("%s", _summary(run.result() or {}))
+    return run.state()
 
 
-def _work(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool) -> str:
+def _guarded(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool) -> str:
+    """Fit; what is raised ends in error.json and the log."""
+    try:
+        return _fit(experiment, run, resources, bar=bar)
+    except Exception as error:
+        text = traceback.format_exc()
+        exception = f"{type(error).__name__}: {error}".strip()
+        write_json(run.error, {"exception": exception, "traceback": text})
+        log.error("%s", text)
+        return "failed"
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """The result of a finished run in a line."""
+    final = result["final"]
+    accuracies = ", ".join(
+        f"{name} {final[key]:.2%}"
+        for name, key in (("train acc", "train_acc"), ("test acc", "test_acc"))
+        if final[key] is not None
+    )
+    return (
+        f"Already {result['state']} after {result['epochs']} epochs: {accuracies or 'no metrics'}."
+    )
+
+
+def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool) -> str:
     """Fit and record; the state that the run ends in."""
     config = experiment.config
     saved = _saved(run, config)
@@ -70,7 +91,7 @@ def _work(experiment: Experiment, run: RunDir, resources: Resources, *, bar: boo
     state = fit.start(experiment, resources)
     if saved:
         state.restore(saved)
-        log.info("Resuming after epoch %d.", state.epoch - 1)
+        log.warning("Resuming after epoch %d.", state.epoch - 1)
     parameters = sum(p.numel() for p in state.model.parameters())
     log.info("Number of parameters: %d", parameters)
     write_atomic(run.metrics, "".join(metrics.encode(r) + "\n" for r in state.records))
@@ -92,15 +113,18 @@ def _work(experiment: Experiment, run: RunDir, resources: Resources, *, bar: boo
                 committed = perf_counter()
             file.write(metrics.encode(record) + "\n")
             file.flush()
-            if record["train_acc"] is not None:
-                line = metrics.console_line(record, noisy=config.corrupt > 0)
-                log.info("%s", line)
-                caption(line)
+            line = metrics.console_line(record, noisy=config.corrupt > 0)
+            log.info("%s", line)
+            caption(line)
     return _finish(experiment, run, state, parameters, commit)
 
 
 def _finish(
-    experiment: Experiment, run: RunDir, state: fit.State, parameters: int, commit: Any
+    experiment: Experiment,
+    run: RunDir,
+    state: fit.State,
+    parameters: int,
+    commit: Callable[[], None],
 ) -> str:
     """Write the last files, done.json after all others."""
     config, records = experiment.config, state.records
@@ -123,7 +147,7 @@ def _finish(
         },
     )
     if state.diverged_at is not None:
-        log.info("Diverged: a loss stopped being finite in epoch %d.", state.diverged_at)
+        log.warning("Diverged: a loss stopped being finite in epoch %d.", state.diverged_at)
     return outcome
 
 
@@ -140,6 +164,7 @@ def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources
     if saved["device"] != resources.kind:
         raise RuntimeError(
             f"{run.path} was begun on {saved['device']} and cannot go on on {resources.kind}; "
-            f"use device={saved['device']}, or force=true to start over"
+            "continue where that is (CUDA_VISIBLE_DEVICES= hides a GPU), or start over with "
+            "force=true"
         )
     return Resources(resources.device, saved["precision"], saved["threads"])

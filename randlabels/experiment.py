@@ -46,7 +46,7 @@ class Experiment:
     """All that a fit needs.
 
     model: on the CPU, with its initial weights.
-    moments: channel means and deviations of the clean training set, each (C,) float32.
+    moments: channel means and deviations to standardize with, each (C,) float32.
     corruption: the content of corruption.json.
     """
 
@@ -62,9 +62,9 @@ class Experiment:
 def assemble(config: Config) -> Experiment:
     """Load, corrupt, cut and build. ValueError says in one sentence what does not fit."""
     data = load(config.dataset)
-    whole_train = _relabel(config, data.train.labels, data.classes)
+    whole_train = relabel(config, data.train.labels, data.classes)
     train = _cut(config, data, "train", whole_train)
-    test = _cut(config, data, "test", _relabel(config, data.test.labels, data.classes))
+    test = _cut(config, data, "test", relabel(config, data.test.labels, data.classes))
     return Experiment(
         config=config,
         train=train,
@@ -104,7 +104,7 @@ def load(dataset: Dataset) -> Data:
 _loaded: dict[str, Data] = {}
 
 
-def _relabel(config: Config, labels: torch.Tensor, classes: int) -> torch.Tensor:
+def relabel(config: Config, labels: torch.Tensor, classes: int) -> torch.Tensor:
     """Corrupted labels of a whole part, so that no size or run seed changes any image's label."""
     return torch.from_numpy(config.corruption.relabel(labels.numpy(), config.corrupt, classes))
 

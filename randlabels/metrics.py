@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,16 +102,16 @@ def console_line(record: Record, *, noisy: bool) -> str:
     `000: Acc-tr:  58.49, Acc-val:  56.92, L-tr: 1.1574, L-val: 1.1857`
 
     with accuracies in % and the test set under its true labels; `noisy` adds the accuracy
-    on the corrupted test labels.
+    on the corrupted test labels. An epoch that was not evaluated says so.
     """
+    if record["train_acc"] is None:
+        return f"{int(record['epoch'] or 0):03d}: not evaluated"
 
     def percent(key: str) -> str:
-        value = record[key]
-        return f"{math.nan if value is None else 100 * value:6.2f}"
+        return f"{100 * (record[key] or 0.0):6.2f}"
 
     def loss(key: str) -> str:
-        value = record[key]
-        return f"{math.nan if value is None else value:6.4f}"
+        return f"{record[key] or 0.0:6.4f}"
 
     line = (
         f"{int(record['epoch'] or 0):03d}: Acc-tr: {percent('train_acc')}, "

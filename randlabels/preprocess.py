@@ -23,7 +23,7 @@ class Preprocess(Protocol):
 
 @dataclass
 class Standardize:
-    """(x - mean) / deviation, by channel, with the data set's own moments."""
+    """(x - mean) / deviation, by channel, with the moments of `randlabels.data.Data`."""
 
     name: ClassVar[str] = "standardize"
 

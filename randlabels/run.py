@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import launchers
-from .config import parse, plain, without_file
+from .config import parse, plain
 from .help import options_help
+from .options import without_file
 
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
@@ -32,7 +33,7 @@ def main() -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, HydraException, OmegaConfBaseException) as error:
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if show_traceback:
             raise
         sys.exit(f"Error: {in_one_sentence(error)}")
@@ -68,7 +69,7 @@ def task(tree: DictConfig) -> str:
         if of_sweep:
             return execute(config, job=settings.job.num)
         batch.check([config])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if of_sweep:
             raise
         raise SystemExit(f"Error: {in_one_sentence(error)}") from error
@@ -76,25 +77,27 @@ def task(tree: DictConfig) -> str:
         batch.show_plan([config])
         sys.exit(0)
     batch.begin([config], [list(settings.overrides.task)])
-    sys.exit(0 if execute(config) in FINISHED else 1)
+    sys.exit(0 if execute(config) in (*FINISHED, "running") else 1)
 
 
 def in_one_sentence(error: Exception) -> str:
     """What a person did wrong and what to do instead, in place of Hydra's paragraphs."""
     text = str(error)
-    if unknown := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        group, option = unknown.groups()
-        listed = re.search(r"Available options in '[^']+':\n((?:\t.*\n?)+)", text)
-        known = ", ".join(listed.group(1).split()) if listed else "an option that --help lists"
-        return f"{group}={option} is unknown; use {known}"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return " ".join(text.split())
+    if unknown := re.search(r"Could not find '([^']+)'", text):
+        parts = unknown[1].split("/")
+        depth = 2 if parts[0] == "hydra" else 1
+        group, option = "/".join(parts[:depth]), "/".join(parts[depth:])
+        files = sorted((CONF / group).rglob("*.yaml"))
+        known = [f.relative_to(CONF / group).with_suffix("").as_posix() for f in files]
+        listed = f"; use {', '.join(known)}" if known else ""
+        return f"{group}={option} is unknown{listed}"
     if unknown := re.search(r"Could not override '([^']+)'", text):
-        return f"{unknown.group(1)} is no known key; --help lists all"
-    if listed := re.search(r"(?:argument|parameters) '([^']+)'", text):
-        if "--multirun" in text:
-            return f"{listed.group(1)} lists several values; add -m to sweep over them"
-    if cause := error.__cause__:
-        text = f"{text} {cause}"
-    return " ".join(text.split())
+        return f"{unknown[1]} is no key of the chosen options; --help lists each option's keys"
+    if "--multirun" in text and (values := re.search(r"(?:argument|parameters) '([^']+)'", text)):
+        return f"{values[1]} lists several values; add -m to sweep over them"
+    return " ".join(f"{text} {error.__cause__ or ''}".split())
 
 
 if __name__ == "__main__":

@@ -51,7 +51,14 @@ def config_hash(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def run_id(model: str, dataset: str, corruption: str, corrupt: float, seed: int, hash_: str) -> str:
+def device_kind(device: str) -> str:
+    """`cuda` for `cuda:1`: the index of a device does not tell two runs apart."""
+    return device.partition(":")[0]
+
+
+def run_id(
+    *, model: str, dataset: str, corruption: str, corrupt: float, seed: int, hash_: str
+) -> str:
     """`<model>-<dataset>-<corruption>-p<prob>-s<seed>-<8 hex of the config hash>`."""
     text = f"{model}-{dataset}-{corruption}-p{corrupt:g}-s{seed}-{hash_[:8]}"
     return re.sub(r"[^A-Za-z0-9._-]", "_", text)
@@ -137,7 +144,11 @@ class RunDir:
             return True
 
     def set_aside(self) -> Path | None:
-        """Move the folder to `.replaced/<run id>.<k>` beside it; its new path, if there was one."""
+        """Move the folder to `.replaced/<run id>.<k>` beside it; its new path, if there was one.
+
+        Raises:
+            filelock.Timeout: a process is executing the run.
+        """
         if not self.path.exists():
             return None
         attic = self.path.parent / ".replaced"
@@ -145,7 +156,13 @@ class RunDir:
         k = 1
         while (target := attic / f"{self.run_id}.{k}").exists():
             k += 1
-        return self.path.rename(target)
+        with self.lock():
+            return self.path.rename(target)
+
+    def holder(self) -> str:
+        """Who began the last execution of this run, such as `pid 17 on host a`."""
+        began = read_json(self.environment) or {}
+        return f"pid {began.get('pid', '?')} on host {began.get('host', '?')}"
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -192,7 +209,8 @@ def read_plan(folder: Path) -> Plan:
         for line in (folder / "plan.jsonl").read_text().splitlines():
             with contextlib.suppress(ValueError):
                 entry = json.loads(line)
-                plan[entry["run_id"]] = entry
+                if isinstance(entry, dict) and "run_id" in entry:
+                    plan[entry["run_id"]] = entry
     return plan
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 from pathlib import Path
@@ -110,6 +109,45 @@ def test_different_experiments_are_never_averaged(sweep: Path) -> None:
     assert sorted(found["0"]) == pytest.approx([0.2, 0.2, 0.4, 0.6, 0.75])
 
 
+def test_null_is_a_value_like_any_other(sweep: Path) -> None:
+    write_run(sweep, [0.2, 0.2, 0.2], dataset={"name": "digits", "train_size": 64})
+    found = table(sweep, "corruption_vs_epochs")
+    assert found.columns[4] == "dataset.train_size"
+    assert found[["n", "0"]].values.tolist() == [[1, 0.2], [2, 0.75], [2, pytest.approx(0.2)]]
+    assert found["dataset.train_size"].isna().tolist() == [False, True, True]
+    collect.main([str(sweep)])
+    assert "digits,mlp,uniform,0.0,64,1,1," in (sweep / "summary" / "test_error.csv").read_text()
+
+
+def test_index_of_a_gpu_tells_no_two_runs_apart(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, [0.5], seed=seed, device=f"cuda:{seed}")
+    assert table(tmp_path, "corruption_vs_epochs")["n"].tolist() == [2]
+
+
+def test_run_in_several_folders_counts_once_by_the_one_that_came_furthest(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_run(tmp_path / "a", [0.5, 0.5], state="interrupted")
+    done = write_run(tmp_path / "b", [0.25, 0.75])
+    failed = write_run(tmp_path / "c", [0.1, 0.1], state="failed")
+    assert done.run_id == failed.run_id
+    found = table(tmp_path, "corruption_vs_epochs")
+    assert found[["n", "n_done", "0", "1"]].values.tolist() == [[1, 1, 0.25, 0.75]]
+    assert len(table(tmp_path, "epochs")) == 2
+    collect.main([str(tmp_path)])
+    assert capsys.readouterr().out.count("holds the run of another folder") == 2
+
+
+def test_nothing_finished_yet_gives_empty_means(tmp_path: Path) -> None:
+    write_run(tmp_path, [0.5], state="failed")
+    collect.main([str(tmp_path)])
+    found = pd.read_csv(tmp_path / "summary" / "test_error.csv")
+    assert found[["n", "n_done"]].values.tolist() == [[1, 0]]
+    assert found["test_error_mean"].isna().all()
+    assert pd.read_csv(tmp_path / "summary" / "runs.csv")["final_test_acc"].isna().all()
+
+
 def test_draws_of_the_labels_are_averaged_like_seeds(tmp_path: Path) -> None:
     for seed in (1, 2):
         corruption = {"name": "uniform", "seed": seed}
@@ -130,18 +168,21 @@ def test_unfinished_runs_are_counted_listed_and_left_out_of_means(
     rundir.merge_plan(sweep, [{"run_id": planned.run_id, "config": planned.tree()}])
     damaged = write_run(sweep, [0.0, 0.0], corrupt=0.0, seed=6)
     damaged.metrics.write_text("{}}\n{}\n")
+    tree = yaml.safe_load(damaged.config.read_text())
+    rundir.merge_plan(sweep, [{"run_id": damaged.run_id, "config": tree}, {"run_id": "bare"}])
     (sweep / "notes").mkdir()
 
     found = table(sweep, "runs")
-    assert sorted(found["state"]) == ["diverged", *["done"] * 4, "failed", "interrupted", "planned"]
+    states = ["damaged", "diverged", *["done"] * 4, "failed", "interrupted", "planned"]
+    assert sorted(found["state"]) == states
     error = table(sweep, "test_error")
     epochs_differ = error[error["corrupt"] == 0.0]
-    assert (epochs_differ["n"].sum(), epochs_differ["n_done"].sum()) == (6, 2)
+    assert (epochs_differ["n"].sum(), epochs_differ["n_done"].sum()) == (7, 2)
     assert epochs_differ["test_error_mean"].dropna().tolist() == pytest.approx([0.095])
 
     collect.main([str(sweep)])
     shown = capsys.readouterr().out
-    assert "8 runs: 1 diverged, 4 done, 1 failed, 1 interrupted, 1 planned." in shown
+    assert "9 runs: 1 damaged, 1 diverged, 4 done, 1 failed, 1 interrupted, 1 planned." in shown
     assert f"{planned.run_id}: planned" in shown
     assert f"{torn.path}: the torn last line of metrics.jsonl is passed over" in shown
     assert f"{damaged.path} is passed over: " in shown and "line 1 is damaged" in shown
@@ -206,8 +247,18 @@ def test_real_sweep_fills_every_column_of_the_contract(cli: Cli, tmp_path: Path)
     clean = found["corrupt"] == 0
     assert found.loc[clean, "final_train_acc_corrupted"].isna().all()
     assert found.loc[~clean, "final_train_acc_corrupted"].notna().all()
-    columns = set(pd.read_csv(summary / "corruption_vs_epochs.csv").columns)
-    assert {"dataset", "model", "corruption", "corrupt", "n", "n_done", "0", "1"} <= columns
+    measured = [f"{kind}_{key}" for kind in ("final", "best") for key in metrics.MEASURED]
+    keys = ["dataset", "model", "corruption", "corrupt"]
+    ends = ["epochs_to_fit", "parameters", "seconds", "used_device", "used_precision"]
+    ends += ["used_threads", "git"]
+    assert list(found.columns) == ["run_id", "state", *keys, "seed", *measured, *ends]
+    counted = [*keys, "n", "n_done"]
+    columns = {file.stem: list(pd.read_csv(file).columns) for file in summary.glob("*.csv")}
+    assert columns["epochs"] == ["run_id", *keys, "seed", *metrics.KEYS]
+    assert columns["corruption_vs_epochs"] == [*counted, "0", "1"]
+    fit = ["epochs_to_fit_mean", "epochs_to_fit_sd", "n_fitted", "relative"]
+    assert columns["time_to_fit"] == [*counted, *fit]
+    assert columns["test_error"] == [*counted, "test_error_mean", "test_error_sd"]
 
 
 def test_folder_without_runs_is_one_sentence(tmp_path: Path) -> None:
@@ -286,9 +337,3 @@ def test_plan_is_merged_and_survives_a_torn_line(tmp_path: Path) -> None:
     file = tmp_path / "plan.jsonl"
     file.write_bytes(file.read_bytes()[:-5])
     assert list(rundir.read_plan(tmp_path)) == ["a", "b"]
-
-
-def test_exports_are_readable_as_text(sweep: Path) -> None:
-    collect.main([str(sweep)])
-    text = (sweep / "summary" / "runs.csv").read_text()
-    assert len(pd.read_csv(io.StringIO(text))) == 4

@@ -14,18 +14,21 @@ from .conftest import TINY, Cli
 CASES = {
     "corrupt=1.5": "corrupt=1.5 is no probability; use 0 to 1",
     "corrupt=nan": "corrupt=nan is no probability; use 0 to 1",
-    "corrupt=abc": "corrupt=abc has the wrong type; give a number",
-    "model=vgg": "model=vgg is unknown; use linear, mlp, wrn",
+    "corrupt=abc": "corrupt=abc has the wrong type; give a number\n",
+    "model=vgg": "model=vgg is unknown; use linear, mlp, wrn\n",
     "model.depth=27": "model.depth=27 is no depth of a wide ResNet, which has 6n+4 layers; "
     "try 22 or 28",
-    "epochs=0": "epochs=0 must be at least 1",
+    "epochs=0": "epochs=0 must be at least 1\n",
     "batch_size=-1": "batch_size=-1 must be at least 1",
     "optimizer.lr=-1": "optimizer.lr=-1.0 must be a positive number, or null for the model's own",
     "dataset.train_size=1000000000": "dataset.train_size=1000000000 exceeds the 1,442 train "
     "images of digits; use 1 to 1442, or null for all",
     "device=cuda": "device=cuda needs a GPU that PyTorch can use, and there is none; "
     "use device=cpu or device=auto",
-    "nosuch=1": "nosuch is no known key; --help lists all",
+    "nosuch=1": "nosuch is no key of the chosen options; --help lists each option's keys\n",
+    "sweep=nosuch": "sweep=nosuch is unknown; use demo, seed/readme\n",
+    "hydra/launcher=nosuch": "hydra/launcher=nosuch is unknown\n",
+    "out=/dev/null": "",
     "+nosuch=1": "nosuch is no known key; the top level takes batch_size, ",
     "+model.nosuch=1": "model.nosuch is no known key; model=wrn takes depth, dropout, lr, widen",
     "name=../up": "name='../up' is no safe folder name; use up to 100 letters, ",
@@ -64,8 +67,11 @@ def test_missing_data_set(multirun: bool, cli: Cli, tmp_path: Path) -> None:
     arguments = ["dataset=cifar10", "dataset.download=false", "dataset.root=nowhere"]
     outcome = cli(*["-m", "seed=0,1"] * multirun, *arguments)
     assert outcome.code == 1
-    assert outcome.err.startswith("Error: cifar10 in nowhere is missing or fails its checksum")
-    assert outcome.err.count("\n") == 1
+    assert outcome.err == (
+        "Error: cifar10 in nowhere is missing or fails its checksum (Dataset not found or "
+        "corrupted. You can use download=True to download it); set dataset.download=true, or "
+        "point RANDLABELS_DATA or dataset.root to the files\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from randlabels import rundir
-from randlabels.config import DEFAULTS, Config, Settings, options, parse, plain
+from randlabels.config import Config, Settings, parse, plain
 from randlabels.help import options_help
+from randlabels.options import DEFAULTS, options
 from randlabels.run import CONF, prepare_hydra
 
 prepare_hydra()
@@ -106,6 +107,7 @@ def test_same_values_in_other_words_are_the_same_run() -> None:
     run_id = composed("model=mlp", "corrupt=0.2").run_id
     assert composed("corrupt=0.20", "model=mlp", "optimizer.lr=0.01").run_id == run_id
     assert composed("corrupt=2e-1", "model=mlp", "model.hidden=[512]").run_id == run_id
+    assert composed("corrupt=-0.0").run_id == composed().run_id
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,14 @@ def test_run_ids_never_change_between_versions() -> None:
 
 
 def test_run_id_has_safe_characters_only() -> None:
-    run_id = rundir.run_id("a/b", "..c d", "e\0'\n", 1e-7, 0, "0" * 64)
+    run_id = rundir.run_id(
+        model="a/b",
+        dataset="..c d",
+        corruption="e\0'\n",
+        corrupt=1e-7,
+        seed=0,
+        hash_="0" * 64,
+    )
     assert (
         re.fullmatch(r"[A-Za-z0-9._-]+", run_id) and run_id == "a_b-..c_d-e___-p1e-07-s0-00000000"
     )

@@ -126,13 +126,16 @@ def test_mnist_files_become_the_same_pixels_and_labels(
     assert data.image == (1, 28, 28)
 
 
-@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"])
-def test_truncated_mnist_file_is_refused(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("damage", ["truncated", "one bit"])
+@pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "train-images-idx3-ubyte.gz"])
+def test_damaged_mnist_file_is_refused(
+    name: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_mnist(tmp_path, datasets.MNIST, monkeypatch)
     file = tmp_path / "MNIST" / "raw" / name
-    file.write_bytes(file.read_bytes()[:-100])
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content[:-4] if damage == "truncated" else content)
     with pytest.raises(ValueError, match="fails its checksum"):
         MNIST(root=str(tmp_path), download=False).load()
 
@@ -274,6 +277,13 @@ def test_image_folder_resizes_as_pillow_does(tree: Path) -> None:
         image = Image.fromarray(pixels).convert(mode).resize((8, 8), Image.Resampling.BILINEAR)
         expected = np.asarray(image).reshape(8, 8, channels).transpose(2, 0, 1)
         np.testing.assert_array_equal(data.train.images[0], expected)
+
+
+def test_sixteen_bit_image_is_scaled_not_clipped(tree: Path) -> None:
+    levels = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tree / "train" / "a cat" / "0.png")
+    data = ImageFolder(root=str(tree), size=2, channels=1).load()
+    assert data.train.images[0, 0].tolist() == [[0, 100], [200, 255]]
 
 
 def test_changed_image_is_decoded_anew(tree: Path) -> None:

@@ -61,6 +61,20 @@ def test_every_command_runs_in_order(tmp_path: Path) -> None:
     assert len(list((tmp_path / "runs" / "seed-readme").glob("*/done.json"))) == 3
 
 
+def test_every_example_of_the_help_runs(tmp_path: Path) -> None:
+    def shell(line: str) -> str:
+        line = line.replace("python", sys.executable, 1)
+        done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    text = shell("python -m randlabels.run --help")
+    examples = re.findall(r"^  (python -m randlabels.run (?!\[).+)$", text, re.M)
+    assert len(examples) == 4
+    for example in examples:
+        assert "planned" in shell(" ".join([example, *SHORT, "plan=true"]))
+
+
 def test_a_model_in_one_file_composes_trains_and_is_listed(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     file = re.match(r"# (\S+)\n", code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -55,6 +56,22 @@ def test_ranges_and_bracketed_lists_keep_hydras_meaning() -> None:
     assert expand([], [{"model.hidden": "[8,8]"}]) == [["model.hidden=[8,8]"]]
 
 
+def test_another_option_on_the_command_line_drops_the_grids_keys_of_its_group() -> None:
+    grids = [{"model": "wrn", "model.depth": 10, "corrupt": "0.0,1.0"}]
+    assert expand(["model=mlp"], grids) == [
+        ["corrupt=0.0", "model=mlp"],
+        ["corrupt=1.0", "model=mlp"],
+    ]
+
+
+def test_an_empty_list_and_several_committed_sweeps_are_refused(cli: Cli) -> None:
+    assert cli("-m", *TINY, "seed=range(0,0)").err.endswith("one of its lists is empty\n")
+    outcome = cli("-m", "sweep=demo,seed/readme")
+    assert (
+        outcome.err == "Error: sweep=demo,seed/readme names several sweeps; launch one at a time\n"
+    )
+
+
 def test_a_grid_cannot_vary_the_launcher() -> None:
     with pytest.raises(ValueError, match="hydra/launcher, which one launch cannot vary"):
         expand([], [{"hydra/launcher": "basic,joblib"}])
@@ -101,7 +118,10 @@ def test_finished_run_is_found_not_repeated_and_force_sets_it_aside(
     folder = only_run(tmp_path)
     before = (folder / "metrics.jsonl").read_bytes()
     again = cli(*TINY, "fit_threshold=0.5")
-    assert (again.code, again.out) == (0, "Already done, nothing to do.\n")
+    assert again.code == 0
+    assert re.fullmatch(
+        r"Already done after 2 epochs: train acc \d+\.\d\d%, test acc \d+\.\d\d%\.\n", again.out
+    )
     assert (folder / "metrics.jsonl").read_bytes() == before
 
     assert cli(*TINY, "force=true").code == 0
@@ -127,7 +147,7 @@ def test_diverged_run_is_a_result(cli: Cli, tmp_path: Path) -> None:
     result = run.result()
     assert result is not None and result["state"] == "diverged"
     assert result["diverged_at"] == result["epochs"] == len(metrics.read(run.metrics)[0])
-    assert cli(*diverging).out == "Already diverged, nothing to do.\n"
+    assert cli(*diverging).out.startswith("Already diverged after ")
 
 
 def test_marker_of_another_config_is_not_believed(cli: Cli, tmp_path: Path) -> None:
@@ -170,7 +190,7 @@ def test_damaged_checkpoint_is_reported_and_the_run_starts_over(cli: Cli, tmp_pa
     run.done.unlink()
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-500])
     again = cli(*TINY)
-    assert again.code == 0 and "is damaged; starting from epoch 0" in again.out
+    assert again.code == 0 and re.search("is damaged: .*; starting from epoch 0", again.out)
     assert numbers(run.path) == whole
 
 
@@ -186,7 +206,14 @@ def test_two_processes_on_one_run_one_works(cli: Cli, tmp_path: Path) -> None:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         assert run.state() == "running"
         other = cli(*TINY)
-        assert other.code == 1 and "Another process is executing this run." in other.out
+        began = json.loads(run.environment.read_text())
+        whose = f"executed by pid {began['pid']} on host {began['host']}"
+        assert other.code == 0 and f"This run is being {whose}." in other.out
+        sweep = cli("-m", *TINY, BASIC)
+        assert sweep.code == 0 and "1 run in runs/default: 1 running" in sweep.out
+        forced = cli(*TINY, "force=true")
+        assert forced.code == 1 and f"is being {whose}; stop that first" in forced.err
+        assert run.path.exists()
         holder.kill()
     assert run.state() == "interrupted"
     assert cli(*TINY).code == 0
@@ -273,8 +300,8 @@ def test_one_failing_run_stops_no_other_and_a_rerun_mends_it(
 
 
 def test_killed_worker_is_reported_and_a_rerun_finishes(cli: Cli, tmp_path: Path) -> None:
-    """joblib gives up when a worker dies; what was finished stays finished."""
-    sweep = ["-m", *TINY, "epochs=20000", "checkpoint_every=0.05", "corrupt=0.0,1.0"]
+    """joblib gives up when a worker dies; the next call resumes what was interrupted."""
+    sweep = ["-m", *TINY, "epochs=1500", "checkpoint_every=0.05", "corrupt=0.0,1.0"]
     command = [sys.executable, "-m", "randlabels.run", *sweep]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -285,8 +312,53 @@ def test_killed_worker_is_reported_and_a_rerun_finishes(cli: Cli, tmp_path: Path
     assert process.returncode == 1
     assert "The launcher gave up" in err
     assert "2 runs in runs/default:" in out and "interrupted" in out
-    again = cli(*sweep, "epochs=20000", "plan=true")
-    assert "interrupted" in again.out
+    again = cli(*sweep, BASIC)
+    assert again.code == 0 and "Resuming after epoch" in again.out
+    assert "2 runs in runs/default: 2 done" in again.out
+    for metrics_file in tmp_path.glob("runs/*/*/metrics.jsonl"):
+        assert [r["epoch"] for r in metrics.read(metrics_file)[0]] == list(range(1500))
+
+
+def test_exception_before_a_run_has_a_folder_is_reported(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(config: object) -> None:
+        raise KeyError("a bug of one's own")
+
+    monkeypatch.setattr("randlabels.execute.assemble", broken)
+    outcome = cli("-m", *TINY, "corrupt=0.0,1.0", BASIC)
+    assert outcome.code == 1 and "2 planned" in outcome.out
+    assert outcome.out.count('planned, KeyError: "a bug of one\'s own"\n') == 2
+
+
+def test_single_run_in_a_terminal_shows_a_bar_and_its_failure(tmp_path: Path) -> None:
+    """On a pseudo-terminal, as a person sees it."""
+    command = [sys.executable, "-m", "randlabels.run", *TINY]
+    leader, follower = pty.openpty()
+    with subprocess.Popen(command, cwd=tmp_path, stdout=follower, stderr=follower):
+        os.close(follower)
+        shown = read_all(leader)
+    assert "100%" in shown and "001: Acc-tr:" in shown
+    assert "Number of parameters" not in shown  # it stands in run.log
+    run = RunDir(only_run(tmp_path))
+    run.done.unlink()
+    run.checkpoint.write_bytes(b"broken")
+    leader, follower = pty.openpty()
+    with subprocess.Popen(command, cwd=tmp_path, stdout=follower, stderr=follower):
+        os.close(follower)
+        assert "is damaged" in read_all(leader)
+
+
+def read_all(terminal: int) -> str:
+    """What is written to a pseudo-terminal until the last writer closes it."""
+    shown = b""
+    with open(terminal, "rb", buffering=0) as file:
+        try:
+            while part := file.read(4096):
+                shown += part
+        except OSError:  # how Linux reports the end
+            pass
+    return shown.decode()
 
 
 def wait_for_a_worker(root: Path) -> int:

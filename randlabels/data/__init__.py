@@ -47,9 +47,10 @@ class Data:
 
     @cached_property
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Channel means and population standard deviations of the clean training set.
+        """Channel means and standard deviations to standardize with.
 
-        Each (C,) float32 in pixel units 0..255. A constant channel gets deviation 1.
+        Each (C,) float32 in pixel units 0..255: the published ones, or else the population's of
+        the whole clean training set, where a constant channel gets deviation 1.
         """
         if self.published_moments:
             mean, deviation = (torch.tensor(m, dtype=torch.float64) for m in self.published_moments)

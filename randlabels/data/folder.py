@@ -85,7 +85,10 @@ class ImageFolder(Dataset):
 
         mode = "RGB" if self.channels == 3 else "L"
         try:
-            with Image.open(file) as image:
+            with Image.open(file) as opened:
+                image: Image.Image = opened
+                if image.mode.startswith("I"):  # 16 bits, which `convert` would clip to 255
+                    image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
                 small = image.convert(mode).resize(
                     (self.size, self.size), Image.Resampling.BILINEAR
                 )

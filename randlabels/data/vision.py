@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -92,16 +93,20 @@ class MNIST(_Vision):
         return split
 
     def _check_archives(self) -> None:
-        """torchvision checks these files only while downloading; do it on every load."""
+        """torchvision checks md5 only while downloading, and never the files that it reads."""
         from torchvision import datasets
-        from torchvision.datasets.utils import check_md5
+        from torchvision.datasets.utils import check_integrity
 
         cls = getattr(datasets, self.torchvision_class)
         raw = self.folder / cls.__name__ / "raw"
         for filename, md5 in cls.resources:
             archive = raw / filename
-            if archive.is_file() and not check_md5(str(archive), md5):
-                raise ValueError(self._explain(OSError(f"{filename} is not the published file")))
+            published = check_integrity(str(archive), md5)
+            if not published or gzip.decompress(archive.read_bytes()) != (
+                archive.with_suffix("").read_bytes()
+            ):
+                wrong = f"{filename} or its unpacked copy is missing or not the published file"
+                raise ValueError(self._explain(OSError(wrong)))
 
 
 @dataclass

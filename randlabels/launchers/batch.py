@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config import Config
 from ..console import log, print_table
 from ..environment import check_device
-from ..experiment import build_model, load
+from ..experiment import build_model, load, relabel
 from ..rundir import FINISHED, merge_plan, read_json
 
 PACKAGE = Path(__file__).parent.parent
@@ -19,7 +19,7 @@ ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "a
 
 
 def check(configs: Sequence[Config]) -> None:
-    """Find out what any run would be refused for: device, data set, sizes, model.
+    """Find out what any run would be refused for: device, data set, sizes, labels, model.
 
     Missing data are downloaded here, once, before any worker asks for them.
 
@@ -29,13 +29,19 @@ def check(configs: Sequence[Config]) -> None:
     checked = set()
     for config in configs:
         data = load(config.dataset)
-        key = repr((config.device, config.dataset, config.model))
-        if key not in checked:
+        parts = (config.device, config.dataset, config.corruption, config.corrupt, config.model)
+        if (key := repr(parts)) not in checked:
             check_device(config)
             config.dataset.indices(data.train.labels, "train")
             config.dataset.indices(data.test.labels, "test")
+            relabel(config, data.train.labels, data.classes)
             build_model(config, data)
             checked.add(key)
+        if config.force and config.run.state() == "running":
+            raise ValueError(
+                f"{config.run.path} is being executed by {config.run.holder()}; "
+                "stop that first, or launch without force=true"
+            )
         before = (read_json(config.run.environment) or {}).get("data_sha256", data.sha256)
         if before != data.sha256 and not config.force:
             raise ValueError(
@@ -70,8 +76,12 @@ def show_plan(configs: Sequence[Config]) -> None:
     print(f"In all {images:,} training images to go; nothing was started.")
 
 
-def close(configs: Sequence[Config]) -> int:
-    """Print what became of each run, from its files; the exit code (1 if any is unfinished)."""
+def close(configs: Sequence[Config], errors: Mapping[Path, str] | None = None) -> int:
+    """Print what became of each run, from its files; the exit code.
+
+    `errors` tell, by folder, what went wrong before a run had files. The code is 1 if any run
+    has no result, unless another process is at it.
+    """
     rows, failures = [], []
     for config in configs:
         run, state = config.run, config.run.state()
@@ -88,14 +98,16 @@ def close(configs: Sequence[Config]) -> int:
                 _number(result.get("seconds"), ".1f"),
             ]
         )
-        if state not in FINISHED:
-            error = (read_json(run.error) or {}).get("exception", "no result")
-            failures.append(f"{config.run_id}: {state}, {error}; see {run.log}")
+        if state not in (*FINISHED, "running"):
+            written = read_json(run.error) or {}
+            error = written.get("exception") or (errors or {}).get(run.path, "no result")
+            where = f"; see {run.log}" if run.log.is_file() else ""
+            failures.append(f"{run.run_id}: {state}, {error}{where}")
     columns = ["run", "state", "epochs", "train acc", "test acc", "epochs to fit", "seconds"]
     print_table(_counted(configs), columns, rows)
     for failure in failures:
         print(failure)
-    for folder in sorted({config.folder for config in configs}):
+    for folder in sorted({config.folder for config in configs if config.folder.exists()}):
         print(f"Tables: python -m {ANALYSIS}.collect {folder}")
     return 1 if failures else 0
 

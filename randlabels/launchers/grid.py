@@ -12,6 +12,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -28,7 +29,8 @@ Grid = Mapping[str, Any]
 class GridSweeper(Sweeper):
     """`hydra/sweeper=grid`: the products of the command line's lists with each of `runs`.
 
-    runs: grids of a committed sweep; a key given on the command line replaces theirs.
+    runs: grids of a committed sweep; a key given on the command line replaces theirs, and an
+        option given there also replaces their keys of that group.
     """
 
     def __init__(self, runs: Sequence[Grid]) -> None:
@@ -55,7 +57,7 @@ class GridSweeper(Sweeper):
         """
         from . import batch  # torch, for which --help and tab completion need not wait
 
-        assert self.config is not None and self.hydra_context is not None and self.launcher
+        assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
         runs: dict[Path, tuple[Config, list[str]]] = {}
         for overrides in expand(arguments, self.runs, loader):
@@ -67,22 +69,36 @@ class GridSweeper(Sweeper):
                     f"folder {config.run.path}; launch each with a name= of its own"
                 )
         configs = [config for config, _ in runs.values()]
+        if not configs:
+            raise ValueError(f"{' '.join(arguments)} describes no run: one of its lists is empty")
         batch.check(configs)
         if configs[0].plan:
             batch.show_plan(configs)
             sys.exit(0)
         with logging_to(None):
             batch.begin(configs, [overrides for _, overrides in runs.values()])
-            pending = [o for config, o in runs.values() if config.run.state() not in FINISHED]
+            pending = {
+                path: overrides
+                for path, (config, overrides) in runs.items()
+                if config.run.state() not in FINISHED
+            }
             log.info("%d runs, %d of them to do", len(runs), len(pending))
-        if pending:
-            try:
-                self.launcher.launch(pending, initial_job_idx=0)
-            except (
-                Exception
-            ) as error:  # such as a killed worker; the files tell what became of whom
-                print(f"The launcher gave up: {error}", file=sys.stderr)
-        sys.exit(batch.close(configs))
+        errors = self._launch(pending) if pending else {}
+        sys.exit(batch.close(configs, errors))
+
+    def _launch(self, pending: Mapping[Path, list[str]]) -> dict[Path, str]:
+        """Execute runs, given as overrides by folder; what was raised before a run had files."""
+        assert self.launcher is not None
+        try:
+            returns = self.launcher.launch(list(pending.values()), initial_job_idx=0)
+        except Exception as error:  # a killed worker, say; what became of whom is in the files
+            print(f"The launcher gave up: {error}", file=sys.stderr)
+            return {}
+        return {
+            path: f"{type(job._return_value).__name__}: {job._return_value}"
+            for path, job in zip(pending, returns, strict=True)
+            if job.status == JobStatus.FAILED
+        }
 
 
 def _compose(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -> Config:
@@ -105,11 +121,18 @@ def expand(
     """
     parser = OverridesParser.create(config_loader=loader)
     given = _by_key(parser.parse_overrides(list(arguments)))
+    if "sweep" in given and given["sweep"].is_sweep_override():
+        raise ValueError(f"{given['sweep'].input_line} names several sweeps; launch one at a time")
+
+    def replaced(key: str) -> bool:
+        """The command line gives the key, or chooses another option for the key's group."""
+        return key in given or key.partition(".")[0] in given
+
     runs = []
     for grid in grids or [{}]:
         if own := [key for key in grid if key.partition(".")[0].partition("/")[0] == "hydra"]:
             raise ValueError(f"runs has the key {own[0]}, which one launch cannot vary; move it up")
-        lines = [f"{key}={_text(value)}" for key, value in grid.items() if key not in given]
+        lines = [f"{key}={_text(value)}" for key, value in grid.items() if not replaced(key)]
         choices = {**_by_key(parser.parse_overrides(lines)), **given}
         runs += [list(run) for run in itertools.product(*map(_values, choices.values()))]
     return runs

@@ -1,0 +1,79 @@
+"""The config groups and their options, found in the modules that implement them.
+
+A group is a module or package of this one, and an option of it is a dataclass there that sets
+`name`: its fields are the option's keys and its methods do the work.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+HERE = Path(__file__).parent
+
+DEFAULTS = {
+    "dataset": "cifar10",
+    "corruption": "uniform",
+    "model": "wrn",
+    "optimizer": "sgd",
+    "loss": "ce",
+    "schedule": "step",
+    "preprocess": "standardize",
+    "augment": "none",
+}
+"""The config groups that define a run, and the option of each that no config need name."""
+
+MODULES = {**{group: group for group in DEFAULTS}, "dataset": "data", "model": "models"}
+"""The module or package of each group."""
+
+
+@cache
+def options(group: str) -> dict[str, type]:
+    """The options of a group by name: every dataclass with a `name` in its module or package."""
+    return {
+        cls.name: cls
+        for module in _modules(group)
+        for cls in vars(module).values()
+        if dataclasses.is_dataclass(cls) and isinstance(cls, type) and hasattr(cls, "name")
+    }
+
+
+def _modules(group: str) -> Iterator[ModuleType]:
+    module = importlib.import_module(f"{__package__}.{MODULES[group]}")
+    yield module
+    for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
+        yield importlib.import_module(f"{module.__name__}.{found.name}")
+
+
+def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Group, name and defaults of each option that has no file under `conf`.
+
+    Only the modules of such options are imported, since importing one may take torch along.
+    """
+    for group, module in MODULES.items():
+        for file in sorted(HERE.glob(f"{module}.py")) + sorted(HERE.glob(f"{module}/*.py")):
+            for name in _declared(file):
+                if not (conf / group / f"{name}.yaml").is_file():
+                    defaults = dataclasses.asdict(options(group)[name]())
+                    yield group, name, {"name": name, **defaults}
+
+
+def _declared(file: Path) -> list[str]:
+    """The `name` of each class in a source file that sets one, without importing it."""
+    names = []
+    for cls in ast.parse(file.read_text(encoding="utf-8")).body:
+        for line in cls.body if isinstance(cls, ast.ClassDef) else []:
+            if isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(
+                line.value, ast.Constant
+            ):
+                targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+                if "name" in map(ast.unparse, targets):
+                    names.append(str(line.value.value))
+    return names
