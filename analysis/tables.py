@@ -49,9 +49,9 @@ def time_to_fit(found: Collection) -> pd.DataFrame:
     table = table.merge(statistics, on=keys, how="left")
     table["n_fitted"] = table["n_fitted"].fillna(0).astype(int)
     others = [key for key in keys if key != "corrupt"]
-    clean = table[table["corrupt"] == 0].set_index(others)["epochs_to_fit_mean"]
-    base = table.merge(clean.rename("base"), left_on=others, right_index=True, how="left")["base"]
-    table["relative"] = table["epochs_to_fit_mean"] / base.to_numpy()
+    clean = table.loc[table["corrupt"] == 0, [*others, "epochs_to_fit_mean"]]
+    base = table.merge(clean, on=others, how="left", suffixes=("", "_clean"))
+    table["relative"] = table["epochs_to_fit_mean"] / base["epochs_to_fit_mean_clean"]
     return table
 
 
