@@ -19,6 +19,9 @@ from randlabels import experiment, metrics, run
 TINY = ["dataset=digits", "model=mlp", "model.hidden=[8]", "dataset.train_size=64", "epochs=2"]
 """A run of some milliseconds."""
 
+BASIC = "hydra/launcher=basic"
+"""In this process, so that a test may reach in; the default launcher has tests of its own."""
+
 
 class Outcome(NamedTuple):
     code: int

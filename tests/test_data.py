@@ -1,10 +1,9 @@
-"""Data sets: the published files' layout and checksums, subsets, image folders and their cache."""
+"""Data sets: the published files' layout and checksums, the digits, moments, subsets."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import pickle
 import struct
 from pathlib import Path
@@ -13,13 +12,11 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from randlabels.data import Data, Split, balanced_subset, folder
+from randlabels.data import Data, Split, balanced_subset
 from randlabels.data.digits import Digits
-from randlabels.data.folder import ImageFolder
 from randlabels.data.vision import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 from randlabels.randomness import generator
 
@@ -230,95 +227,3 @@ def test_subset_depends_on_its_seed_and_on_the_part() -> None:
     assert not torch.equal(first.indices(labels, "train"), first.indices(labels, "test"))
     other = Digits(train_size=100, subset_seed=1)
     assert not torch.equal(first.indices(labels, "train"), other.indices(labels, "train"))
-
-
-# Image folders
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """train and test trees of 2 classes with images of several sizes, modes and formats."""
-    for part, n in (("train", 3), ("test", 2)):
-        for label, name in enumerate(["a cat", "dog"]):
-            (tmp_path / part / name).mkdir(parents=True)
-            for i in range(n):
-                shape = (10 + i, 20, 3) if i else (16, 16)
-                pixels = np.full(shape, 100 * label + 10 * i, dtype=np.uint8)
-                ending = "png" if i % 2 == 0 else "bmp"
-                Image.fromarray(pixels).save(tmp_path / part / name / f"{i}.{ending}")
-    (tmp_path / "train" / "dog" / ".hidden").write_text("not an image")
-    return tmp_path
-
-
-def test_image_folder_is_resized_labelled_and_cached(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    option = ImageFolder(root=str(tree), size=8)
-    data = option.load()
-    assert data.train.images.shape == (6, 3, 8, 8) and data.test.images.shape == (4, 3, 8, 8)
-    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert data.train.images[:, 0, 0, 0].tolist() == [0, 10, 20, 100, 110, 120]
-
-    def refuse(self: object, file: Path) -> None:
-        raise AssertionError(f"{file} was decoded again")
-
-    monkeypatch.setattr(ImageFolder, "_read_image", refuse)
-    again = option.load()
-    assert torch.equal(again.train.images, data.train.images)
-    with pytest.raises(AssertionError):  # another size is another cache entry
-        ImageFolder(root=str(tree), size=9).load()
-
-
-def test_image_folder_resizes_as_pillow_does(tree: Path) -> None:
-    pixels = rng().randint(0, 256, (37, 21, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(tree / "train" / "a cat" / "0.png")
-    for channels, mode in ((3, "RGB"), (1, "L")):
-        data = ImageFolder(root=str(tree), size=8, channels=channels).load()
-        image = Image.fromarray(pixels).convert(mode).resize((8, 8), Image.Resampling.BILINEAR)
-        expected = np.asarray(image).reshape(8, 8, channels).transpose(2, 0, 1)
-        np.testing.assert_array_equal(data.train.images[0], expected)
-
-
-def test_sixteen_bit_image_is_scaled_not_clipped(tree: Path) -> None:
-    levels = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)
-    Image.fromarray(levels).save(tree / "train" / "a cat" / "0.png")
-    data = ImageFolder(root=str(tree), size=2, channels=1).load()
-    assert data.train.images[0, 0].tolist() == [[0, 100], [200, 255]]
-
-
-def test_changed_image_is_decoded_anew(tree: Path) -> None:
-    ImageFolder(root=str(tree), size=8).load()
-    Image.new("RGB", (9, 9), (7, 7, 7)).save(tree / "train" / "dog" / "0.png")
-    data = ImageFolder(root=str(tree), size=8).load()
-    assert data.train.images[3].unique().tolist() == [7]
-
-
-def test_damaged_cache_is_decoded_anew_and_repaired(tree: Path) -> None:
-    data = ImageFolder(root=str(tree), size=8).load()
-    files = sorted((tree / folder.CACHE).glob("*.npz"))
-    whole = [file.read_bytes() for file in files]
-    for file, content in zip(files, whole, strict=True):
-        flipped = bytearray(content)
-        flipped[len(content) // 2] ^= 1
-        file.write_bytes(flipped)
-    assert torch.equal(ImageFolder(root=str(tree), size=8).load().train.images, data.train.images)
-    for file, content in zip(files, whole, strict=True):
-        file.write_bytes(content[:-50])
-    assert torch.equal(ImageFolder(root=str(tree), size=8).load().train.images, data.train.images)
-    assert sorted((tree / folder.CACHE).iterdir()) == files  # no temporary file stays
-
-
-@pytest.mark.parametrize(
-    ("spoil", "sentence"),
-    [
-        (lambda t: (t / "train" / "empty").mkdir(), "empty has no image"),
-        (lambda t: (t / "test" / "bird").mkdir(), "has class 'bird', which train lacks"),
-        (lambda t: (t / "train" / "dog" / "1.bmp").write_bytes(b"BM"), "1.bmp is no readable"),
-        (lambda t: (t / "train" / "dog" / "x.txt").write_text("x"), "x.txt is no readable image"),
-        (lambda t: os.rename(t / "test", t / "tset"), "test is no folder"),
-    ],
-)
-def test_spoilt_image_folder_is_refused_by_name(tree: Path, spoil, sentence: str) -> None:
-    spoil(tree)
-    with pytest.raises(ValueError, match=sentence):
-        ImageFolder(root=str(tree)).load()
