@@ -1,4 +1,4 @@
-"""`python -m analysis.collect DIR [--out OUT]`: the tables of all runs under DIR, as CSV."""
+"""`python -m analysis.collect DIR [--out OUT]`: the tables of all runs under DIR."""
 
 from __future__ import annotations
 
@@ -9,51 +9,65 @@ from pathlib import Path
 
 import pandas as pd
 
-from randlabels.rundir import write_atomic
+from .formats import LONGEST, write_csv, write_for_papers
+from .runs import USED, Collection, read
+from .tables import TABLES, for_papers
 
-from .runs import RESOURCES, Collection, read
-from .tables import TABLES
+SHOWN = 60
+"""Rows that are printed."""
+
+PAPER_TABLES = ("corruption_vs_epochs", "time_to_fit", "test_error")
+"""Tables that are also written as Markdown and LaTeX."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Read, write the tables, and show the first of them with what is missing."""
-    options = _parser().parse_args(arguments)
-    if options.fit_threshold is not None and not 0 < options.fit_threshold <= 1:
-        sys.exit(f"Error: --fit-threshold={options.fit_threshold} must be above 0 and at most 1")
-    try:
-        found = read(options.dir, options.fit_threshold)
-    except OSError as error:
-        sys.exit(f"Error: {error}")
-    out = options.out or options.dir / "summary"
-    tables = write(found, out)
+    options = parser(__doc__).parse_args(arguments)
+    found, tables = collect(options.dir, options.out, options.fit_threshold)
     print(f"Train accuracy in % after each epoch, and final test accuracy ({options.dir})\n")
-    preview = _preview(tables["corruption_vs_epochs"])
-    preview["test"] = (100 * (1 - tables["test_error"]["test_error_mean"])).round(1)
-    print(preview.to_string(index=False, na_rep="-"))
-    print(f"\n{_states(found.runs)}")
+    preview = for_papers(tables["corruption_vs_epochs"].head(SHOWN))
+    error = tables["test_error"]["test_error_mean"].head(SHOWN)
+    preview["test"] = [f"{100 * (1 - e):.1f}" if pd.notna(e) else "-" for e in error]
+    print(preview.to_string(index=False))
+    if (more := len(tables["test_error"]) - SHOWN) > 0:
+        print(f"and {more} more rows")
+    print(f"\n{states(found.runs)}")
     for warning in [*found.problems, *mixtures(found.runs)]:
         print(f"Warning: {warning}")
-    print("\n".join(f"{out / name}.csv" for name in TABLES))
+    out = options.out or options.dir / "summary"
+    print("\n".join(f"{out / name}.csv" for name in ["epochs", *TABLES]))
 
 
-def write(found: Collection, out: Path) -> dict[str, pd.DataFrame]:
-    """Write each table to `<out>/<name>.csv`, epochs to epochs.parquet too; the tables by name.
+def collect(
+    folder: Path, out: Path | None, fit_threshold: float | None = None
+) -> tuple[Collection, dict[str, pd.DataFrame]]:
+    """Read the runs under `folder` and write their tables to `out` (null: `<folder>/summary`).
 
-    The same runs give the same bytes. Each file is replaced as a whole.
+    The same runs give the same bytes; each file is replaced as a whole. A folder without runs
+    ends the program with a sentence.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    if fit_threshold is not None and not 0 < fit_threshold <= 1:
+        sys.exit(f"Error: --fit-threshold={fit_threshold} must be above 0 and at most 1")
+    out = out or folder / "summary"
+    try:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is no folder")
+        found = read(folder, out, fit_threshold)
+    except OSError as error:
+        sys.exit(f"Error: {error}")
     tables = {name: build(found) for name, build in TABLES.items()}
     for name, table in tables.items():
-        write_atomic(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-    write_atomic(out / "epochs.parquet", tables["epochs"].to_parquet(index=False))
-    return tables
+        write_csv(table, out / f"{name}.csv")
+        if name in PAPER_TABLES:
+            write_for_papers(for_papers(table.head(LONGEST)), out / name)
+    return found, tables
 
 
 def mixtures(runs: pd.DataFrame) -> list[str]:
     """What differs in how the finished runs were computed, one sentence each."""
     finished = runs[runs["state"].isin(["done", "diverged"])]
     found = []
-    for column in [*(f"used_{name}" for name in RESOURCES), "git"]:
+    for column in [*USED, "git"]:
         values = finished[column].dropna().astype(str)
         if values.nunique() > 1:
             counts = ", ".join(f"{value} ({n})" for value, n in sorted(Counter(values).items()))
@@ -61,34 +75,28 @@ def mixtures(runs: pd.DataFrame) -> list[str]:
     return found
 
 
-def _preview(curves: pd.DataFrame, columns: int = 8) -> pd.DataFrame:
-    """The table with at most `columns` epochs, evenly spaced, the first and last among them."""
-    epochs = [c for c in curves.columns if c.isdecimal()]
-    steps = min(columns, len(epochs))
-    shown = [epochs[round(i * (len(epochs) - 1) / max(1, steps - 1))] for i in range(steps)]
-    keys = [c for c in curves.columns if c not in epochs]
-    return curves[keys + shown].assign(**{e: (100 * curves[e]).round(1) for e in shown})
-
-
-def _states(runs: pd.DataFrame) -> str:
+def states(runs: pd.DataFrame) -> str:
+    """How many runs are in which state, and a line for each that means leave out."""
     counts = Counter(runs["state"])
     text = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
-    missing = [f"  {r.run_id}: {r.state}" for r in runs.itertuples() if r.state != "done"]
+    left_out = runs.loc[runs["state"] != "done", ["run_id", "state"]]
+    missing = [f"  {run_id}: {state}" for run_id, state in left_out.itertuples(index=False)]
     head = f"{len(runs)} runs: {text}."
     return "\n".join([f"{head} Means leave out these:", *missing]) if missing else head
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="analysis.collect", description=__doc__)
-    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of runs, such as runs/demo")
-    parser.add_argument("--out", type=Path, help="folder of the tables (default: DIR/summary)")
-    parser.add_argument(
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The arguments of the commands that collect."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("dir", type=Path, metavar="DIR", help="folder of runs")
+    arguments.add_argument("--out", type=Path, help="folder of the tables (default: DIR/summary)")
+    arguments.add_argument(
         "--fit-threshold",
         type=float,
         metavar="ACC",
         help="train accuracy, 0..1, from which a run counts as fitted (default: its config's)",
     )
-    return parser
+    return arguments
 
 
 if __name__ == "__main__":

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import pandas as pd
 
-from randlabels.metrics import KEYS, MEASURED
+from randlabels.metrics import MEASURED
 
-from .runs import RESOURCES, SEEDS, Collection
+from .runs import SEEDS, USED, Collection, with_seed
 
 
 def runs(found: Collection) -> pd.DataFrame:
     """One row per run, finished or not: state, swept keys, metrics, cost, origin."""
     results = [f"{kind}_{key}" for kind in ("final", "best") for key in MEASURED]
-    used = [f"used_{name}" for name in RESOURCES]
-    columns = ["run_id", "state", *_with_seed(found.swept), *results]
-    columns += ["epochs_to_fit", "parameters", "seconds", *used, "git"]
-    return _whole_numbers(_sorted(found.runs[columns], found.swept))
-
-
-def epochs(found: Collection) -> pd.DataFrame:
-    """One row per run and epoch: the swept keys and the metrics."""
-    keys = _with_seed(found.swept)
-    frame = found.epochs.merge(found.runs[["run_id", *keys]], on="run_id")
-    return _sorted(frame[["run_id", *keys, *KEYS]], found.swept, "epoch")
+    columns = ["run_id", "state", *with_seed(found.swept), *results]
+    columns += ["epochs_to_fit", "parameters", "seconds", *USED, "git"]
+    table = found.runs.reindex(columns=columns)
+    return table.astype({"epochs_to_fit": "Int64", "parameters": "Int64"})
 
 
 def corruption_vs_epochs(found: Collection) -> pd.DataFrame:
     """Train accuracy (0..1), mean over the seeds, one column per epoch (0-based)."""
-    keys, counts = _configurations(found)
-    frame = _done(found)[["run_id", *keys]].merge(found.epochs, on="run_id")
-    means = frame.groupby([*keys, "epoch"], dropna=False)["train_acc"].mean()
-    curves = means.unstack("epoch")
-    curves.columns = [str(int(epoch)) for epoch in curves.columns]
-    return counts.merge(curves.reset_index(), on=keys, how="left")
+    table, configuration = configurations(found)
+    mean, _ = curves(found, "train_acc", configuration, len(table))
+    names = [str(epoch) for epoch in range(mean.shape[1])]
+    return pd.concat([table, pd.DataFrame(mean, columns=names)], axis=1)
 
 
 def time_to_fit(found: Collection) -> pd.DataFrame:
@@ -43,12 +33,12 @@ def time_to_fit(found: Collection) -> pd.DataFrame:
     `n_fitted` of the `n_done` runs reached it, and the mean and sample deviation are theirs.
     `relative` is the mean over that of the same configuration at corrupt = 0 (Fig. 1b).
     """
-    keys, table = _configurations(found)
-    statistics = _statistics(found, keys, "epochs_to_fit", ["mean", "std", "count"])
-    statistics.columns = [*keys, "epochs_to_fit_mean", "epochs_to_fit_sd", "n_fitted"]
-    table = table.merge(statistics, on=keys, how="left")
-    table["n_fitted"] = table["n_fitted"].fillna(0).astype(int)
-    others = [key for key in keys if key != "corrupt"]
+    table, configuration = configurations(found)
+    groups = _done(found, "epochs_to_fit").groupby(configuration)
+    table["epochs_to_fit_mean"] = groups.mean().reindex(table.index)
+    table["epochs_to_fit_sd"] = groups.std().reindex(table.index)
+    table["n_fitted"] = groups.count().reindex(table.index, fill_value=0)
+    others = [key for key in found.swept if key not in (*SEEDS, "corrupt")]
     clean = table.loc[table["corrupt"] == 0, [*others, "epochs_to_fit_mean"]]
     base = table.merge(clean, on=others, how="left", suffixes=("", "_clean"))
     table["relative"] = table["epochs_to_fit_mean"] / base["epochs_to_fit_mean_clean"]
@@ -57,53 +47,93 @@ def time_to_fit(found: Collection) -> pd.DataFrame:
 
 def test_error(found: Collection) -> pd.DataFrame:
     """Final error (0..1) on the true test labels, mean and sample deviation (Fig. 1c)."""
-    keys, table = _configurations(found)
-    statistics = _statistics(found, keys, "final_test_acc", ["mean", "std"])
-    statistics.columns = [*keys, "test_error_mean", "test_error_sd"]
-    statistics["test_error_mean"] = 1 - statistics["test_error_mean"]
-    return table.merge(statistics, on=keys, how="left")
+    table, configuration = configurations(found)
+    groups = (1 - _done(found, "final_test_acc")).groupby(configuration)
+    table["test_error_mean"] = groups.mean().reindex(table.index)
+    table["test_error_sd"] = groups.std().reindex(table.index)
+    return table
 
 
 TABLES = {
     "runs": runs,
-    "epochs": epochs,
     "corruption_vs_epochs": corruption_vs_epochs,
     "time_to_fit": time_to_fit,
     "test_error": test_error,
 }
-"""File names without their endings."""
+"""File names without their endings; epochs.csv is `analysis.epochs`."""
 
 
-def _configurations(found: Collection) -> tuple[list[str], pd.DataFrame]:
-    """The key columns without the seeds, and one row for each of their combinations.
+def configurations(found: Collection) -> tuple[pd.DataFrame, pd.Series]:
+    """The configurations apart from the seeds, sorted, and the position of each run's among them.
 
     `n` counts the runs of a configuration, planned ones included; `n_done` those that a mean
     is taken over.
     """
     keys = [key for key in found.swept if key not in SEEDS]
-    frame = found.runs.assign(done=found.runs["state"] == "done")
-    counts = frame.groupby(keys, dropna=False, sort=True)["done"].agg(n="size", n_done="sum")
-    return keys, counts.reset_index()
+    done = (found.runs["state"] == "done").rename("done")
+    groups = found.runs[keys].assign(done=done).groupby(keys, dropna=False, sort=True)
+    table = groups["done"].agg(n="size", n_done="sum").reset_index()
+    return table, groups.ngroup().rename("configuration")
 
 
-def _statistics(
-    found: Collection, keys: list[str], column: str, functions: Sequence[str]
-) -> pd.DataFrame:
-    return _done(found).groupby(keys, dropna=False)[column].agg(list(functions)).reset_index()
+def curves(
+    found: Collection, metric: str, configuration: pd.Series, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sample deviation of a metric by configuration and epoch, over the runs done.
+
+    Two arrays (size, epochs) float64, NaN where nothing was measured (or one run, for the
+    deviation).
+    """
+    records = found.epochs.read(metric).dropna()
+    records = records[(found.runs["state"] == "done").to_numpy()[records["run"]]]
+    row, epoch = configuration.to_numpy()[records["run"]], records["epoch"].to_numpy()
+    shape = (size, int(epoch.max()) + 1 if len(epoch) else 0)
+    cell, value = row * shape[1] + epoch, records[metric].to_numpy()
+    length = shape[0] * shape[1]
+    n = np.bincount(cell, minlength=length)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(cell, value, length) / n
+        squares = np.bincount(cell, (value - mean[cell]) ** 2, length)
+        deviation = np.sqrt(squares / np.where(n > 1, n - 1, 0))
+    return mean.reshape(shape), deviation.reshape(shape)
 
 
-def _done(found: Collection) -> pd.DataFrame:
-    return found.runs[found.runs["state"] == "done"]
+def _done(found: Collection, column: str) -> pd.Series:
+    return found.runs[column].where(found.runs["state"] == "done")
 
 
-def _with_seed(keys: list[str]) -> list[str]:
-    return keys if "seed" in keys else [*keys, "seed"]
+def for_papers(table: pd.DataFrame, epochs_shown: int = 8) -> pd.DataFrame:
+    """A table as texts to read: mean ± deviation in one column, accuracies and errors in %, at
+    most `epochs_shown` epochs, evenly spaced, the first and last among them."""
+    epochs = [c for c in table.columns if c.isdecimal()]
+    steps = min(epochs_shown, len(epochs))
+    shown = [epochs[round(i * (len(epochs) - 1) / max(1, steps - 1))] for i in range(steps)]
+    text: dict[str, pd.Series] = {}
+    for name in table.columns:
+        if name in shown:
+            text[name] = _texts(100 * table[name], None)
+        elif name.endswith("_mean"):
+            scale, unit = (100, " (%)") if name.startswith("test_error") else (1, "")
+            base = name.removesuffix("_mean")
+            deviation = scale * table[f"{base}_sd"]
+            text[base.replace("_", " ") + unit] = _texts(scale * table[name], deviation)
+        elif name == "relative":
+            text[name] = _texts(table[name], None, ".2f")
+        elif name not in epochs and not name.endswith("_sd"):
+            text[name] = table[name].map(_plain)
+    return pd.DataFrame(text, index=table.index).astype("str")
 
 
-def _sorted(frame: pd.DataFrame, keys: list[str], *more: str) -> pd.DataFrame:
-    return frame.sort_values([*keys, "run_id", *more], kind="stable").reset_index(drop=True)
+def _texts(mean: pd.Series, deviation: pd.Series | None, spec: str = ".1f") -> pd.Series:
+    spread = [np.nan] * len(mean) if deviation is None else deviation
+    return pd.Series(
+        [
+            "-" if pd.isna(m) else format(m, spec) + (f" ± {s:{spec}}" if pd.notna(s) else "")
+            for m, s in zip(mean, spread, strict=True)
+        ],
+        index=mean.index,
+    )
 
 
-def _whole_numbers(frame: pd.DataFrame) -> pd.DataFrame:
-    """Counts as integers, also where some are missing."""
-    return frame.astype({"epochs_to_fit": "Int64", "parameters": "Int64"})
+def _plain(value: object) -> str:
+    return "-" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)  # type: ignore[call-overload]

@@ -18,8 +18,9 @@ from .metrics import LOSSES, MEASURED, Record
 from .models.dropout import reseed_dropout
 from .randomness import generator
 
-EVALUATION_BATCH = 512
-"""Images per forward pass in evaluation; it changes speed, not numbers."""
+EVALUATION_BATCH = {"cpu": 128, "cuda": 4096}
+"""Images per forward pass in evaluation: on a CPU, as many as its caches hold the activations of
+(WRN-28-1 on 2 cores, images/s: 64: 1,600; 128: 1,830; 512: 1,300)."""
 
 
 @dataclass
@@ -90,7 +91,7 @@ def sgd(
             return torch.cat(
                 [
                     model(config.preprocess(pixels(batch), (mean, deviation))).float()
-                    for batch in images.split(EVALUATION_BATCH)
+                    for batch in images.split(EVALUATION_BATCH[resources.kind])
                 ]
             )
 

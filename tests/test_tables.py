@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from analysis import collect, runs
-from analysis.tables import TABLES
+from analysis import collect, epochs, formats
 from randlabels import metrics, rundir
 from randlabels.config import parse
 from randlabels.rundir import RunDir
@@ -45,11 +48,13 @@ def write_run(root: Path, curve: list[float], state: str = "done", **keys: Any) 
     records = [record(epoch, acc, test_acc) for epoch, acc in enumerate(curve)]
     run.metrics.write_text("".join(metrics.encode(r) + "\n" for r in records))
     if state in rundir.FINISHED:
-        result = {"config_hash": config.hash, "state": state, "parameters": 592}
+        last = {key: records[-1][key] for key in metrics.MEASURED}
+        result = {"config_hash": config.hash, "state": state, "parameters": 592, "seconds": 1.0}
+        result |= {"final": last, "best": metrics.best(records)}
         rundir.write_json(run.done, result)
     elif state == "failed":
         rundir.write_json(run.error, {"exception": "OSError: no", "traceback": ""})
-    used = {"device": "cpu", "precision": "fp32", "threads": 1}
+    used = {"device": "cpu", "precision": "fp32", "threads": 1, "versions": {"torch": "2.15.0"}}
     rundir.write_json(run.environment, {**used, "git": {"commit": "a" * 40, "dirty": False}})
     return run
 
@@ -61,8 +66,10 @@ def sweep(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def table(root: Path, name: str) -> pd.DataFrame:
-    return TABLES[name](runs.read(root))
+def table(root: Path, name: str, fit_threshold: float | None = None) -> pd.DataFrame:
+    """A table of the runs under `root` as collect builds it, or epochs.csv."""
+    _, tables = collect.collect(root, None, fit_threshold)
+    return pd.read_csv(root / "summary" / "epochs.csv") if name == "epochs" else tables[name]
 
 
 def test_corruption_vs_epochs_is_the_mean_over_seeds(sweep: Path) -> None:
@@ -87,7 +94,7 @@ def test_time_to_fit_counts_the_runs_that_fit_and_relates_to_true_labels(sweep: 
 
 
 def test_threshold_of_fitting_can_be_chosen_when_collecting(sweep: Path) -> None:
-    found = TABLES["time_to_fit"](runs.read(sweep, fit_threshold=0.5))
+    found = table(sweep, "time_to_fit", fit_threshold=0.5)
     assert found["epochs_to_fit_mean"].tolist() == [1.0, 2.0]
     assert found["n_fitted"].tolist() == [2, 2]
 
@@ -116,7 +123,7 @@ def test_null_is_a_value_like_any_other(sweep: Path) -> None:
     assert found[["n", "0"]].values.tolist() == [[1, 0.2], [2, 0.75], [2, pytest.approx(0.2)]]
     assert found["dataset.train_size"].isna().tolist() == [False, True, True]
     collect.main([str(sweep)])
-    assert "digits,mlp,uniform,0.0,64,1,1," in (sweep / "summary" / "test_error.csv").read_text()
+    assert "digits,mlp,uniform,0,64,1,1," in (sweep / "summary" / "test_error.csv").read_text()
 
 
 def test_index_of_a_gpu_tells_no_two_runs_apart(tmp_path: Path) -> None:
@@ -137,6 +144,11 @@ def test_run_in_several_folders_counts_once_by_the_one_that_came_furthest(
     assert len(table(tmp_path, "epochs")) == 2
     collect.main([str(tmp_path)])
     assert capsys.readouterr().out.count("holds the run of another folder") == 2
+    other = write_run(tmp_path / "d", [0.5, 0.5], seed=1)
+    rundir.write_json(other.environment, {"schema": 9})
+    collect.main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert f"{other.path} is passed over: it was written as schema 9, and this program" in shown
 
 
 def test_nothing_finished_yet_gives_empty_means(tmp_path: Path) -> None:
@@ -184,8 +196,8 @@ def test_unfinished_runs_are_counted_listed_and_left_out_of_means(
     shown = capsys.readouterr().out
     assert "9 runs: 1 damaged, 1 diverged, 4 done, 1 failed, 1 interrupted, 1 planned." in shown
     assert f"{planned.run_id}: planned" in shown
-    assert f"{torn.path}: the torn last line of metrics.jsonl is passed over" in shown
-    assert f"{damaged.path} is passed over: " in shown and "line 1 is damaged" in shown
+    assert f"{torn.metrics}: the torn last line is passed over" in shown
+    assert f"{damaged.metrics} is damaged (" in shown
 
 
 def test_mixed_origins_are_warned_about(sweep: Path, capsys: pytest.CaptureFixture) -> None:
@@ -200,7 +212,26 @@ def test_mixed_origins_are_warned_about(sweep: Path, capsys: pytest.CaptureFixtu
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    """All files of a summary but its cache, by name."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+    return {name: content for name, content in found.items() if not name.startswith(".cache")}
+
+
+class Shuffled(list):
+    """`os.scandir` in another order."""
+
+    listing = staticmethod(os.scandir)
+
+    def __init__(self, path: str | Path) -> None:
+        with self.listing(path) as found:
+            super().__init__(found)
+        random.Random(1).shuffle(self)
+
+    __enter__ = list.copy
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 def test_collecting_again_in_any_directory_order_gives_the_same_bytes(
@@ -208,30 +239,24 @@ def test_collecting_again_in_any_directory_order_gives_the_same_bytes(
 ) -> None:
     collect.main([str(sweep)])
     first = contents(sweep / "summary")
-    assert sorted(first) == [
-        "corruption_vs_epochs.csv",
-        "epochs.csv",
-        "epochs.parquet",
-        "runs.csv",
-        "test_error.csv",
-        "time_to_fit.csv",
-    ]
-    listing = Path.iterdir
-
-    def shuffled(self: Path):
-        return iter(random.Random(1).sample(found := list(listing(self)), len(found)))
-
-    monkeypatch.setattr(Path, "iterdir", shuffled)
+    names = ["corruption_vs_epochs", "test_error", "time_to_fit"]
+    expected = {f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex")}
+    (block,) = (name for name in first if name.startswith("epochs.parquet/"))
+    assert set(first) == {*expected, "epochs.csv", "runs.csv", block}
+    monkeypatch.setattr("os.scandir", Shuffled)
     collect.main([str(sweep), "--out", str(sweep / "again")])
     monkeypatch.undo()
     assert contents(sweep / "again") == first
+    collect.main([str(sweep)])
+    assert contents(sweep / "summary") == first
 
 
 def test_csv_and_parquet_hold_the_same_epochs(sweep: Path) -> None:
     collect.main([str(sweep)])
     csv = pd.read_csv(sweep / "summary" / "epochs.csv")
     parquet = pd.read_parquet(sweep / "summary" / "epochs.parquet")
-    pd.testing.assert_frame_equal(csv, parquet)
+    pd.testing.assert_frame_equal(csv, parquet, check_dtype=False)
+    assert set(parquet.dtypes[list(metrics.KEYS)[1:]]) == {np.dtype(float)}
     assert len(csv) == 12
     assert list(csv.columns)[-len(metrics.KEYS) :] == list(metrics.KEYS)
 
@@ -250,7 +275,7 @@ def test_real_sweep_fills_every_column_of_the_contract(cli: Cli, tmp_path: Path)
     measured = [f"{kind}_{key}" for kind in ("final", "best") for key in metrics.MEASURED]
     keys = ["dataset", "model", "corruption", "corrupt"]
     ends = ["epochs_to_fit", "parameters", "seconds", "used_device", "used_precision"]
-    ends += ["used_threads", "git"]
+    ends += ["used_threads", "used_torch", "used_numpy", "git"]
     assert list(found.columns) == ["run_id", "state", *keys, "seed", *measured, *ends]
     counted = [*keys, "n", "n_done"]
     columns = {file.stem: list(pd.read_csv(file).columns) for file in summary.glob("*.csv")}
@@ -263,5 +288,96 @@ def test_real_sweep_fills_every_column_of_the_contract(cli: Cli, tmp_path: Path)
 
 def test_folder_without_runs_is_one_sentence(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(SystemExit, match=r"^Error: .*(holds no run|No such file)"):
+        with pytest.raises(SystemExit, match=r"^Error: .*(holds no run|is no folder)"):
             collect.main([str(folder)])
+
+
+# Incremental
+
+
+def many(root: Path, seeds: range) -> None:
+    for seed in seeds:
+        write_run(root, [seed / 400, 0.5, 1.0], seed=seed)
+
+
+def test_collecting_after_changes_equals_collecting_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that come, go, change and grow; blocks that stay are not parsed again."""
+    root = tmp_path / "runs"
+    many(root, range(0, 150))
+    collect.main([str(root)])
+    parsed: list[int] = []
+    parse_block = epochs._parse
+
+    def counting(block: epochs.Block, *arguments: Any) -> Any:
+        parsed.append(len(block.runs))
+        return parse_block(block, *arguments)
+
+    monkeypatch.setattr(epochs, "_parse", counting)
+    collect.main([str(root)])
+    assert parsed == []
+
+    folders = sorted(root.glob("mlp*"))
+    changed = folders[70] / "metrics.jsonl"
+    changed.write_text(changed.read_text().replace("0.5", "0.75", 1))
+    collect.main([str(root)])
+    assert len(parsed) == 1 and parsed[0] < 150
+
+    shutil.rmtree(folders[10])
+    many(root, range(150, 180))
+    with open(folders[20] / "metrics.jsonl", "a") as file:
+        file.write(metrics.encode(record(3, 1.0, 0.5)) + "\n" + "{torn")
+    collect.main([str(root)])
+    assert len(parsed) > 1
+    incremental = contents(root / "summary")
+    collect.main([str(root), "--out", str(tmp_path / "anew")])
+    assert contents(tmp_path / "anew") == incremental
+    assert len([name for name in incremental if "parquet" in name]) > 1
+
+
+def test_edited_or_missing_tables_are_written_anew(sweep: Path) -> None:
+    collect.main([str(sweep)])
+    first = contents(sweep / "summary")
+    summary = sweep / "summary"
+    (summary / "epochs.csv").write_text("edited")
+    (summary / "test_error.csv").unlink()
+    for block in (summary / "epochs.parquet").iterdir():
+        block.unlink()
+    collect.main([str(sweep)])
+    assert contents(summary) == first
+    shutil.rmtree(summary / ".cache")
+    collect.main([str(sweep)])
+    assert contents(summary) == first
+
+
+# Names
+
+
+HOSTILE = ["a&b", "a_b", "<script>alert(1)</script>", "=cmd|x", "{a}$", "a|b", "50%", "+1", "-x"]
+
+
+def test_names_are_escaped_in_every_format(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"na_me": HOSTILE, "number": range(len(HOSTILE))})
+    formats.write_csv(frame, tmp_path / "x.csv")
+    formats.write_for_papers(frame.astype("str"), tmp_path / "x")
+    csv = pd.read_csv(tmp_path / "x.csv")
+    assert not csv["na_me"].str.match("[=+-]").any()
+    assert csv["na_me"].str.removeprefix("'").tolist() == HOSTILE
+    text = (tmp_path / "x.md").read_text()
+    assert "<script>" not in text and text.count("\n") == len(HOSTILE) + 2
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines()} == {3}
+    tex = (tmp_path / "x.tex").read_text()
+    body = tex.partition("\\midrule")[2].partition("\\bottomrule")[0]
+    assert not re.findall(r"(?<!\\)[&_$%{}#](?!\s\d)", body.replace("{}", ""))
+    assert {line.count(" & ") for line in body.strip().splitlines()} == {1}
+    assert tex.startswith("\\begin{tabular}{lr}\n\\toprule\n")
+
+
+def test_papers_tables_show_mean_deviation_and_number_of_seeds(sweep: Path) -> None:
+    collect.main([str(sweep)])
+    lines = (sweep / "summary" / "test_error.md").read_text().splitlines()
+    assert lines[0] == "| dataset | model | corruption | corrupt | n | n\\_done | test error (%) |"
+    assert lines[2] == "| digits | mlp | uniform | 0 | 2 | 2 | 9.5 ± 0.7 |"
+    tex = (sweep / "summary" / "test_error.tex").read_text()
+    assert r"digits & mlp & uniform & 0 & 2 & 2 & 9.5 $\pm$ 0.7 \\" in tex

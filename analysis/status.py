@@ -1,0 +1,198 @@
+"""`python -m analysis.status DIR [--watch] [--json]`: what every run is doing, from its files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from randlabels.rundir import FINISHED
+
+from .runs import Row, read_rows
+
+PATIENCE = 120.0
+"""Seconds without a write, beyond three epochs, after which a run on another host is stale."""
+
+TAIL = 4096
+"""Bytes from the end of metrics.jsonl that hold at least one record."""
+
+STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Show the table once, or again and again until interrupted or all runs are finished."""
+    options = _parser().parse_args(arguments)
+    if not options.dir.is_dir():
+        sys.exit(f"Error: {options.dir} is no folder")
+    known: dict[str, Row] = {}
+    if options.json:
+        runs, problems = survey(options.dir, known)
+        print(json.dumps({"runs": runs, "totals": totals(runs), "problems": problems}, indent=2))
+    elif options.watch:
+        _watch(options.dir, known, options.interval)
+    else:
+        _console().print(render(options.dir, known))
+
+
+def survey(root: Path, known: dict[str, Row]) -> tuple[list[dict[str, Any]], list[str]]:
+    """What is known of each run at or under `root`, and a sentence for each problem.
+
+    Keys: run_id, state, epoch and epochs (counts), train_acc and test_acc (0..1, latest),
+    images_per_second, seconds_left, age (seconds since the last write), host; null where unknown.
+    """
+    rows, problems = read_rows(root, known)
+    found = []
+    for row in rows:
+        run = _latest(row)
+        if run.pop("torn"):
+            problems.append(f"{row['folder']}: the last line of metrics.jsonl is torn")
+        found.append(run)
+    return found, problems
+
+
+def _latest(row: Row) -> dict[str, Any]:
+    """The survey of one run: its row, and the end of its log."""
+    last, torn, written = _tail(Path(row["folder"]) / "metrics.jsonl")
+    age = None if written is None else max(0.0, time.time() - written)
+    seconds, done = last.get("seconds"), int(last.get("epoch", -1)) + 1
+    state = row["state"]
+    if state == "interrupted" and row.get("host") not in (None, socket.gethostname()):
+        # Its lock may be invisible from here.
+        patience = PATIENCE + 3 * (seconds or 0.0)
+        state = "running" if age is not None and age < patience else "stale"
+    return {
+        "run_id": row["run_id"],
+        "state": state,
+        "epoch": done,
+        "epochs": row.get("epochs"),
+        "train_acc": last.get("train_acc"),
+        "test_acc": last.get("test_acc"),
+        "images_per_second": last.get("images_per_second"),
+        "seconds_left": (row["epochs"] - done) * seconds
+        if seconds and state == "running"
+        else None,
+        "age": age,
+        "host": row.get("host"),
+        "torn": torn and state != "running",
+    }
+
+
+def _tail(file: Path) -> tuple[dict[str, Any], bool, float | None]:
+    """The last whole record, whether a torn line follows it, and when the file was written."""
+    try:
+        with open(file, "rb") as log:
+            status = os.fstat(log.fileno())
+            log.seek(max(0, status.st_size - TAIL))
+            content = log.read()
+    except OSError:
+        return {}, False, None
+    whole, _, rest = content.rpartition(b"\n")
+    try:
+        record = json.loads(whole.rpartition(b"\n")[2])
+    except ValueError:
+        record = None
+    usable = isinstance(record, dict)
+    return record if usable else {}, bool(rest) or (bool(content) and not usable), status.st_mtime
+
+
+def totals(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Number of runs by state, epochs done and to do, speed and longest time left."""
+    running = [run for run in runs if run["state"] == "running"]
+    left = [run["seconds_left"] for run in running if run["seconds_left"] is not None]
+    todo = [run for run in runs if run["state"] not in FINISHED]
+    return {
+        "runs": len(runs),
+        "states": dict(sorted(Counter(run["state"] for run in runs).items())),
+        "epochs_done": sum(run["epoch"] for run in runs),
+        "epochs_left": sum((run["epochs"] or 0) - run["epoch"] for run in todo),
+        "images_per_second": sum(run["images_per_second"] or 0.0 for run in running),
+        "seconds_left": max(left, default=None),
+    }
+
+
+def render(root: Path, known: dict[str, Row], most: int | None = None) -> Group:
+    """The table, totals and problems; of more than `most` runs, those that are not finished."""
+    runs, problems = survey(root, known)
+    shown = runs
+    if most is not None and len(runs) > most:
+        shown = [run for run in runs if run["state"] not in (*FINISHED, "planned")][:most]
+    columns = ["run", "state", "epoch", "train acc", "test acc", "images/s", "left", "age", "host"]
+    table = Table(*columns, title=str(root), title_justify="left")
+    for column in table.columns[2:-1]:
+        column.justify = "right"
+    for run in shown:
+        table.add_row(
+            Text(run["run_id"]),
+            Text(run["state"], style=STYLES.get(run["state"], "yellow")),
+            f"{run['epoch']}/{run['epochs'] if run['epochs'] is not None else '?'}",
+            _percent(run["train_acc"]),
+            _percent(run["test_acc"]),
+            "-" if run["images_per_second"] is None else f"{run['images_per_second']:,.0f}",
+            duration(run["seconds_left"]),
+            duration(run["age"]),
+            Text(run["host"] or "-"),
+        )
+    summed = totals(runs)
+    states = ", ".join(f"{n} {state}" for state, n in summed["states"].items())
+    hidden = f" ({len(runs) - len(shown)} not shown)" if len(shown) < len(runs) else ""
+    line = (
+        f"{summed['runs']} runs{hidden}: {states}. {summed['epochs_done']:,} epochs done, "
+        f"{summed['epochs_left']:,} to go; {summed['images_per_second']:,.0f} images/s; "
+        f"longest running run ends in {duration(summed['seconds_left'])}."
+    )
+    return Group(table, Text(line), *(Text(f"Warning: {problem}") for problem in problems))
+
+
+def _watch(root: Path, known: dict[str, Row], interval: float) -> None:
+    console = _console()
+    try:
+        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+            while True:
+                live.update(render(root, known, most=console.height - 8), refresh=True)
+                time.sleep(interval)
+    except KeyboardInterrupt:
+        console.print(render(root, known))
+
+
+def _console() -> Console:
+    """Wide enough never to cut a row where the output is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=240)
+
+
+def duration(seconds: float | None) -> str:
+    """`3 s`, `12 min`, `5.1 h` or `2.0 d`."""
+    if seconds is None:
+        return "-"
+    for unit, length in (("d", 86_400), ("h", 3_600)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of runs")
+    parser.add_argument("--watch", action="store_true", help="show it again and again")
+    parser.add_argument("--interval", type=float, default=2.0, help="seconds between (default: 2)")
+    parser.add_argument("--json", action="store_true", help="the same for scripts")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""`analysis.status`: states, progress and time left, told from the files alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis import status
+from randlabels import metrics, rundir
+from randlabels.config import parse
+
+from .test_tables import record, write_run
+
+
+def survey(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    runs, problems = status.survey(root, {})
+    return {run["run_id"]: run for run in runs}, problems
+
+
+def test_every_state_is_told_apart(tmp_path: Path) -> None:
+    """Half done, one failed, diverged, torn, foreign, of another schema, damaged, planned."""
+    done = write_run(tmp_path, [0.5, 1.0])
+    failed = write_run(tmp_path, [0.5], state="failed", seed=1)
+    diverged = write_run(tmp_path, [0.5], state="diverged", seed=2)
+    torn = write_run(tmp_path, [0.5, 0.6], state="interrupted", seed=3)
+    torn.metrics.write_bytes(torn.metrics.read_bytes()[:-9])
+    newer = write_run(tmp_path, [0.5], seed=4)
+    rundir.write_json(newer.environment, {"schema": 2})
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.yaml").write_text("lr: 1\n")
+    damaged = write_run(tmp_path, [0.5], seed=5)
+    damaged.config.write_text("[")
+    planned = parse({"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "seed": 6})
+    rundir.merge_plan(tmp_path, [{"run_id": planned.run_id, "config": planned.tree()}])
+
+    runs, problems = survey(tmp_path)
+    assert {run_id: run["state"] for run_id, run in runs.items()} == {
+        done.run_id: "done",
+        failed.run_id: "failed",
+        diverged.run_id: "diverged",
+        torn.run_id: "interrupted",
+        planned.run_id: "planned",
+    }
+    assert runs[torn.run_id]["epoch"] == 1
+    told = "\n".join(sorted(problems))
+    assert f"{torn.path}: the last line of metrics.jsonl is torn" in told
+    assert f"{newer.path} is passed over: it was written as schema 2" in told
+    assert f"{foreign} is passed over: config.yaml is none of this program" in told
+    assert f"{damaged.path} is damaged and passed over: " in told
+    assert len(problems) == 4
+
+
+def test_running_run_shows_progress_speed_and_time_left(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [0.1] * 4, state="interrupted")
+    lines = [record(epoch, 0.5, 0.25) | {"seconds": 2.0} for epoch in range(3)]
+    run.metrics.write_text("".join(metrics.encode(line) + "\n" for line in lines))
+    hold = "import time; from pathlib import Path; from randlabels.rundir import RunDir\n"
+    hold += (
+        f"with RunDir(Path({str(run.path)!r})).lock(): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        runs, _ = status.survey(tmp_path, {})
+        holder.kill()
+    (found,) = runs
+    assert found["state"] == "running"
+    assert (found["epoch"], found["epochs"], found["seconds_left"]) == (3, 4, 2.0)
+    assert (found["train_acc"], found["test_acc"]) == (0.5, 0.25)
+    summed = status.totals(runs)
+    assert (summed["epochs_done"], summed["epochs_left"], summed["seconds_left"]) == (3, 1, 2.0)
+    assert status.survey(tmp_path, {})[0][0]["state"] == "interrupted"
+
+
+def test_run_on_another_host_is_running_while_it_writes_and_stale_after(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [0.1], state="interrupted")
+    content = json.loads(run.environment.read_text()) | {"host": "elsewhere"}
+    run.environment.write_text(json.dumps(content))
+    assert status.survey(tmp_path, {})[0][0]["state"] == "running"
+    long_ago = time.time() - status.PATIENCE - 10
+    os.utime(run.metrics, (long_ago, long_ago))
+    (found,) = status.survey(tmp_path, {})[0]
+    assert found["state"] == "stale" and found["age"] == pytest.approx(130, abs=20)
+
+
+def test_unchanged_folders_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, [0.5])
+    second = write_run(tmp_path, [0.5], seed=1)
+    known: dict[str, Any] = {}
+    first = status.survey(tmp_path, known)[0]
+    read: list[Path] = []
+    original = status.read_rows.__globals__["_read_run"]
+    monkeypatch.setitem(
+        status.read_rows.__globals__,
+        "_read_run",
+        lambda run: (read.append(run.path), original(run))[1],
+    )
+    assert [run["state"] for run in status.survey(tmp_path, known)[0]] == ["done", "done"]
+    assert read == []
+    second.done.unlink()
+    assert [r["state"] for r in status.survey(tmp_path, known)[0]].count("interrupted") == 1
+    assert read == [second.path]
+    assert first[0]["run_id"] == status.survey(tmp_path, known)[0][0]["run_id"]
+
+
+def test_table_and_json_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = write_run(tmp_path, [0.5, 1.0])
+    status.main([str(tmp_path), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["totals"]["states"] == {"done": 1}
+    assert found["runs"][0]["run_id"] == run.run_id and found["problems"] == []
+    status.main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert run.run_id in shown and "2/2" in shown and "100.00" in shown
+    assert "1 runs: 1 done. 2 epochs done, 0 to go" in shown
+    with pytest.raises(SystemExit, match="nowhere is no folder"):
+        status.main([str(tmp_path / "nowhere")])
+
+
+def test_watching_ends_with_the_table_on_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run = write_run(tmp_path, [0.5, 1.0])
+    shown = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal shown
+        shown += 1
+        if shown == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("analysis.status.time.sleep", sleep)
+    status.main([str(tmp_path), "--watch"])
+    assert shown == 3 and run.run_id in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (3.2, "3 s"), (119, "119 s"), (720, "12 min"), (18_400, "5.1 h"), (2e5, "2.3 d")],
+)
+def test_durations_are_short(seconds: float | None, text: str) -> None:
+    assert status.duration(seconds) == text
