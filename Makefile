@@ -1,4 +1,4 @@
-# make demo: a first sweep and its table    make test: lint, types, tests
+# make demo: a first sweep, its table and report    make test: lint, types, tests
 # Both set up .venv by themselves and find it the next time.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,6 +9,7 @@ BIN := .venv/bin
 demo: .venv/.installed
 	$(BIN)/python -m randlabels.run sweep=demo
 	$(BIN)/python -m analysis.collect runs/demo
+	$(BIN)/python -m analysis.report runs/demo
 
 test: lint
 	$(BIN)/pytest

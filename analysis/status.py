@@ -19,7 +19,7 @@ from rich.text import Text
 
 from randlabels.rundir import FINISHED
 
-from .runs import Row, read_rows
+from .folders import Row, read_rows
 
 PATIENCE = 120.0
 """Seconds without a write, beyond three epochs, after which a run on another host is stale."""

@@ -75,6 +75,7 @@ def assemble(config: Config) -> Experiment:
             "kind": config.corruption.name,
             "prob": config.corrupt,
             "seed": config.corruption.seed,
+            "classes": data.classes,
             "share_changed": train.changed.double().mean().item(),
             "sha256": _sha256(whole_train),
             "train_sha256": _sha256(train.labels),

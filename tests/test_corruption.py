@@ -94,6 +94,7 @@ def test_record_states_the_share_changed_and_the_labels_checksums() -> None:
         "kind": "uniform",
         "prob": 0.5,
         "seed": 12345,
+        "classes": 10,
         "share_changed": np.mean(labels != true),
         "sha256": hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),
         "train_sha256": hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest(),

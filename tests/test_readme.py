@@ -56,8 +56,9 @@ def test_every_command_runs_in_order(tmp_path: Path) -> None:
                 line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
             )
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    assert (tmp_path / "runs" / "default" / "summary" / "runs.csv").is_file()
-    assert (tmp_path / "runs" / "demo" / "summary" / "runs.csv").is_file()
+    for name in ("default", "demo"):
+        summary = tmp_path / "runs" / name / "summary"
+        assert (summary / "runs.csv").is_file() and (summary / "report.html").is_file()
     assert len(list((tmp_path / "runs" / "seed-readme").glob("*/done.json"))) == 3
 
 

@@ -1,0 +1,175 @@
+"""`python -m analysis.compare DIR --to seed|paper`: published numbers beside those of the runs.
+
+A run covers a published number only if every config key that stands beside the number is equal;
+seeds are averaged. The verdict is `agrees` if the difference is at most the tolerance, else
+`differs`. The tolerance is 3·s·√(1 + 1/n) from the sample deviation s of n seeds, as for one more
+draw from the same distribution, where n is at least 3; and never less than 0.01 for accuracies
+and errors, 5 % of a published loss (0.01 at least), 20 % of a published ratio of times.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from randlabels.console import print_table
+from randlabels.metrics import LOSSES, MEASURED
+
+from .collect import collect, parser
+from .formats import write_csv, write_for_papers
+from .runs import Collection
+
+PUBLISHED = Path(__file__).parent / "published"
+"""CSV files, one per target: row, metric, epoch (0-based, or `last`), value, source, note, keys."""
+
+FEWEST_SEEDS = 3
+"""Runs from which a deviation is taken seriously."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Collect, compare, print, and write `compare_<target>.csv`, `.md` and `.tex`."""
+    options = parser(__doc__)
+    targets = sorted(file.stem for file in PUBLISHED.glob("*.csv"))
+    options.add_argument("--to", choices=targets, required=True, help="whose numbers")
+    chosen = options.parse_args(arguments)
+    found, _ = collect(chosen.dir, chosen.out, chosen.fit_threshold)
+    table = compare(found, pd.read_csv(PUBLISHED / f"{chosen.to}.csv", keep_default_na=True))
+    out = (chosen.out or chosen.dir / "summary") / f"compare_{chosen.to}.csv"
+    write_csv(table, out)
+    readable = for_reading(table)
+    write_for_papers(readable, out.with_suffix(""))
+    covered = readable[table["verdict"] != "missing"]
+    print_table(
+        f"{chosen.dir} beside {chosen.to}", covered.columns.tolist(), covered.values.tolist()
+    )
+    missing = table.loc[table["verdict"] == "missing"]
+    print(f"{len(covered)} of {len(table)} published numbers have runs; none covers")
+    for (source, row), numbers in missing.groupby(["source", "row"], sort=False):
+        print(f"  {source}: {row} ({len(numbers)})")
+    print(out)
+    sys.stdout.flush()
+
+
+def compare(found: Collection, published: pd.DataFrame) -> pd.DataFrame:
+    """Each published number with ours: mean, deviation, n, difference and verdict."""
+    matches = {keys: covering(found.runs, keys) for keys in published["keys"].unique()}
+    curves: dict[str, pd.DataFrame] = {}
+    rows = []
+    number: Any
+    for number in published.itertuples(index=False):
+        if number.metric in MEASURED and number.epoch != "last" and number.metric not in curves:
+            curves[number.metric] = found.epochs.read(number.metric)
+        values = _values(found, number, matches, curves)
+        rows.append(_judged(number, values))
+    return pd.DataFrame(rows).astype({"n": int})
+
+
+def covering(runs: pd.DataFrame, keys: str) -> pd.Series:
+    """Which runs (N,) bool are done and have all `keys`, `key=value` separated by spaces."""
+    fits = runs["state"] == "done"
+    for key, _, value in (part.partition("=") for part in keys.split()):
+        if key not in runs or not fits.any():
+            return fits & False
+        fits &= runs[key].map(_canonical) == _canonical(yaml.safe_load(value))
+    return fits
+
+
+def _canonical(value: Any) -> str:
+    """Equal for values that mean the same: 1 and 1.0, null and missing."""
+    if isinstance(value, list):
+        return str(value)
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return "null"
+    try:
+        return str(value) if isinstance(value, bool) else repr(float(value))
+    except ValueError:
+        return str(value)
+
+
+def _values(
+    found: Collection,
+    number: Any,
+    matches: dict[str, pd.Series],
+    curves: dict[str, pd.DataFrame],
+) -> pd.Series:
+    """The values of a published number's metric in the runs that cover it."""
+    runs = found.runs[matches[number.keys]]
+    if number.metric == "relative":
+        keys = number.keys.split()
+        clean = " ".join("corrupt=0.0" if key.startswith("corrupt=") else key for key in keys)
+        base = found.runs.loc[covering(found.runs, clean), "epochs_to_fit"]
+        return (runs["epochs_to_fit"] / base.mean()).dropna()
+    if number.metric == "test_error":
+        return 1 - runs["final_test_acc"].dropna()
+    if number.epoch == "last":
+        return runs[f"final_{number.metric}"].dropna()
+    records = curves[number.metric]
+    wanted = records["run"].isin(runs.index) & (records["epoch"] == int(number.epoch))
+    return records.loc[wanted, number.metric].dropna()
+
+
+def _judged(number: Any, values: pd.Series) -> dict[str, Any]:
+    """One row of the comparison."""
+    value, metric = number.value, number.metric
+    ours, deviation = values.mean(), values.std()
+    difference = ours - value
+    if not len(values):
+        verdict = "missing"
+    elif pd.isna(value):
+        verdict = "no number"
+    else:
+        verdict = "agrees" if abs(difference) <= tolerance(metric, value, values) else "differs"
+    return {
+        "row": number.row,
+        "metric": metric,
+        "epoch": str(number.epoch),
+        "published": value,
+        "ours": ours,
+        "sd": deviation,
+        "n": len(values),
+        "difference": difference,
+        "verdict": verdict,
+        "source": number.source,
+        "note": number.note,
+    }
+
+
+def tolerance(metric: str, published: float, values: pd.Series) -> float:
+    """The largest difference that agrees, by the rule at the top of this file."""
+    floor = 0.01
+    if metric in LOSSES:
+        floor = max(0.01, 0.05 * published)
+    elif metric == "relative":
+        floor = 0.2 * published
+    n = len(values)
+    spread = 3 * values.std() * math.sqrt(1 + 1 / n) if n >= FEWEST_SEEDS else 0.0
+    return max(floor, spread)
+
+
+def for_reading(table: pd.DataFrame) -> pd.DataFrame:
+    """The comparison as texts, accuracies and errors in %."""
+    percent = table["metric"].str.contains("acc|error")
+
+    def text(column: str, sign: str = "") -> list[str]:
+        return [
+            "-" if pd.isna(v) else f"{100 * v:{sign}.2f}" if p else f"{v:{sign}.4f}"
+            for v, p in zip(table[column], percent, strict=True)
+        ]
+
+    spread = [f" ± {s}" if s != "-" else "" for s in text("sd")]
+    readable = table[["row", "metric", "epoch"]].copy()
+    readable["published"] = text("published")
+    readable["ours"] = [o + s for o, s in zip(text("ours"), spread, strict=True)]
+    readable["n"] = table["n"]
+    readable["difference"] = text("difference", "+")
+    readable["verdict"] = table["verdict"]
+    return readable.astype("str")
+
+
+if __name__ == "__main__":
+    main()

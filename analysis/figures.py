@@ -1,0 +1,237 @@
+"""The paper's figures from the runs that are done, each a matplotlib figure in one style."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .runs import SEEDS, Collection
+from .tables import configurations, curves, test_error, time_to_fit
+
+STYLE: Any = {
+    "figure.dpi": 200,
+    "savefig.dpi": 200,
+    "figure.constrained_layout.use": True,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "pdf.fonttype": 42,
+}
+
+# Okabe & Ito 2008: told apart by colour-blind readers, and by marker in grey print.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+
+MOST = 6
+"""Series in one figure; the tables hold all of them."""
+
+
+@dataclass
+class Series:
+    """The configurations that differ in their corruption level alone.
+
+    label: what tells the series from the others. rows: positions in the table of configurations,
+    by rising level.
+    """
+
+    label: str
+    rows: list[int]
+
+
+def build(found: Collection) -> dict[str, tuple[Figure, str]]:
+    """All figures by name, each with its caption. Only runs that are done are in them."""
+    matplotlib.use("agg")
+    figures = {
+        "learning_curves": (learning_curves, "Training loss over the epochs (Fig. 1a)."),
+        "clean_and_corrupted": (
+            clean_and_corrupted,
+            "Train accuracy on unchanged labels (solid) and on corrupted ones (dashed).",
+        ),
+        "time_to_fit": (
+            fit_times,
+            "Epochs until the training set is fitted, relative to true labels (Fig. 1b).",
+        ),
+        "test_error": (
+            test_errors,
+            "Final error on the true test labels; the dashed line is chance (Fig. 1c).",
+        ),
+        "generalization_gap": (gaps, "Final train accuracy minus final test accuracy."),
+    }
+    with matplotlib.rc_context(STYLE):
+        return {name: (draw(found), caption) for name, (draw, caption) in figures.items()}
+
+
+def series(found: Collection) -> tuple[pd.DataFrame, pd.Series, list[Series]]:
+    """The table of configurations, the position of each run's in it, and the series."""
+    table, configuration = configurations(found)
+    table = table.reset_index(drop=True)
+    keys = _telling(table, [key for key in found.swept if key not in (*SEEDS, "corrupt")])
+    groups = table.groupby(keys or table.assign(all=0)["all"], dropna=False, sort=True).groups
+    listed = []
+    for values, rows in groups.items():
+        named = zip(keys, values if isinstance(values, tuple) else [values], strict=False)
+        label = ", ".join(str(v) if "." not in k else f"{k}={v}" for k, v in named)
+        listed.append(Series(label or str(table["model"].iloc[0]), list(rows)))
+    return table, configuration, listed
+
+
+def _telling(table: pd.DataFrame, keys: list[str]) -> list[str]:
+    """Those of `keys` that tell rows apart which the ones before do not; `model` comes first."""
+    kept: list[str] = []
+    groups = 1
+    for key in sorted(keys, key=lambda key: (key != "model", keys.index(key))):
+        number = table.groupby([*kept, key], dropna=False).ngroups
+        if number > groups:
+            kept, groups = [*kept, key], number
+    return kept
+
+
+def learning_curves(found: Collection) -> Figure:
+    return _over_epochs(found, "train loss", {"train_loss": "-"}, lambda level: True)
+
+
+def clean_and_corrupted(found: Collection) -> Figure:
+    styles = {"train_acc_clean": "-", "train_acc_corrupted": "--"}
+    return _over_epochs(found, "train accuracy (%)", styles, lambda level: 0 < level)
+
+
+def _over_epochs(
+    found: Collection, label: str, styles: dict[str, str], shown: Callable[[float], bool]
+) -> Figure:
+    """One panel a series, one colour a corruption level, bands of one deviation over seeds."""
+    table, configuration, listed = series(found)
+    figure, panels = _panels(len(listed[:MOST]), label)
+    scale = 100 if "%" in label else 1
+    levels = sorted(level for level in table["corrupt"].unique() if shown(level))
+    colours = dict(zip(levels, _shades(len(levels)), strict=True))
+    for metric, style in styles.items():
+        mean, deviation = curves(found, metric, configuration, len(table))
+        epochs = np.arange(mean.shape[1]) + 1
+        for panel, one in zip(panels, listed, strict=False):
+            panel.set_title(one.label)
+            for row in one.rows:
+                level = table["corrupt"].iloc[row]
+                known = ~np.isnan(mean[row])
+                if level not in colours or not known.any():
+                    continue
+                first = style == next(iter(styles.values()))
+                x, y, band = epochs[known], scale * mean[row, known], scale * deviation[row, known]
+                colour = colours[level]
+                name = f"{level:g}" if first else None
+                panel.plot(x, y, style, color=colour, label=name, marker="." if len(x) < 3 else "")
+                panel.fill_between(x, y - band, y + band, color=colour, alpha=0.2, linewidth=0)
+    for panel in panels:
+        panel.set_xlabel("epoch")
+        panel.set_ylim(bottom=0)
+    _legend(figure, panels, title="corruption")
+    return figure
+
+
+def fit_times(found: Collection) -> Figure:
+    table = time_to_fit(found)
+    table["relative_sd"] = table["epochs_to_fit_sd"] * (
+        table["relative"] / table["epochs_to_fit_mean"]
+    )
+    return _over_levels(found, table, "relative", "relative_sd", "time to fit (× true labels)")
+
+
+def test_errors(found: Collection) -> Figure:
+    table = test_error(found)
+    table[["mean", "sd"]] = 100 * table[["test_error_mean", "test_error_sd"]]
+    figure = _over_levels(found, table, "mean", "sd", "test error (%)")
+    classes = found.runs["classes"].dropna().unique()
+    if len(classes) == 1:
+        chance = 100 * (1 - 1 / classes[0])
+        figure.axes[0].axhline(chance, color="#888888", linestyle="--", linewidth=1, zorder=0)
+    return figure
+
+
+def gaps(found: Collection) -> Figure:
+    table, configuration = configurations(found)
+    done = found.runs["state"] == "done"
+    gap = 100 * (found.runs["final_train_acc"] - found.runs["final_test_acc"]).where(done)
+    groups = gap.groupby(configuration)
+    table["mean"], table["sd"] = groups.mean(), groups.std()
+    return _over_levels(found, table, "mean", "sd", "generalization gap (points)")
+
+
+def _over_levels(
+    found: Collection, table: pd.DataFrame, mean: str, deviation: str, label: str
+) -> Figure:
+    """One line a series over the corruption level, with error bars of one deviation."""
+    _, _, listed = series(found)
+    figure, (panel,) = _panels(1, label)
+    for one, colour, marker in zip(listed[:MOST], COLOURS, MARKERS, strict=False):
+        rows = table.iloc[one.rows].dropna(subset=[mean])
+        if len(rows):
+            panel.errorbar(
+                rows["corrupt"],
+                rows[mean],
+                rows[deviation].fillna(0.0),
+                color=colour,
+                marker=marker,
+                markersize=4,
+                capsize=2,
+                label=one.label,
+            )
+    panel.set_xlabel("label corruption")
+    panel.set_xlim(-0.03, 1.03)
+    panel.set_ylim(bottom=0)
+    _legend(figure, [panel], title="")
+    return figure
+
+
+def _panels(number: int, label: str) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(3.7, 2.8) if number == 1 else (0.9 + 2.9 * number, 2.9))
+    axes = figure.subplots(1, number, sharey=True, squeeze=False)
+    panels = list(axes[0])
+    panels[0].set_ylabel(label)
+    return figure, panels
+
+
+def _legend(figure: Figure, panels: list[Axes], title: str) -> None:
+    """One legend for all panels; an empty panel says that it is empty."""
+    named: dict[str, Any] = {}
+    for panel in panels:
+        if not panel.has_data():
+            panel.text(0.5, 0.5, "no run is done", ha="center", transform=panel.transAxes)
+        handles, labels = panel.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    if named:
+        ordered = sorted(named, key=_number_first)
+        handles = [named[name] for name in ordered]
+        if len(panels) == 1:
+            panels[0].legend(handles, ordered, title=title)
+        else:
+            figure.legend(handles, ordered, title=title, loc="outside right upper")
+
+
+def _number_first(label: str) -> tuple[float, str]:
+    try:
+        return float(label), label
+    except ValueError:
+        return 0.0, label
+
+
+def _shades(number: int) -> Iterator[tuple[float, float, float, float]]:
+    """Colours that also get lighter in grey print, from dark to light."""
+    scale = matplotlib.colormaps["viridis"]
+    return (scale(0.85 * i / max(1, number - 1)) for i in range(number))

@@ -1,0 +1,170 @@
+"""Run folders as rows of plain values; folders that did not change are not read again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from randlabels import metrics
+from randlabels.rundir import (
+    FINISHED,
+    NOT_HASHED,
+    SCHEMA,
+    RunDir,
+    device_kind,
+    read_json,
+    read_plan,
+)
+
+RESOURCES = ["device", "precision", "threads"]
+"""What `auto` was decided to be, from environment.json; columns `used_<name>` in runs.csv."""
+
+VERSIONS = ["torch", "numpy"]
+"""Packages whose version can change the numbers; columns `used_<name>` in runs.csv."""
+
+CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+"""Of this file: rows that another version of it read are not taken from a cache."""
+
+Row = dict[str, Any]
+"""One run: its folder, state, config keys and results by column."""
+
+
+def read_rows(root: Path, known: dict[str, Row]) -> tuple[list[Row], list[str]]:
+    """The row of each run folder at or under `root` and of each planned run without one, and a
+    sentence for each folder that is passed over.
+
+    `known` are rows of an earlier call by their place under `root`; it is brought up to date, and
+    what is in it is not read again where the folder's files are as they were.
+    """
+    rows: list[Row] = []
+    problems: list[str] = []
+    kept: dict[str, Row] = {}
+    plans: list[Path] = []
+    folders = sorted(_scan(str(root), plans))
+    planned = dict(_planned(sorted(plans), problems))
+    for folder, signature in folders:
+        place = folder[len(str(root)) :]
+        row = known.get(place)
+        if row is None or row["signature"] != signature:
+            try:
+                row = {**_read_run(RunDir(Path(folder))), "signature": signature}
+            except _Foreign as error:
+                problems.append(f"{folder} is passed over: {error}")
+                planned.get(folder, {})["state"] = "foreign"
+                continue
+            except _DAMAGE as error:
+                problems.append(f"{folder} is damaged and passed over: {_first_line(error)}")
+                planned.get(folder, {})["state"] = "damaged"
+                continue
+        kept[place] = row
+        planned.pop(folder, None)
+        if row["state"] not in FINISHED:
+            row["state"] = RunDir(Path(folder)).state()
+        rows.append({**row, "folder": folder})
+    known.clear()
+    known.update(kept)
+    return [*rows, *planned.values()], problems
+
+
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
+"""What reading a file of unexpected content may raise."""
+
+
+class _Foreign(ValueError):
+    """A folder that this version did not write."""
+
+
+_FILES = ["config.yaml", "metrics.jsonl", "done.json", "error.json", "environment.json"]
+
+
+def _scan(folder: str, plans: list[Path]) -> Iterator[tuple[str, list[Any]]]:
+    """Each run folder, and size and time of each of its files, without reading any; the plans
+    that are found on the way are added to `plans`."""
+    with os.scandir(folder) as found:
+        entries = {entry.name: entry for entry in found}
+    if "config.yaml" in entries:
+        signature: list[Any] = []
+        for name in _FILES:
+            status = entries[name].stat() if name in entries else None
+            signature.append([status.st_mtime_ns, status.st_size] if status else None)
+        yield folder, signature
+        return
+    if "plan.jsonl" in entries:
+        plans.append(Path(folder) / "plan.jsonl")
+    for name, entry in entries.items():
+        if entry.is_dir() and not name.startswith("."):
+            yield from _scan(entry.path, plans)
+
+
+def _read_run(run: RunDir) -> Row:
+    """The row of a run, from all its files but metrics.jsonl."""
+    config = yaml.load(run.config.read_bytes(), Loader=yaml.CSafeLoader)
+    if not isinstance(config, dict) or "model" not in config or "corrupt" not in config:
+        raise _Foreign("config.yaml is none of this program")
+    environment = read_json(run.environment) or {}
+    if (schema := environment.get("schema", SCHEMA)) != SCHEMA:
+        raise _Foreign(f"it was written as schema {schema}, and this program reads {SCHEMA}")
+    versions = environment.get("versions") or {}
+    row = {
+        "run_id": run.run_id,
+        "state": run.state(),
+        "fit_threshold": config["fit_threshold"],
+        "host": environment.get("host"),
+        "classes": (read_json(run.corruption) or {}).get("classes"),
+        **_flat(config),
+        **{f"used_{name}": environment.get(name) for name in RESOURCES},
+        **{f"used_{name}": versions.get(name) for name in VERSIONS},
+        "git": _commit(environment.get("git")),
+    }
+    row["used_device"] = device_kind(environment.get("device", ""))
+    if row["dataset"] == "image_folder":  # the same config reads whatever the folder holds
+        row["dataset.sha256"] = environment.get("data_sha256", "")[:12]
+    if (result := run.result()) is not None:
+        for kind in ("final", "best"):
+            row |= {f"{kind}_{key}": result[kind][key] for key in metrics.MEASURED}
+        row |= {key: result[key] for key in ("parameters", "seconds")}
+    return row
+
+
+def _flat(config: Mapping[str, Any]) -> Row:
+    """Dotted keys that can change the numbers; a group's name stands under the group's own."""
+    flat: Row = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat[key] = value["name"]
+            flat.update({f"{key}.{k}": v for k, v in value.items() if k != "name"})
+        else:
+            flat[key] = value
+    flat["device"] = device_kind(flat["device"])
+    return {
+        key: str(value) if isinstance(value, list) else value
+        for key, value in flat.items()
+        if key not in NOT_HASHED
+    }
+
+
+def _planned(plans: list[Path], problems: list[str]) -> Iterator[tuple[str, Row]]:
+    """Folder and row of each run in `plans`."""
+    for plan in plans:
+        for run_id, entry in read_plan(plan.parent).items():
+            folder = str(plan.parent / run_id)
+            try:
+                keys = _flat(entry["config"])
+            except (KeyError, TypeError, AttributeError) as error:
+                problems.append(f"{plan}, run {run_id} is passed over: no whole config ({error})")
+            else:
+                yield folder, {"run_id": run_id, "state": "planned", "folder": folder, **keys}
+
+
+def _commit(git: Mapping[str, Any] | None) -> str | None:
+    """`<commit>`, with `+` where the checkout had changes."""
+    return f"{git['commit'][:12]}{'+' * git['dirty']}" if git else None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -1,0 +1,157 @@
+"""`python -m analysis.report DIR [--out OUT]`: figures, and one HTML file that needs no other."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
+
+from randlabels import __version__
+from randlabels.rundir import write_atomic
+
+from . import figures
+from .collect import PAPER_TABLES, collect, mixtures, parser
+from .formats import LONGEST, numeric
+from .runs import LEADING_KEYS, Collection
+from .tables import for_papers
+
+CAPTIONS = {
+    "test_error": "Final test error, against the true labels",
+    "time_to_fit": "Epochs until the training set is fitted",
+    "corruption_vs_epochs": "Train accuracy in % after an epoch (0-based)",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Collect, draw, and write `figures/*.png`, `figures/*.pdf` and `report.html`."""
+    options = parser(__doc__).parse_args(arguments)
+    found, tables = collect(options.dir, options.out, options.fit_threshold)
+    out = options.out or options.dir / "summary"
+    drawn = figures.build(found)
+    (out / "figures").mkdir(exist_ok=True)
+    images = {}
+    for name, (figure, _) in drawn.items():
+        images[name] = _image(figure, "png")
+        write_atomic(out / "figures" / f"{name}.png", images[name])
+        write_atomic(out / "figures" / f"{name}.pdf", _image(figure, "pdf"))
+    write_atomic(out / "report.html", render(options.dir, found, tables, drawn, images))
+    print(f"{out / 'report.html'}\n{out / 'figures'}")
+
+
+def render(
+    folder: Path,
+    found: Collection,
+    tables: dict[str, pd.DataFrame],
+    drawn: dict[str, tuple[Figure, str]],
+    images: dict[str, bytes],
+) -> str:
+    """The report as HTML; every name in it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    runs = found.runs
+    done = runs["state"] == "done"
+    _, _, listed = figures.series(found)
+    return environment.get_template("report.html.j2").render(
+        title=f"Corruption sweep {folder.resolve().name}",
+        version=__version__,
+        states=dict(sorted(Counter(runs["state"]).items())),
+        warnings=[*found.problems, *mixtures(runs)],
+        figures=[_figure(figure, text, images[name]) for name, (figure, text) in drawn.items()],
+        tables=[_table(name, tables[name]) for name in CAPTIONS if name in PAPER_TABLES],
+        missing=int((~done).sum()),
+        draws=_draws(found),
+        shown=figures.MOST,
+        hidden=max(0, len(listed) - figures.MOST),
+        config=_shared(found),
+        runs=_states(runs),
+        commands="\n".join(
+            f"python -m analysis.{command} {folder}" for command in ("collect", "report")
+        ),
+        origin=_origin(runs),
+    )
+
+
+def _states(runs: pd.DataFrame) -> list[list[str]]:
+    """Run, state, final accuracies and epochs to fit of each run, as texts."""
+    columns = ["run_id", "state", "final_train_acc", "final_test_acc", "epochs_to_fit"]
+    rows: list[Any] = runs[columns].values.tolist()
+    return [
+        [run_id, state, _cell(train), _cell(test), "-" if pd.isna(fit) else f"{fit:.0f}"]
+        for run_id, state, train, test, fit in rows
+    ]
+
+
+def _figure(figure: Figure, caption: str, png: bytes) -> dict[str, Any]:
+    width, height = figure.get_size_inches() * 96
+    return {
+        "caption": caption,
+        "png": base64.b64encode(png).decode(),
+        "width": round(width),
+        "height": round(height),
+        "wide": width > 480,
+    }
+
+
+def _table(name: str, table: pd.DataFrame) -> dict[str, Any]:
+    texts = for_papers(table.head(LONGEST))
+    return {
+        "caption": CAPTIONS[name],
+        "columns": [(column, numeric(texts[column])) for column in texts],
+        "rows": texts.values.tolist(),
+        "more": max(0, len(table) - LONGEST),
+        "file": f"{name}.csv",
+    }
+
+
+def _draws(found: Collection) -> str:
+    if "corruption.seed" in found.swept:
+        return "Deviations include the draw of the labels (corruption.seed)."
+    return (
+        "All runs of a level share one draw of the labels (corruption.seed), so deviations do "
+        "not include it."
+    )
+
+
+def _shared(found: Collection) -> str:
+    """The config keys that have one value in all runs, as the command line spells them."""
+    lines = []
+    for key in [*LEADING_KEYS, *sorted(found.keys)]:
+        values = found.runs[key].dropna().unique()
+        if len(values) == 1 and key not in found.swept[len(LEADING_KEYS) :]:
+            lines.append(f"{key}={values[0]}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _origin(runs: pd.DataFrame) -> str:
+    """Commits, versions and devices of the runs."""
+    parts = []
+    for name, column in (("commit", "git"), ("torch", "used_torch"), ("device", "used_device")):
+        values = sorted(runs[column].dropna().astype(str).unique())
+        parts.append(f"{name} {', '.join(values) or 'unknown'}")
+    return "; ".join(parts)
+
+
+def _cell(fraction: float) -> str:
+    return "-" if pd.isna(fraction) else f"{100 * fraction:.2f}"
+
+
+def _image(figure: Figure, kind: str) -> bytes:
+    """The figure's file; without a date, so that the same runs give the same bytes."""
+    buffer = io.BytesIO()
+    dated = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+    figure.savefig(buffer, format=kind, metadata=dated[kind])
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()

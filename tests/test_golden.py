@@ -1,0 +1,157 @@
+"""The miniature sweep in every state: tables and report are exactly the committed ones."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import collect, report, status
+
+from .golden import EXPECTED, RUNS, analyse
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    shutil.copytree(RUNS / "golden", tmp_path / "golden")
+    for file in tmp_path.rglob("*"):
+        os.utime(file, (1e9, 1e9))  # written long ago, on another host
+    return tmp_path / "golden"
+
+
+def test_tables_and_report_are_the_committed_ones(sweep: Path, tmp_path: Path) -> None:
+    analyse(sweep, tmp_path / "out")
+    made = {file.name: file.read_text() for file in (tmp_path / "out").iterdir()}
+    assert sorted(made) == sorted(file.name for file in EXPECTED.iterdir())
+    for file in EXPECTED.iterdir():
+        assert made[file.name] == file.read_text(), file.name
+
+
+def test_committed_means_are_those_of_the_committed_runs() -> None:
+    """A golden file may freeze a mistake; this computes one column from the runs themselves."""
+    rows = []
+    for file in sorted((RUNS / "golden").glob("*/done.json")):
+        result = json.loads(file.read_text())
+        schema = json.loads((file.parent / "environment.json").read_text())["schema"]
+        if result["state"] == "done" and schema == 1:
+            model, _, _, level, *_ = file.parent.name.split("-")
+            rows.append((model, float(level[1:]), 1 - result["final"]["test_acc"]))
+    frame = pd.DataFrame(rows, columns=["model", "corrupt", "error"])
+    groups = frame.groupby(["model", "corrupt"])["error"]
+    found = pd.read_csv(EXPECTED / "test_error.csv").dropna(subset="test_error_mean")
+    found = found.set_index(["model", "corrupt"])
+    pd.testing.assert_series_equal(found["test_error_mean"], groups.mean(), check_names=False)
+    pd.testing.assert_series_equal(found["test_error_sd"], groups.std(), check_names=False)
+    assert found["n_done"].tolist() == groups.size().tolist()
+
+
+TOLD_APART = [
+    "failed",
+    "diverged",
+    "the torn last line is passed over",
+    "config.yaml is none of this program",
+    "it was written as schema 99",
+]
+
+
+@pytest.mark.parametrize("sentence", TOLD_APART)
+def test_collect_and_report_tell_every_kind_of_missing_run(
+    sentence: str, sweep: Path, capsys
+) -> None:
+    collect.main([str(sweep)])
+    assert sentence in capsys.readouterr().out
+    assert sentence in (EXPECTED / "report.html").read_text()
+
+
+def test_status_tells_every_kind_of_missing_run(sweep: Path, capsys) -> None:
+    status.main([str(sweep)])
+    shown = capsys.readouterr().out
+    for sentence in TOLD_APART:
+        assert sentence.replace("the torn last line is passed over", "is torn") in shown
+    counts = re.search(r"(\d+) runs: (.*?)\. \d+ epochs done", shown)
+    assert counts and counts[2] == "1 diverged, 8 done, 1 failed, 1 foreign, 1 planned, 1 stale"
+
+
+def test_no_mean_hides_a_missing_run() -> None:
+    for name in ("test_error", "time_to_fit", "corruption_vs_epochs"):
+        table = pd.read_csv(EXPECTED / f"{name}.csv")
+        assert table["n"].sum() == 13 and table["n_done"].sum() == 8
+    text = (EXPECTED / "report.html").read_text()
+    assert "5 of 13 runs are not in them" in text
+
+
+def test_report_is_the_same_bytes_when_repeated(sweep: Path, tmp_path: Path) -> None:
+    for out in ("first", "second"):
+        report.main([str(sweep), "--out", str(tmp_path / out)])
+    files = sorted(p for p in (tmp_path / "first").rglob("*") if ".cache" not in p.parts)
+    assert len([p for p in files if p.suffix in (".png", ".pdf")]) == 10
+    for file in (p for p in files if p.is_file()):
+        other = tmp_path / "second" / file.relative_to(tmp_path / "first")
+        assert file.read_bytes() == other.read_bytes(), file
+
+
+def test_report_needs_no_other_file(sweep: Path) -> None:
+    report.main([str(sweep)])
+    html = (sweep / "summary" / "report.html").read_text()
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", html)
+    pictures = re.findall(r"data:image/png;base64,([^\"]+)", html)
+    assert len(pictures) == 5
+    names = "learning_curves clean_and_corrupted time_to_fit test_error generalization_gap"
+    for name, picture in zip(names.split(), pictures, strict=True):
+        file = sweep / "summary" / "figures" / f"{name}.png"
+        assert base64.b64decode(picture) == file.read_bytes()
+
+
+def test_names_in_the_report_are_escaped(sweep: Path) -> None:
+    hostile = sweep / "<script>alert(1)<&"
+    shutil.copytree(next(sweep.glob("mlp-*-p0-s0-*")), hostile)
+    report.main([str(sweep)])
+    html = (sweep / "summary" / "report.html").read_text()
+    assert "<script>" not in html and "&lt;script&gt;" in html
+
+
+@pytest.fixture
+def browser():
+    """Headless Chromium, or a skip that says what is missing."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("Chromium not found: install Debian's chromium and chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-sync"
+    flags += " disable-background-networking disable-component-update hide-scrollbars"
+    for flag in flags.split():
+        options.add_argument(f"--{flag}")
+    options.binary_location = shutil.which("chromium")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options, service)
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.parametrize("width", [1200, 500])
+def test_report_opens_without_errors_requests_or_overflow(browser, sweep: Path, width: int) -> None:
+    report.main([str(sweep)])
+    page = (sweep / "summary" / "report.html").as_uri()
+    browser.set_window_size(width, 900)
+    browser.get(page)
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    requested = {
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    }
+    assert {url for url in requested if not url.startswith("data:")} == {page}
+    script = "return [document.documentElement.scrollWidth, window.innerWidth]"
+    content, window = browser.execute_script(script)
+    assert content <= window
+    images = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
+    assert len(images) == 5 and min(images) > 0
