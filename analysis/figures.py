@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .runs import SEEDS, Collection
-from .tables import configurations, curves, test_error, time_to_fit
+from .tables import configurations, curves, plain, test_error, time_to_fit
 
 STYLE: Any = {
     "figure.dpi": 200,
@@ -88,7 +88,7 @@ def series(found: Collection) -> tuple[pd.DataFrame, pd.Series, list[Series]]:
     listed = []
     for values, rows in groups.items():
         named = zip(keys, values if isinstance(values, tuple) else [values], strict=False)
-        label = ", ".join(str(v) if "." not in k else f"{k}={v}" for k, v in named)
+        label = ", ".join(plain(v) if "." not in k else f"{k}={plain(v)}" for k, v in named)
         listed.append(Series(label or str(table["model"].iloc[0]), list(rows)))
     return table, configuration, listed
 
@@ -212,7 +212,7 @@ def _legend(figure: Figure, panels: list[Axes], title: str) -> None:
     named: dict[str, Any] = {}
     for panel in panels:
         if not panel.has_data():
-            panel.text(0.5, 0.5, "no run is done", ha="center", transform=panel.transAxes)
+            panel.text(0.5, 0.5, "no value yet", ha="center", transform=panel.transAxes)
         handles, labels = panel.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
     if named:

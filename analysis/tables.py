@@ -120,7 +120,7 @@ def for_papers(table: pd.DataFrame, epochs_shown: int = 8) -> pd.DataFrame:
         elif name == "relative":
             text[name] = _texts(table[name], None, ".2f")
         elif name not in epochs and not name.endswith("_sd"):
-            text[name] = table[name].map(_plain)
+            text[name] = table[name].map(plain)
     return pd.DataFrame(text, index=table.index).astype("str")
 
 
@@ -135,5 +135,6 @@ def _texts(mean: pd.Series, deviation: pd.Series | None, spec: str = ".1f") -> p
     )
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """A cell as text: `-` where missing, floats without trailing zeros."""
     return "-" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)  # type: ignore[call-overload]
