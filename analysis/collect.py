@@ -52,6 +52,8 @@ def collect(
     try:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is no folder")
+        if (folder / "config.yaml").is_file():
+            raise FileNotFoundError(f"{folder} is a single run; give the folder above it")
         found = read(folder, out, fit_threshold)
     except OSError as error:
         sys.exit(f"Error: {error}")
@@ -72,7 +74,15 @@ def mixtures(runs: pd.DataFrame) -> list[str]:
         if values.nunique() > 1:
             counts = ", ".join(f"{value} ({n})" for value, n in sorted(Counter(values).items()))
             found.append(f"the tables mix runs with different {column}: {counts}")
+    if "," in (text := thresholds(finished)):
+        found.append(f"time_to_fit mixes runs with different fit_threshold: {text}")
     return found
+
+
+def thresholds(runs: pd.DataFrame) -> str:
+    """The train accuracies from which runs count as fitted, such as `0.999`."""
+    values = sorted(runs["fit_threshold"].dropna().unique())
+    return ", ".join(f"{value:g}" for value in values) or "-"
 
 
 def states(runs: pd.DataFrame) -> str:

@@ -1,10 +1,14 @@
 """`python -m analysis.compare DIR --to seed|paper`: published numbers beside those of the runs.
 
 A run covers a published number only if every config key that stands beside the number is equal;
-seeds are averaged. The verdict is `agrees` if the difference is at most the tolerance, else
-`differs`. The tolerance is 3·s·√(1 + 1/n) from the sample deviation s of n seeds, as for one more
-draw from the same distribution, where n is at least 3; and never less than 0.01 for accuracies
-and errors, 5 % of a published loss (0.01 at least), 20 % of a published ratio of times.
+our number is the mean over the seeds that are done, and n_diverged counts those that diverged. The
+verdict is `agrees` if the difference is at most the tolerance, else `differs`; `diverged` if all
+runs did, `not fitted` if a time to fit is asked of runs of which one never fitted, `missing` if no
+run covers the number. Where the paper says that training failed to converge, a run that diverged
+agrees. The tolerance is 3·s·√(1 + 1/n) from the sample deviation s of n seeds, as for one more draw
+from the same distribution, where n is at least 3; and never less than 0.01 for accuracies and
+errors, 5 % of a published loss (0.01 at least), 20 % of a published ratio of times, or the
+uncertainty with which the number was read from a figure.
 """
 
 from __future__ import annotations
@@ -19,13 +23,18 @@ import yaml
 
 from randlabels.console import print_table
 from randlabels.metrics import LOSSES, MEASURED
+from randlabels.rundir import FINISHED
 
 from .collect import collect, parser
 from .formats import write_csv, write_for_papers
 from .runs import Collection
 
 PUBLISHED = Path(__file__).parent / "published"
-"""CSV files, one per target: row, metric, epoch (0-based, or `last`), value, source, note, keys."""
+"""CSV files, one per target: row, metric, epoch (0-based, or `last`), value (empty where training
+failed to converge), uncertainty (of reading a figure), source, note, keys."""
+
+ROUNDING = 1e-9
+"""So that 0.87 differs from 0.86 by 0.01 and not by more."""
 
 FEWEST_SEEDS = 3
 """Runs from which a deviation is taken seriously."""
@@ -49,8 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     missing = table.loc[table["verdict"] == "missing"]
     print(f"{len(covered)} of {len(table)} published numbers have runs; none covers")
-    for (source, row), numbers in missing.groupby(["source", "row"], sort=False):
-        print(f"  {source}: {row} ({len(numbers)})")
+    for source, numbers in missing.groupby("source", sort=False):
+        print(f"  {source}: {len(numbers)} numbers, as of {numbers['row'].iloc[0]}")
     print(out)
     sys.stdout.flush()
 
@@ -64,14 +73,15 @@ def compare(found: Collection, published: pd.DataFrame) -> pd.DataFrame:
     for number in published.itertuples(index=False):
         if number.metric in MEASURED and number.epoch != "last" and number.metric not in curves:
             curves[number.metric] = found.epochs.read(number.metric)
-        values = _values(found, number, matches, curves)
-        rows.append(_judged(number, values))
+        runs = found.runs[matches[number.keys]]
+        values = _values(found, runs[runs["state"] == "done"], number, curves)
+        rows.append(_judged(number, values, int((runs["state"] == "diverged").sum())))
     return pd.DataFrame(rows).astype({"n": int})
 
 
 def covering(runs: pd.DataFrame, keys: str) -> pd.Series:
-    """Which runs (N,) bool are done and have all `keys`, `key=value` separated by spaces."""
-    fits = runs["state"] == "done"
+    """Which runs (N,) bool are finished and have all `keys`, `key=value` separated by spaces."""
+    fits = runs["state"].isin(FINISHED)
     for key, _, value in (part.partition("=") for part in keys.split()):
         if key not in runs or not fits.any():
             return fits & False
@@ -92,38 +102,37 @@ def _canonical(value: Any) -> str:
 
 
 def _values(
-    found: Collection,
-    number: Any,
-    matches: dict[str, pd.Series],
-    curves: dict[str, pd.DataFrame],
+    found: Collection, runs: pd.DataFrame, number: Any, curves: dict[str, pd.DataFrame]
 ) -> pd.Series:
-    """The values of a published number's metric in the runs that cover it."""
-    runs = found.runs[matches[number.keys]]
+    """The values (n,) of a published number's metric in `runs`; NaN where one never fitted."""
     if number.metric == "relative":
         keys = number.keys.split()
         clean = " ".join("corrupt=0.0" if key.startswith("corrupt=") else key for key in keys)
         base = found.runs.loc[covering(found.runs, clean), "epochs_to_fit"]
-        return (runs["epochs_to_fit"] / base.mean()).dropna()
+        return runs["epochs_to_fit"] / base.mean(skipna=False)
     if number.metric == "test_error":
-        return 1 - runs["final_test_acc"].dropna()
+        return 1 - runs["final_test_acc"]
     if number.epoch == "last":
-        return runs[f"final_{number.metric}"].dropna()
+        return runs[f"final_{number.metric}"]
     records = curves[number.metric]
     wanted = records["run"].isin(runs.index) & (records["epoch"] == int(number.epoch))
     return records.loc[wanted, number.metric].dropna()
 
 
-def _judged(number: Any, values: pd.Series) -> dict[str, Any]:
+def _judged(number: Any, values: pd.Series, diverged: int) -> dict[str, Any]:
     """One row of the comparison."""
     value, metric = number.value, number.metric
-    ours, deviation = values.mean(), values.std()
-    difference = ours - value
+    ours, deviation = values.mean(skipna=False), values.std(skipna=False)
     if not len(values):
-        verdict = "missing"
+        verdict = "diverged" if diverged else "missing"
+        if diverged and pd.isna(value):
+            verdict = "agrees"
+    elif pd.isna(ours):
+        verdict = "not fitted"
     elif pd.isna(value):
-        verdict = "no number"
+        verdict = "differs"
     else:
-        verdict = "agrees" if abs(difference) <= tolerance(metric, value, values) else "differs"
+        verdict = "agrees" if abs(ours - value) <= tolerance(number, values) else "differs"
     return {
         "row": number.row,
         "metric": metric,
@@ -132,23 +141,26 @@ def _judged(number: Any, values: pd.Series) -> dict[str, Any]:
         "ours": ours,
         "sd": deviation,
         "n": len(values),
-        "difference": difference,
+        "n_diverged": diverged,
+        "difference": ours - value,
         "verdict": verdict,
         "source": number.source,
         "note": number.note,
     }
 
 
-def tolerance(metric: str, published: float, values: pd.Series) -> float:
+def tolerance(number: Any, values: pd.Series) -> float:
     """The largest difference that agrees, by the rule at the top of this file."""
     floor = 0.01
-    if metric in LOSSES:
-        floor = max(0.01, 0.05 * published)
-    elif metric == "relative":
-        floor = 0.2 * published
+    if number.metric in LOSSES:
+        floor = max(0.01, 0.05 * number.value)
+    elif number.metric == "relative":
+        floor = 0.2 * number.value
+    if pd.notna(number.uncertainty):
+        floor = max(floor, number.uncertainty)
     n = len(values)
     spread = 3 * values.std() * math.sqrt(1 + 1 / n) if n >= FEWEST_SEEDS else 0.0
-    return max(floor, spread)
+    return max(floor, spread) + ROUNDING
 
 
 def for_reading(table: pd.DataFrame) -> pd.DataFrame:
@@ -166,6 +178,7 @@ def for_reading(table: pd.DataFrame) -> pd.DataFrame:
     readable["published"] = text("published")
     readable["ours"] = [o + s for o, s in zip(text("ours"), spread, strict=True)]
     readable["n"] = table["n"]
+    readable["n_diverged"] = table["n_diverged"]
     readable["difference"] = text("difference", "+")
     readable["verdict"] = table["verdict"]
     return readable.astype("str")

@@ -2,22 +2,20 @@
 
 A block holds some dozen neighbouring runs of the sorted table. Where a block ends depends on the
 run ids alone, so that a run that comes or goes changes one block, and a block is named after what
-it was made of. What is unchanged is neither parsed nor formatted again: its parquet file stays,
-and its lines are copied from the old epochs.csv.
+it was made of. A block that is unchanged is neither parsed nor formatted again: its parquet file
+stays, and its lines are copied from the old epochs.csv. (A run that brings a new swept key changes
+the columns, and with them every block.)
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,12 +27,10 @@ from randlabels import metrics
 from randlabels.rundir import read_json, write_atomic
 
 from .formats import as_csv
+from .splice import rewrite, status_of
 
 RUNS_PER_BLOCK = 64
 """On average."""
-
-CHUNK = 16 << 20
-"""Bytes copied at once."""
 
 SCHEMA = pa.schema([(key, pa.int64() if key == "epoch" else pa.float64()) for key in metrics.KEYS])
 
@@ -43,10 +39,10 @@ SCHEMA = pa.schema([(key, pa.int64() if key == "epoch" else pa.float64()) for ke
 class Block:
     """Neighbouring runs.
 
-    name: digest of the runs, their keys and the state of their files.
+    name: digest of the runs, their keys, the state of their files, and the code.
     runs: their positions in the table of runs.
     rows: number of records of each.
-    problems: sentences by position among them; `damaged` are those whose records are unusable.
+    problems: reasons by position among them; `damaged` are those whose records are unusable.
     """
 
     name: str
@@ -83,9 +79,10 @@ class Epochs:
         return table.to_pandas().assign(run=run)
 
     @classmethod
-    def update(cls, out: Path, runs: pd.DataFrame, keys: list[str]) -> Epochs:
+    def update(cls, out: Path, runs: pd.DataFrame, keys: list[str], code: str) -> Epochs:
         """Bring `<out>/epochs.parquet/` and `<out>/epochs.csv` up to date with `runs`, whose
-        sorted rows have the columns run_id, folder, signature and `keys`."""
+        sorted rows have the columns run_id, folder, signature, records and `keys`. What other
+        `code` made is made anew."""
         folder, index_file = out / "epochs.parquet", out / ".cache" / "epochs.json"
         folder.mkdir(parents=True, exist_ok=True)
         index_file.parent.mkdir(exist_ok=True)
@@ -94,35 +91,59 @@ class Epochs:
         for file in folder.glob("*.moved"):  # of a call that was interrupted
             file.unlink()
         files = {file.stem.partition("-")[2]: file for file in folder.glob("*.parquet")}
-        blocks = _cut(runs, keys)
+        blocks = _cut(runs, keys, code)
         fresh: dict[str, pa.Table] = {}
         for i, block in enumerate(blocks):
             target = _file(folder, i, block)
-            if block.name in known and block.name in files:
-                block.rows, problems, block.damaged = known[block.name]
+            if block.name in known and known[block.name][3] == status_of(files.get(block.name)):
+                block.rows, problems, block.damaged, _ = known[block.name]
                 block.problems = {int(k): v for k, v in problems.items()}
                 if (file := files.pop(block.name)) != target:
                     file.rename(target.with_suffix(".moved"))
             else:
-                fresh[block.name] = table = _parse(block, runs, keys)
+                fresh[block.name] = records = _parse(block, runs, keys)
                 buffer = io.BytesIO()
-                pa.parquet.write_table(table, buffer, use_dictionary=["run_id"])
+                pa.parquet.write_table(records, buffer, use_dictionary=["run_id"])
                 target.with_suffix(".moved").write_bytes(buffer.getbuffer())
         for file in files.values():
             file.unlink()
         for file in folder.glob("*.moved"):
             file.rename(file.with_suffix(".parquet"))
-        places = _write_csv(out / "epochs.csv", keys, folder, blocks, fresh, index)
+        table = out / "epochs.csv"
+        old = index.get("places", {}) if index.get("csv") == status_of(table) else {}
+
+        def lines(position: int) -> bytes:
+            block = blocks[position]
+            records = fresh.get(block.name)
+            if records is None:
+                records = pa.parquet.read_table(_file(folder, position, block))
+            return as_csv(records, header=False)
+
+        columns = ["run_id", *keys, *metrics.KEYS]
+        header = as_csv(pa.table({name: [] for name in columns}))
+        places = rewrite(table, header, [block.name for block in blocks], lines, old)
         content = {
-            "blocks": {b.name: [b.rows, b.problems, b.damaged] for b in blocks},
+            "blocks": {
+                block.name: [
+                    block.rows,
+                    block.problems,
+                    block.damaged,
+                    status_of(_file(folder, i, block)),
+                ]
+                for i, block in enumerate(blocks)
+            },
             "places": places,
-            "csv": _status(out / "epochs.csv"),
+            "csv": status_of(table),
         }
         write_atomic(index_file, json.dumps(content))
         return cls(
             folder,
             blocks,
-            {b.runs[i]: text for b in blocks for i, text in b.problems.items()},
+            {
+                block.runs[i]: f"{runs['folder'].iloc[block.runs[i]]}/metrics.jsonl {reason}"
+                for block in blocks
+                for i, reason in block.problems.items()
+            },
             {b.runs[i] for b in blocks for i in b.damaged},
         )
 
@@ -131,152 +152,84 @@ def _file(folder: Path, position: int, block: Block) -> Path:
     return folder / f"{position:05d}-{block.name}.parquet"
 
 
-def _cut(runs: pd.DataFrame, keys: list[str]) -> list[Block]:
+def _cut(runs: pd.DataFrame, keys: list[str], code: str) -> list[Block]:
     """The runs that have a folder, in blocks; a run whose id hashes to 0 begins one."""
     blocks: list[tuple[list[int], list[Any]]] = []
     columns = [runs[key].astype(object).where(runs[key].notna(), None) for key in keys]
     for position, (run_id, signature, *values) in enumerate(
         zip(runs["run_id"], runs["signature"], *columns, strict=True)
     ):
-        if not isinstance(signature, list) or signature[1] is None:
-            continue  # no metrics.jsonl
+        if not isinstance(signature, list):
+            continue  # planned, without a folder
         if not blocks or zlib.crc32(run_id.encode()) % RUNS_PER_BLOCK == 0:
             blocks.append(([], []))
         blocks[-1][0].append(position)
         blocks[-1][1].append([run_id, signature[1], values])
-    return [
-        Block(hashlib.sha256(json.dumps([keys, made_of]).encode()).hexdigest()[:16], positions)
-        for positions, made_of in blocks
-    ]
+    return [Block(_digest([code, keys, made_of]), positions) for positions, made_of in blocks]
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _parse(block: Block, runs: pd.DataFrame, keys: list[str]) -> pa.Table:
     """The records of a block with the keys of their runs; its rows and problems are filled in."""
     contents = []
-    files = [Path(str(runs.at[position, "folder"])) / "metrics.jsonl" for position in block.runs]
-    for i, file in enumerate(files):
-        content = file.read_bytes()
+    expected = runs["records"].iloc[block.runs].tolist()
+    for i, position in enumerate(block.runs):
+        try:
+            content = (Path(str(runs.at[position, "folder"])) / "metrics.jsonl").read_bytes()
+        except OSError as error:
+            content = b""
+            if not isinstance(error, FileNotFoundError) or expected[i] > 0:
+                block.problems[i] = f"cannot be read ({error.strerror})"
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
-            block.problems[i] = f"{file}: the torn last line is passed over"
+            block.problems[i] = "ends with a torn line, which is passed over"
         contents.append(whole)
     block.rows = [content.count(b"\n") for content in contents]
+    for i, records in enumerate(expected):  # of a finished run, which must have them all
+        if records == records and records != block.rows[i]:
+            block.problems[i] = f"is damaged: {block.rows[i]} of {records:.0f} records"
+            block.damaged.append(i)
+            contents[i], block.rows[i] = b"", 0
     try:
-        records = _decode(b"".join(contents), sum(block.rows))
+        table = _decode(b"".join(contents), block.rows)
     except pa.ArrowInvalid:
-        records = _decode_each(block, files, contents)
+        table = _decode_each(block, contents)
     owners = runs[["run_id", *keys]].iloc[np.repeat(block.runs, block.rows)]
-    table = pa.Table.from_pandas(owners, preserve_index=False).replace_schema_metadata()
+    named = pa.Table.from_pandas(owners, preserve_index=False).replace_schema_metadata()
     for name in metrics.KEYS:
-        table = table.append_column(name, records[name])
-    return table
+        named = named.append_column(name, table[name])
+    return named
 
 
-def _decode(content: bytes, lines: int) -> pa.Table:
-    """Records of whole lines of JSON; ArrowInvalid unless each line is one."""
-    if not lines:
+def _decode(content: bytes, rows: list[int]) -> pa.Table:
+    """Records of whole lines of JSON, `rows` of each run; ArrowInvalid unless each line is one
+    and each run's are those of epochs 0, 1, 2 and so on."""
+    if not sum(rows):
         return SCHEMA.empty_table()
     options = pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
     table = pa.json.read_json(
         io.BytesIO(content), pa.json.ReadOptions(block_size=max(1 << 20, len(content))), options
     )
-    if table.num_rows != lines or table["epoch"].null_count:
+    if table.num_rows != sum(rows) or table["epoch"].null_count:
         raise pa.ArrowInvalid("a line is no record")
+    if not np.array_equal(table["epoch"], np.concatenate([np.arange(n) for n in rows])):
+        raise pa.ArrowInvalid("its epochs are not 0, 1, 2, ...")
     return table
 
 
-def _decode_each(block: Block, files: list[Path], contents: list[bytes]) -> pa.Table:
+def _decode_each(block: Block, contents: list[bytes]) -> pa.Table:
     """Like `_decode`, run by run, leaving out the runs that are damaged."""
     tables = []
     for i, content in enumerate(contents):
         try:
-            tables.append(_decode(content, block.rows[i]))
+            tables.append(_decode(content, [block.rows[i]]))
         except pa.ArrowInvalid as error:
             tables.append(SCHEMA.empty_table())
-            block.rows[i] = 0
-            block.damaged.append(i)
             reason = str(error).partition("\n")[0]
-            block.problems[i] = f"{files[i]} is damaged ({reason})"
+            block.problems[i] = f"is damaged: {reason}"
+            block.damaged.append(i)
+            block.rows[i] = 0
     return pa.concat_tables(tables)
-
-
-def _write_csv(
-    path: Path,
-    keys: list[str],
-    folder: Path,
-    blocks: list[Block],
-    fresh: dict[str, pa.Table],
-    index: dict[str, Any],
-) -> dict[str, tuple[int, int]]:
-    """Write epochs.csv; the place (offset, length) of each block in it.
-
-    What an unchanged old file has of an unchanged block is copied.
-    """
-    old = index.get("places", {}) if index.get("csv") == _status(path) else {}
-    if list(old) == [block.name for block in blocks] and old:
-        return old
-    header = as_csv(pa.table({name: [] for name in ["run_id", *keys, *metrics.KEYS]}))
-    places: dict[str, tuple[int, int]] = {}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as new, open(path if old else os.devnull, "rb") as source:
-        new.write(header)
-        end = len(header)
-        for start, length, names in _stretches(blocks, old):
-            if start is None:
-                (name,) = names
-                position = next(i for i, block in enumerate(blocks) if block.name == name)
-                table = fresh.get(name)
-                if table is None:
-                    table = pa.parquet.read_table(_file(folder, position, blocks[position]))
-                text = as_csv(table, header=False)
-                new.write(text)
-                places[name], end = (end, len(text)), end + len(text)
-            else:
-                _copy(source, start, length, new)
-                for name in names:
-                    places[name], end = (end, old[name][1]), end + old[name][1]
-    os.replace(temporary, path)
-    return places
-
-
-def _copy(source: BinaryIO, start: int, length: int, new: BinaryIO) -> None:
-    """Append a part of a file to another, by the kernel where it can."""
-    new.flush()
-    copied = 0
-    with contextlib.suppress(OSError, AttributeError):
-        while copied < length:
-            place = start + copied
-            copied += os.copy_file_range(source.fileno(), new.fileno(), length - copied, place)
-    new.seek(0, os.SEEK_END)
-    source.seek(start + copied)
-    while copied < length:
-        copied += new.write(source.read(min(CHUNK, length - copied)))
-
-
-def _stretches(
-    blocks: list[Block], old: dict[str, tuple[int, int]]
-) -> Iterator[tuple[int | None, int, list[str]]]:
-    """Blocks that stand side by side in the old file too, as (offset, length, names); a block
-    that it lacks comes alone, with offset None."""
-    start, length, names = 0, 0, list[str]()
-    for block in blocks:
-        place = old.get(block.name)
-        if names and (place is None or place[0] != start + length):
-            yield start, length, names
-            names = []
-        if place is None:
-            yield None, 0, [block.name]
-        elif names:
-            length, names = length + place[1], [*names, block.name]
-        else:
-            start, length, names = place[0], place[1], [block.name]
-    if names:
-        yield start, length, names
-
-
-def _status(path: Path) -> list[int] | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return [status.st_mtime_ns, status.st_size]

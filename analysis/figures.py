@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .runs import SEEDS, Collection
+from .runs import LEADING_KEYS, SEEDS, Collection
 from .tables import configurations, curves, plain, test_error, time_to_fit
 
 STYLE: Any = {
@@ -39,6 +39,12 @@ STYLE: Any = {
 # Okabe & Ito 2008: told apart by colour-blind readers, and by marker in grey print.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+
+COLUMNS = 2
+"""Panels side by side; two are still readable in the width of a page."""
+
+NOTHING_DONE = "no run is done"
+"""Why a panel is empty, in most figures."""
 
 MOST = 6
 """Series in one figure; the tables hold all of them."""
@@ -67,11 +73,12 @@ def build(found: Collection) -> dict[str, tuple[Figure, str]]:
         ),
         "time_to_fit": (
             fit_times,
-            "Epochs until the training set is fitted, relative to true labels (Fig. 1b).",
+            "Epochs until the training set is fitted, relative to true labels (Fig. 1b); levels "
+            "at which some run never fitted it are left out.",
         ),
         "test_error": (
             test_errors,
-            "Final error on the true test labels; the dashed line is chance (Fig. 1c).",
+            "Final error on the true test labels; dashed: chance (Fig. 1c).",
         ),
         "generalization_gap": (gaps, "Final train accuracy minus final test accuracy."),
     }
@@ -88,7 +95,7 @@ def series(found: Collection) -> tuple[pd.DataFrame, pd.Series, list[Series]]:
     listed = []
     for values, rows in groups.items():
         named = zip(keys, values if isinstance(values, tuple) else [values], strict=False)
-        label = ", ".join(plain(v) if "." not in k else f"{k}={plain(v)}" for k, v in named)
+        label = ", ".join(_named(key, value) for key, value in named)
         listed.append(Series(label or str(table["model"].iloc[0]), list(rows)))
     return table, configuration, listed
 
@@ -104,17 +111,28 @@ def _telling(table: pd.DataFrame, keys: list[str]) -> list[str]:
     return kept
 
 
+def _named(key: str, value: object) -> str:
+    """A value as a label: by itself where it says what it is, else with its key."""
+    text = "null" if pd.isna(value) else plain(value)  # type: ignore[call-overload]
+    return text if key in LEADING_KEYS else f"{key}={text}"
+
+
 def learning_curves(found: Collection) -> Figure:
-    return _over_epochs(found, "train loss", {"train_loss": "-"}, lambda level: True)
+    return _over_epochs(found, "train loss", {"train_loss": "-"}, lambda level: True, NOTHING_DONE)
 
 
 def clean_and_corrupted(found: Collection) -> Figure:
     styles = {"train_acc_clean": "-", "train_acc_corrupted": "--"}
-    return _over_epochs(found, "train accuracy (%)", styles, lambda level: 0 < level)
+    empty = "no run with corrupted labels is done"
+    return _over_epochs(found, "train accuracy (%)", styles, lambda level: 0 < level, empty)
 
 
 def _over_epochs(
-    found: Collection, label: str, styles: dict[str, str], shown: Callable[[float], bool]
+    found: Collection,
+    label: str,
+    styles: dict[str, str],
+    shown: Callable[[float], bool],
+    empty: str,
 ) -> Figure:
     """One panel a series, one colour a corruption level, bands of one deviation over seeds."""
     table, configuration, listed = series(found)
@@ -141,7 +159,7 @@ def _over_epochs(
     for panel in panels:
         panel.set_xlabel("epoch")
         panel.set_ylim(bottom=0)
-    _legend(figure, panels, title="corruption")
+    _legend(figure, panels, empty, title="corruption")
     return figure
 
 
@@ -150,16 +168,18 @@ def fit_times(found: Collection) -> Figure:
     table["relative_sd"] = table["epochs_to_fit_sd"] * (
         table["relative"] / table["epochs_to_fit_mean"]
     )
-    return _over_levels(found, table, "relative", "relative_sd", "time to fit (× true labels)")
+    table["relative"] = table["relative"].where(table["n_fitted"] == table["n_done"])
+    label = "time to fit (× true labels)"
+    empty = "no level was fitted by all its runs,\nor none at corrupt = 0"
+    return _over_levels(found, table, "relative", "relative_sd", label, empty)
 
 
 def test_errors(found: Collection) -> Figure:
     table = test_error(found)
     table[["mean", "sd"]] = 100 * table[["test_error_mean", "test_error_sd"]]
-    figure = _over_levels(found, table, "mean", "sd", "test error (%)")
-    classes = found.runs["classes"].dropna().unique()
-    if len(classes) == 1:
-        chance = 100 * (1 - 1 / classes[0])
+    figure = _over_levels(found, table, "mean", "sd", "test error (%)", NOTHING_DONE)
+    for classes in sorted(found.runs["classes"].dropna().unique()):
+        chance = 100 * (1 - 1 / classes)
         figure.axes[0].axhline(chance, color="#888888", linestyle="--", linewidth=1, zorder=0)
     return figure
 
@@ -170,11 +190,16 @@ def gaps(found: Collection) -> Figure:
     gap = 100 * (found.runs["final_train_acc"] - found.runs["final_test_acc"]).where(done)
     groups = gap.groupby(configuration)
     table["mean"], table["sd"] = groups.mean(), groups.std()
-    return _over_levels(found, table, "mean", "sd", "generalization gap (points)")
+    figure = _over_levels(found, table, "mean", "sd", "generalization gap (points)", NOTHING_DONE)
+    if table["mean"].min() < 0:  # a model that fits its wrong labels less than the true ones
+        figure.axes[0].set_ylim(auto=True)
+        figure.axes[0].autoscale(axis="y")
+        figure.axes[0].axhline(0, color="#888888", linewidth=1, zorder=0)
+    return figure
 
 
 def _over_levels(
-    found: Collection, table: pd.DataFrame, mean: str, deviation: str, label: str
+    found: Collection, table: pd.DataFrame, mean: str, deviation: str, label: str, empty: str
 ) -> Figure:
     """One line a series over the corruption level, with error bars of one deviation."""
     _, _, listed = series(found)
@@ -195,24 +220,33 @@ def _over_levels(
     panel.set_xlabel("label corruption")
     panel.set_xlim(-0.03, 1.03)
     panel.set_ylim(bottom=0)
-    _legend(figure, [panel], title="")
+    _legend(figure, [panel], empty, title="")
     return figure
 
 
 def _panels(number: int, label: str) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(3.7, 2.8) if number == 1 else (0.9 + 2.9 * number, 2.9))
-    axes = figure.subplots(1, number, sharey=True, squeeze=False)
-    panels = list(axes[0])
-    panels[0].set_ylabel(label)
-    return figure, panels
+    if number == 1:
+        figure = Figure(figsize=(3.7, 2.8))
+        panel = figure.subplots()
+        panel.set_ylabel(label)
+        return figure, [panel]
+    columns = min(number, COLUMNS)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(0.9 + 2.9 * columns, 0.2 + 2.7 * rows))
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for beginning in axes[:, 0]:
+        beginning.set_ylabel(label)
+    for unused in axes.flat[number:]:
+        unused.remove()
+    return figure, list(axes.flat[:number])
 
 
-def _legend(figure: Figure, panels: list[Axes], title: str) -> None:
-    """One legend for all panels; an empty panel says that it is empty."""
+def _legend(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
+    """One legend for all panels; an empty panel says why it is empty."""
     named: dict[str, Any] = {}
     for panel in panels:
         if not panel.has_data():
-            panel.text(0.5, 0.5, "no value yet", ha="center", transform=panel.transAxes)
+            panel.text(0.5, 0.5, empty, ha="center", va="center", transform=panel.transAxes)
         handles, labels = panel.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
     if named:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from randlabels import metrics
+from randlabels import metrics, rundir
 from randlabels.rundir import (
     FINISHED,
     NOT_HASHED,
@@ -21,14 +22,21 @@ from randlabels.rundir import (
     read_plan,
 )
 
+from . import epochs, formats
+
 RESOURCES = ["device", "precision", "threads"]
 """What `auto` was decided to be, from environment.json; columns `used_<name>` in runs.csv."""
 
 VERSIONS = ["torch", "numpy"]
 """Packages whose version can change the numbers; columns `used_<name>` in runs.csv."""
 
-CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-"""Of this file: rows that another version of it read are not taken from a cache."""
+CODE = hashlib.sha256(
+    b"".join(
+        Path(file).read_bytes()
+        for file in (__file__, epochs.__file__, formats.__file__, metrics.__file__, rundir.__file__)
+    )
+).hexdigest()
+"""Of the files that make what is cached: another version's cache is not believed."""
 
 Row = dict[str, Any]
 """One run: its folder, state, config keys and results by column."""
@@ -53,6 +61,7 @@ def read_rows(root: Path, known: dict[str, Row]) -> tuple[list[Row], list[str]]:
         if row is None or row["signature"] != signature:
             try:
                 row = {**_read_run(RunDir(Path(folder))), "signature": signature}
+                json.dumps(row)  # plain values only
             except _Foreign as error:
                 problems.append(f"{folder} is passed over: {error}")
                 planned.get(folder, {})["state"] = "foreign"
@@ -85,19 +94,25 @@ _FILES = ["config.yaml", "metrics.jsonl", "done.json", "error.json", "environmen
 def _scan(folder: str, plans: list[Path]) -> Iterator[tuple[str, list[Any]]]:
     """Each run folder, and size and time of each of its files, without reading any; the plans
     that are found on the way are added to `plans`."""
-    with os.scandir(folder) as found:
-        entries = {entry.name: entry for entry in found}
+    try:
+        with os.scandir(folder) as found:
+            entries = {entry.name: entry for entry in found}
+    except OSError:  # it went away, or is not for us
+        return
     if "config.yaml" in entries:
         signature: list[Any] = []
         for name in _FILES:
-            status = entries[name].stat() if name in entries else None
-            signature.append([status.st_mtime_ns, status.st_size] if status else None)
+            try:
+                status = entries[name].stat()
+                signature.append([status.st_mtime_ns, status.st_size])
+            except (KeyError, OSError):  # it is not there, or no longer
+                signature.append(None)
         yield folder, signature
         return
     if "plan.jsonl" in entries:
         plans.append(Path(folder) / "plan.jsonl")
     for name, entry in entries.items():
-        if entry.is_dir() and not name.startswith("."):
+        if entry.is_dir(follow_symlinks=False) and not name.startswith("."):
             yield from _scan(entry.path, plans)
 
 
@@ -109,6 +124,8 @@ def _read_run(run: RunDir) -> Row:
     environment = read_json(run.environment) or {}
     if (schema := environment.get("schema", SCHEMA)) != SCHEMA:
         raise _Foreign(f"it was written as schema {schema}, and this program reads {SCHEMA}")
+    if not (isinstance(config["epochs"], int) and 0 <= config["corrupt"] <= 1):
+        raise ValueError("epochs or corrupt in config.yaml is no number of its range")
     versions = environment.get("versions") or {}
     row = {
         "run_id": run.run_id,
@@ -126,9 +143,16 @@ def _read_run(run: RunDir) -> Row:
         row["dataset.sha256"] = environment.get("data_sha256", "")[:12]
     if (result := run.result()) is not None:
         for kind in ("final", "best"):
-            row |= {f"{kind}_{key}": result[kind][key] for key in metrics.MEASURED}
-        row |= {key: result[key] for key in ("parameters", "seconds")}
+            row |= {f"{kind}_{key}": _number(result[kind][key]) for key in metrics.MEASURED}
+        row |= {key: _number(result[key]) for key in ("parameters", "seconds")}
+        row["records"] = result["epochs"]
     return row
+
+
+def _number(value: Any) -> float | None:
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError(f"{value!r} in done.json is no number")
+    return value
 
 
 def _flat(config: Mapping[str, Any]) -> Row:

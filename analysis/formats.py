@@ -33,7 +33,8 @@ def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
             quotes = "needed"
     names = io.StringIO()
     if header:
-        csv.writer(names, lineterminator="\n").writerow(table.column_names)
+        heads = [re.sub(r"^(?=[=+\-@\t\r])", "'", name) for name in table.column_names]
+        csv.writer(names, lineterminator="\n").writerow(heads)
     buffer = io.BytesIO()
     buffer.write(names.getvalue().encode())
     pa.csv.write_csv(table, buffer, pa.csv.WriteOptions(include_header=False, quoting_style=quotes))
@@ -51,6 +52,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def write_for_papers(table: pd.DataFrame, path: Path) -> None:
     """`<path>.md` and `<path>.tex` of a table of texts; booktabs rules, numbers to the right."""
+    table = table.map(lambda cell: " ".join(cell.split()))  # one line each
     write_atomic(path.with_suffix(".md"), markdown(table))
     write_atomic(path.with_suffix(".tex"), latex(table))
 

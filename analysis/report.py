@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import shlex
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -16,7 +19,7 @@ from randlabels import __version__
 from randlabels.rundir import write_atomic
 
 from . import figures
-from .collect import PAPER_TABLES, collect, mixtures, parser
+from .collect import PAPER_TABLES, collect, mixtures, parser, thresholds
 from .formats import LONGEST, numeric
 from .runs import LEADING_KEYS, Collection
 from .tables import for_papers
@@ -30,7 +33,8 @@ CAPTIONS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Collect, draw, and write `figures/*.png`, `figures/*.pdf` and `report.html`."""
-    options = parser(__doc__).parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser(__doc__).parse_args(given)
     found, tables = collect(options.dir, options.out, options.fit_threshold)
     out = options.out or options.dir / "summary"
     drawn = figures.build(found)
@@ -40,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         images[name] = _image(figure, "png")
         write_atomic(out / "figures" / f"{name}.png", images[name])
         write_atomic(out / "figures" / f"{name}.pdf", _image(figure, "pdf"))
-    write_atomic(out / "report.html", render(options.dir, found, tables, drawn, images))
+    write_atomic(out / "report.html", render(options.dir, found, tables, drawn, images, given))
     print(f"{out / 'report.html'}\n{out / 'figures'}")
 
 
@@ -50,6 +54,7 @@ def render(
     tables: dict[str, pd.DataFrame],
     drawn: dict[str, tuple[Figure, str]],
     images: dict[str, bytes],
+    arguments: list[str],
 ) -> str:
     """The report as HTML; every name in it is escaped."""
     environment = jinja2.Environment(
@@ -74,9 +79,8 @@ def render(
         hidden=max(0, len(listed) - figures.MOST),
         config=_shared(found),
         runs=_states(runs),
-        commands="\n".join(
-            f"python -m analysis.{command} {folder}" for command in ("collect", "report")
-        ),
+        commands=f"python -m {__package__}.report {shlex.join(arguments)}",
+        thresholds=thresholds(runs),
         origin=_origin(runs),
     )
 
@@ -123,13 +127,17 @@ def _draws(found: Collection) -> str:
 
 
 def _shared(found: Collection) -> str:
-    """The config keys that have one value in all runs, as the command line spells them."""
+    """The config keys that have one value in all runs, as the command line takes them."""
     lines = []
-    for key in [*LEADING_KEYS, *sorted(found.keys)]:
-        values = found.runs[key].dropna().unique()
-        if len(values) == 1 and key not in found.swept[len(LEADING_KEYS) :]:
-            lines.append(f"{key}={values[0]}")
-    return "\n".join(dict.fromkeys(lines))
+    for key in dict.fromkeys([*LEADING_KEYS, *sorted(found.keys)]):
+        values = found.runs[key]
+        if values.isna().all():
+            lines.append(f"{key}=null")
+        elif values.notna().all() and values.astype(str).nunique() == 1:
+            value = values.iloc[0]
+            text = str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
+            lines.append(f"{key}={text.replace(' ', '')}")
+    return "\n".join(lines)
 
 
 def _origin(runs: pd.DataFrame) -> str:

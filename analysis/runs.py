@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from randlabels import metrics
 from randlabels.rundir import (
@@ -59,11 +60,16 @@ def read(root: Path, out: Path, fit_threshold: float | None = None) -> Collectio
     Raises:
         FileNotFoundError: there is no run.
     """
+    (out / ".cache").mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".cache" / "lock"):  # two commands may collect at once
+        return _read(root, out, fit_threshold)
+
+
+def _read(root: Path, out: Path, fit_threshold: float | None) -> Collection:
     cache = out / ".cache" / "runs.json"
     cached = read_json(cache) or {}
-    known = cached["rows"] if cached.get("code") == CODE else {}
+    known = cached.get("rows", {}) if cached.get("code") == CODE else {}
     rows, problems = read_rows(root, known)
-    cache.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(cache, json.dumps({"code": CODE, "rows": known}))
     chosen: dict[tuple[str, Any], Row] = {}
     for row in rows:
@@ -79,12 +85,14 @@ def read(root: Path, out: Path, fit_threshold: float | None = None) -> Collectio
     runs = _frame(list(chosen.values())).sort_values(
         [*swept, "run_id"], kind="stable", ignore_index=True
     )
-    epochs = Epochs.update(out, runs, with_seed(swept))
+    epochs = Epochs.update(out, runs, with_seed(swept), CODE)
     for index, problem in epochs.problems.items():
         problems.append(problem)
         if index in epochs.damaged:
             runs.loc[index, "state"] = "damaged"
-    runs["epochs_to_fit"] = _epochs_to_fit(runs, epochs, fit_threshold)
+    if fit_threshold is not None:
+        runs["fit_threshold"] = fit_threshold
+    runs["epochs_to_fit"] = _epochs_to_fit(runs, epochs)
     keys = {key for row in chosen.values() for key in row} - _NOT_KEYS
     return Collection(runs, epochs, swept, keys, sorted(problems))
 
@@ -105,7 +113,7 @@ _NUMBERS = [
 ]
 USED = [f"used_{name}" for name in RESOURCES + VERSIONS]
 _COLUMNS = ["run_id", "state", *_NUMBERS, *USED, "git"]
-_NOT_KEYS = {*_COLUMNS, "folder", "signature", "fit_threshold", "host", "classes"}
+_NOT_KEYS = {*_COLUMNS, "folder", "signature", "fit_threshold", "host", "classes", "records"}
 
 
 def _swept(rows: list[Row]) -> list[str]:
@@ -128,18 +136,16 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
             frame[column] = ["null" if value is None else str(value) for value in values]
     absent = [
         column
-        for column in [*_COLUMNS, "signature", "fit_threshold", "classes"]
+        for column in [*_COLUMNS, "signature", "fit_threshold", "classes", "records"]
         if column not in frame
     ]
     frame = frame.reindex(columns=[*frame.columns, *absent])
-    return frame.astype(dict.fromkeys(_NUMBERS, float))  # also where all are missing
+    return frame.astype(dict.fromkeys([*_NUMBERS, "records"], float))  # also where all are missing
 
 
-def _epochs_to_fit(runs: pd.DataFrame, epochs: Epochs, fit_threshold: float | None) -> pd.Series:
+def _epochs_to_fit(runs: pd.DataFrame, epochs: Epochs) -> pd.Series:
     """Epochs (1-based) until train_acc reached the threshold, for finished runs."""
     threshold = runs["fit_threshold"].fillna(np.inf).to_numpy(dtype=float)
-    if fit_threshold is not None:
-        threshold = np.full(len(runs), fit_threshold)
     curves = epochs.read("train_acc")
     curves = curves[curves["train_acc"].to_numpy() >= threshold[curves["run"]]]
     first = curves.groupby("run")["epoch"].min() + 1

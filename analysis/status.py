@@ -24,8 +24,8 @@ from .folders import Row, read_rows
 PATIENCE = 120.0
 """Seconds without a write, beyond three epochs, after which a run on another host is stale."""
 
-TAIL = 4096
-"""Bytes from the end of metrics.jsonl that hold at least one record."""
+TAIL = 16384
+"""Bytes from the end of metrics.jsonl, some dozen records."""
 
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
 
@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.dir.is_dir():
         sys.exit(f"Error: {options.dir} is no folder")
     known: dict[str, Row] = {}
+    if not any(survey(options.dir, known)):
+        sys.exit(f"Error: {options.dir} holds no run; give a folder that a launch wrote to")
     if options.json:
         runs, problems = survey(options.dir, known)
         print(json.dumps({"runs": runs, "totals": totals(runs), "problems": problems}, indent=2))
@@ -89,7 +91,8 @@ def _latest(row: Row) -> dict[str, Any]:
 
 
 def _tail(file: Path) -> tuple[dict[str, Any], bool, float | None]:
-    """The last whole record, whether a torn line follows it, and when the file was written."""
+    """The last whole record, with the latest accuracies before it where it has none, whether a
+    torn line follows it, and when the file was written."""
     try:
         with open(file, "rb") as log:
             status = os.fstat(log.fileno())
@@ -97,13 +100,26 @@ def _tail(file: Path) -> tuple[dict[str, Any], bool, float | None]:
             content = log.read()
     except OSError:
         return {}, False, None
-    whole, _, rest = content.rpartition(b"\n")
+    *lines, rest = content.split(b"\n")
+    last: dict[str, Any] = {}
+    for line in reversed(lines):
+        record = _record(line)
+        last = {**record, **{key: value for key, value in last.items() if value is not None}}
+        if last.get("train_acc") is not None:
+            break
+    torn = bool(rest) or (bool(lines) and not _record(lines[-1]))
+    return last, torn, status.st_mtime
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """One line of metrics.jsonl with numbers only, or nothing where it is none."""
     try:
-        record = json.loads(whole.rpartition(b"\n")[2])
+        record = json.loads(line)
     except ValueError:
-        record = None
-    usable = isinstance(record, dict)
-    return record if usable else {}, bool(rest) or (bool(content) and not usable), status.st_mtime
+        return {}
+    if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+        return {}
+    return {key: value for key, value in record.items() if isinstance(value, int | float)}
 
 
 def totals(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -148,21 +164,24 @@ def render(root: Path, known: dict[str, Row], most: int | None = None) -> Group:
     hidden = f" ({len(runs) - len(shown)} not shown)" if len(shown) < len(runs) else ""
     line = (
         f"{summed['runs']} runs{hidden}: {states}. {summed['epochs_done']:,} epochs done, "
-        f"{summed['epochs_left']:,} to go; {summed['images_per_second']:,.0f} images/s; "
-        f"longest running run ends in {duration(summed['seconds_left'])}."
+        f"{summed['epochs_left']:,} to go"
     )
-    return Group(table, Text(line), *(Text(f"Warning: {problem}") for problem in problems))
+    if summed["images_per_second"]:
+        line += f"; {summed['images_per_second']:,.0f} images/s"
+        line += f"; the longest running run ends in {duration(summed['seconds_left'])}"
+    return Group(table, Text(f"{line}."), *(Text(f"Warning: {problem}") for problem in problems))
 
 
 def _watch(root: Path, known: dict[str, Row], interval: float) -> None:
     console = _console()
     try:
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
-            while True:
+            while any(run["state"] not in FINISHED for run in survey(root, known)[0]):
                 live.update(render(root, known, most=console.height - 8), refresh=True)
                 time.sleep(interval)
     except KeyboardInterrupt:
-        console.print(render(root, known))
+        pass
+    console.print(render(root, known))
 
 
 def _console() -> Console:

@@ -17,9 +17,19 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 log = logging.getLogger("randlabels")
+
+
+class _Screen(logging.StreamHandler):
+    """Falls silent when nobody reads any more (`| head`); the run goes on, and so does its log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            log.removeHandler(self)
+        else:
+            super().handleError(record)
 
 
 @contextmanager
@@ -29,7 +39,7 @@ def logging_to(file: Path | None, prefix: str = "", *, quiet: bool = False) -> I
     handlers: list[logging.Handler] = []
     if file is not None:
         handlers.append(logging.FileHandler(file, encoding="utf-8"))
-    screen = logging.StreamHandler(sys.stdout)
+    screen = _Screen(sys.stdout)
     screen.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     screen.setLevel(logging.WARNING if quiet else logging.INFO)
     handlers.append(screen)
@@ -52,12 +62,12 @@ def progress_bar(
 ) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
     """A bar of `steps` steps on standard error: functions to advance and to caption it."""
     columns = (
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(table_column=Column(min_width=4)),
+        TimeElapsedColumn(table_column=Column(min_width=7)),
+        TextColumn("left", table_column=Column(min_width=4)),
+        TimeRemainingColumn(table_column=Column(min_width=7)),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
     )
     bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
     with bar:

@@ -115,7 +115,7 @@ def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool
             file.flush()
             line = metrics.console_line(record, noisy=config.corrupt > 0)
             log.info("%s", line)
-            caption(line)
+            caption(line.partition(", L-tr")[0])
     return _finish(experiment, run, state, parameters, commit)
 
 

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -106,8 +107,23 @@ _loaded: dict[str, Data] = {}
 
 
 def relabel(config: Config, labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Corrupted labels of a whole part, so that no size or run seed changes any image's label."""
-    return torch.from_numpy(config.corruption.relabel(labels.numpy(), config.corrupt, classes))
+    """Corrupted labels (N,) int64 of a whole part, so that no size or run seed changes any.
+
+    Raises:
+        ValueError: the corruption returned something else.
+    """
+    true = labels.numpy().copy()  # the runs of one process share the data
+    found = config.corruption.relabel(true, config.corrupt, classes)
+    if (
+        found.shape != true.shape
+        or not np.issubdtype(found.dtype, np.integer)
+        or (len(found) and not (0 <= found.min() and found.max() < classes))
+    ):
+        raise ValueError(
+            f"corruption={config.corruption.name} returned {found.dtype} of shape {found.shape}; "
+            f"relabel must return {len(true)} integers from 0 to {classes - 1}"
+        )
+    return torch.from_numpy(found.astype(np.int64))
 
 
 def _cut(config: Config, data: Data, part: str, labels: torch.Tensor) -> Examples:

@@ -14,7 +14,7 @@ def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]]
 
     `extra` are options without a file: group, name, keys.
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {"top level": _top_level(conf)}
     for group in sorted(p.name for p in conf.iterdir() if p.is_dir() and p.name != "hydra"):
         lines = groups.setdefault(group, [])
         for file in sorted((conf / group).rglob("*.yaml")):
@@ -25,6 +25,21 @@ def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]]
         groups[group] += _option(group, name, "", keys)
     paragraphs = ("\n".join([f"{group}:", *lines]) for group, lines in groups.items())
     return "\n\n".join(paragraphs).replace("$", "$$")
+
+
+def known_keys(conf: Path) -> list[str]:
+    """All that may stand before a `=` on the command line."""
+    keys = [line.split(":")[0].strip() for line in _top_level(conf)]
+    for file in conf.glob("[!hs]*/*.yaml"):
+        group = file.parent.name
+        keys += [group, *(f"{group}.{key}" for key in yaml.safe_load(file.read_text()))]
+    return sorted(set(keys) | {"hydra/launcher", "sweep"})
+
+
+def _top_level(conf: Path) -> list[str]:
+    """The commented keys of config.yaml, as they stand there."""
+    lines = (conf / "config.yaml").read_text().splitlines()
+    return [f"  {line}" for line in lines if line[:1].isalpha() and "#" in line]
 
 
 def _option(group: str, name: str, comment: str, keys: Mapping[str, Any]) -> list[str]:

@@ -33,16 +33,24 @@ DEFAULTS = {
 MODULES = {**{group: group for group in DEFAULTS}, "dataset": "data", "model": "models"}
 """The module or package of each group."""
 
+REQUIRED = {"model": "lr", "corruption": "seed"}
+"""A key that each option of a group must have."""
+
 
 @cache
 def options(group: str) -> dict[str, type]:
     """The options of a group by name: every dataclass with a `name` in its module or package."""
-    return {
+    found = {
         cls.name: cls
         for module in _modules(group)
         for cls in vars(module).values()
         if dataclasses.is_dataclass(cls) and isinstance(cls, type) and hasattr(cls, "name")
     }
+    for name, cls in found.items():
+        key = REQUIRED.get(group)
+        if key is not None and key not in {f.name for f in dataclasses.fields(cls)}:
+            raise ValueError(f"{group}={name} has no key {key}; class {cls.__name__} must have one")
+    return found
 
 
 def _modules(group: str) -> Iterator[ModuleType]:
@@ -61,6 +69,8 @@ def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         for file in sorted(HERE.glob(f"{module}.py")) + sorted(HERE.glob(f"{module}/*.py")):
             for name in _declared(file):
                 if not (conf / group / f"{name}.yaml").is_file():
+                    if name not in options(group):
+                        raise ValueError(f"{file}: the class named {name!r} is no dataclass")
                     defaults = dataclasses.asdict(options(group)[name]())
                     yield group, name, {"name": name, **defaults}
 
@@ -68,7 +78,11 @@ def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 def _declared(file: Path) -> list[str]:
     """The `name` of each class in a source file that sets one, without importing it."""
     names = []
-    for cls in ast.parse(file.read_text(encoding="utf-8")).body:
+    try:
+        source = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    except SyntaxError as error:
+        raise ValueError(f"{file}, line {error.lineno}: {error.msg}") from error
+    for cls in source.body:
         for line in cls.body if isinstance(cls, ast.ClassDef) else []:
             if isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(
                 line.value, ast.Constant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
@@ -10,13 +11,13 @@ from pathlib import Path
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import launchers
 from .config import parse, plain
-from .help import options_help
+from .help import known_keys, options_help
 from .options import without_file
 
 HERE = Path(__file__).parent
@@ -26,12 +27,20 @@ CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 
 def main() -> None:
     """Compose, check, execute; whatever the user got wrong ends as one sentence."""
-    prepare_hydra()
+    for flag in ("-m", "--multirun"):  # Hydra takes it before or after all overrides only
+        if flag in sys.argv[2:]:
+            sys.argv.remove(flag)
+            sys.argv.insert(1, flag)
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
     try:
+        prepare_hydra()
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except KeyboardInterrupt:
+        print(
+            "\nInterrupted. The same command goes on from each run's last checkpoint.",
+            file=sys.stderr,
+        )
         sys.exit(130)
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if show_traceback:
@@ -41,6 +50,9 @@ def main() -> None:
         if show_traceback and end.__cause__:
             raise end.__cause__ from None
         raise
+    finally:
+        if not show_traceback:
+            del os.environ["HYDRA_FULL_ERROR"]
 
 
 def prepare_hydra() -> None:
@@ -69,6 +81,8 @@ def task(tree: DictConfig) -> str:
         if of_sweep:
             return execute(config, job=settings.job.num)
         batch.check([config])
+        if not config.plan:
+            batch.begin([config], [list(settings.overrides.task)])
     except (ValueError, OSError) as error:
         if of_sweep:
             raise
@@ -76,13 +90,14 @@ def task(tree: DictConfig) -> str:
     if config.plan:
         batch.show_plan([config])
         sys.exit(0)
-    batch.begin([config], [list(settings.overrides.task)])
     sys.exit(0 if execute(config) in (*FINISHED, "running") else 1)
 
 
 def in_one_sentence(error: Exception) -> str:
     """What a person did wrong and what to do instead, in place of Hydra's paragraphs."""
     text = str(error)
+    if isinstance(error, OSError) and error.filename:
+        text = f"{error.filename}: {error.strerror}"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(text.split())
     if unknown := re.search(r"Could not find '([^']+)'", text):
@@ -94,10 +109,24 @@ def in_one_sentence(error: Exception) -> str:
         listed = f"; use {', '.join(known)}" if known else ""
         return f"{group}={option} is unknown{listed}"
     if unknown := re.search(r"Could not override '([^']+)'", text):
-        return f"{unknown[1]} is no key of the chosen options; --help lists each option's keys"
+        return _unknown_key(unknown[1])
     if "--multirun" in text and (values := re.search(r"(?:argument|parameters) '([^']+)'", text)):
         return f"{values[1]} lists several values; add -m to sweep over them"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read as KEY=VALUE; lists are a,b,c without spaces, and "
+            "brackets or quotes must be closed"
+        )
     return " ".join(f"{text} {error.__cause__ or ''}".split())
+
+
+def _unknown_key(key: str) -> str:
+    """`key` is none, and what may have been meant."""
+    known = known_keys(CONF)
+    meant = [name for name in known if name.endswith(f".{key}")][:3]
+    meant = meant or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    hint = f"did you mean {' or '.join(meant)}? " if meant and key not in meant else ""
+    return f"{key} is no key of the chosen options; {hint}--help lists each option's keys"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from the files in it; it is stored nowhere else.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 SCHEMA = 1
 """Version of the files and of the hash; raised when a default or a format changes."""
@@ -135,13 +136,18 @@ class RunDir:
         return self.path / ".lock"
 
     def _locked(self) -> bool:
-        if not self._lock_file.exists():
+        """A shared lock needs no right to write, so that anyone who may read can look."""
+        try:
+            handle = os.open(self._lock_file, os.O_RDONLY)
+        except FileNotFoundError:
             return False
         try:
-            with self.lock():
-                return False
-        except Timeout:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
             return True
+        finally:
+            os.close(handle)
 
     def set_aside(self) -> Path | None:
         """Move the folder to `.replaced/<run id>.<k>` beside it; its new path, if there was one.
@@ -206,10 +212,10 @@ def read_plan(folder: Path) -> Plan:
     """The planned runs of `folder` (`runs/<name>`) by run id, in the order of planning."""
     plan: Plan = {}
     with contextlib.suppress(FileNotFoundError):
-        for line in (folder / "plan.jsonl").read_text().splitlines():
+        for line in (folder / "plan.jsonl").read_bytes().splitlines():
             with contextlib.suppress(ValueError):
                 entry = json.loads(line)
-                if isinstance(entry, dict) and "run_id" in entry:
+                if isinstance(entry, dict) and isinstance(entry.get("run_id"), str):
                     plan[entry["run_id"]] = entry
     return plan
 

@@ -16,6 +16,8 @@ from joblib.externals.loky import reusable_executor
 
 from randlabels import experiment, metrics, run
 
+from .synthetic import CURVES, write_run
+
 TINY = ["dataset=digits", "model=mlp", "model.hidden=[8]", "dataset.train_size=64", "epochs=2"]
 """A run of some milliseconds."""
 
@@ -59,6 +61,14 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return Outcome(int(str(code or 0)), out, err)
 
     return call
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Four finished runs: two corruption levels, two seeds."""
+    for (corrupt, seed), curve in CURVES.items():
+        write_run(tmp_path, curve, corrupt=corrupt, seed=seed)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

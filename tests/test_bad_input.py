@@ -26,13 +26,18 @@ CASES = {
     "device=cuda": "device=cuda needs a GPU that PyTorch can use, and there is none; "
     "use device=cpu or device=auto",
     "nosuch=1": "nosuch is no key of the chosen options; --help lists each option's keys\n",
+    "epoch=1": "epoch is no key of the chosen options; did you mean epochs? --help lists each ",
+    "lr=1": "lr is no key of the chosen options; did you mean model.lr or optimizer.lr? --help ",
+    "model.hiden=1": "model.hiden is no key of the chosen options; did you mean model.hidden? ",
+    "depth": "'depth' cannot be read as KEY=VALUE; lists are a,b,c without spaces, and brackets ",
+    "seed=range(0,2": "'seed=range(0,2' cannot be read as KEY=VALUE; lists are a,b,c without ",
     "sweep=nosuch": "sweep=nosuch is unknown; use demo, seed/readme\n",
     "hydra/launcher=nosuch": "hydra/launcher=nosuch is unknown\n",
-    "out=/dev/null": "",
+    "out=/dev/null": "/dev/null",
     "+nosuch=1": "nosuch is no known key; the top level takes batch_size, ",
     "+model.nosuch=1": "model.nosuch is no known key; model=wrn takes depth, dropout, lr, widen",
     "name=../up": "name='../up' is no safe folder name; use up to 100 letters, ",
-    "corrupt=[": "",
+    "corrupt=[": "'corrupt=[' cannot be read as KEY=VALUE; lists are a,b,c without spaces, and ",
 }
 
 
@@ -49,7 +54,7 @@ def test_bad_argument(
     if multirun and key in good and "nosuch" not in key and argument != "corrupt=[":
         argument = f"{key}={good[key]},{value}"  # the good value comes first
     outcome = cli(*["-m"] * multirun, "dataset=digits", argument)
-    expected = CASES[f"{key}={value}"]
+    expected = CASES[f"{key}={value}" if value else key]
     assert outcome.code == 1
     assert outcome.out == ""
     assert outcome.err.startswith(f"Error: {expected}")
@@ -139,7 +144,10 @@ def test_other_data_in_the_same_place_is_not_taken_for_the_same_run(
     assert cli(*arguments).code == 0
     Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "tree" / "train" / "a" / "0.png")
     outcome = cli(*arguments)
-    assert outcome.code == 1 and "was computed on other data than tree holds" in outcome.err
+    assert (
+        outcome.code == 1
+        and "was computed on other data than image_folder in tree is now" in outcome.err
+    )
     assert cli(*arguments, "name=second").code == 0
     assert cli(*arguments, "force=true").code == 0
     folder_with(tmp_path / "other", "not at all")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from analysis import compare
 from analysis.collect import collect
 
-from .test_tables import write_run
+from .synthetic import write_run
 
 SEED = pd.read_csv(compare.PUBLISHED / "seed.csv")
 PAPER = pd.read_csv(compare.PUBLISHED / "paper.csv")
@@ -45,20 +47,68 @@ def test_published_numbers_are_complete() -> None:
         assert published["value"].isna().tolist() == failed.tolist()
 
 
-@pytest.mark.parametrize(
-    ("row", "metric", "epoch", "value"),
-    [
-        ("WRN-28-1, true labels", "train_acc", 0, 0.5849),
-        ("WRN-28-1, true labels", "test_acc_noisy", 299, 0.8641),
-        ("WRN-28-1, random labels", "test_loss_noisy", 150, 5.5166),
-        ("MLP 512, random labels", "test_loss_noisy", 299, 10.3347),
-    ],
-)
-def test_published_logs_hold_the_numbers_of_the_original_readme(
-    row: str, metric: str, epoch: int, value: float
-) -> None:
-    found = SEED[(SEED["row"] == row) & (SEED["metric"] == metric) & (SEED["epoch"] == epoch)]
-    assert found["value"].tolist() == [value]
+README_LOGS = {
+    # original README: train_acc, test_acc_noisy in %, train_loss, test_loss_noisy
+    ("WRN-28-1, true labels", 0): (58.49, 56.92, 1.1574, 1.1857),
+    ("WRN-28-1, true labels", 149): (94.11, 80.31, 0.1755, 0.9136),
+    ("WRN-28-1, true labels", 150): (99.97, 85.87, 0.0061, 0.5876),
+    ("WRN-28-1, true labels", 299): (100.00, 86.41, 0.0004, 0.5636),
+    ("WRN-28-1, random labels", 0): (10.30, 9.91, 2.3105, 2.3129),
+    ("WRN-28-1, random labels", 149): (77.35, 9.75, 0.6599, 5.4791),
+    ("WRN-28-1, random labels", 150): (99.00, 9.90, 0.0809, 5.5166),
+    ("WRN-28-1, random labels", 299): (100.00, 9.99, 0.0008, 7.7216),
+    ("MLP 512, random labels", 0): (12.59, 10.15, 2.3094, 2.3680),
+    ("MLP 512, random labels", 224): (99.96, 9.57, 0.0142, 10.3074),
+    ("MLP 512, random labels", 299): (99.97, 9.57, 0.0134, 10.3347),
+}
+
+TABLE_1 = {
+    # Zhang et al. 2017, Table 1: train and test accuracy in %
+    "Inception, random crop, weight decay": (100.0, 89.05),
+    "Inception, random crop": (100.0, 89.31),
+    "Inception, weight decay": (100.0, 86.03),
+    "Inception": (100.0, 85.75),
+    "Inception, random labels": (100.0, 9.78),
+    "Inception w/o BatchNorm, weight decay": (100.0, 83.00),
+    "Inception w/o BatchNorm": (100.0, 82.00),
+    "Inception w/o BatchNorm, random labels": (100.0, 10.12),
+    "Alexnet, random crop, weight decay": (99.90, 81.22),
+    "Alexnet, random crop": (99.82, 79.66),
+    "Alexnet, weight decay": (100.0, 77.36),
+    "Alexnet": (100.0, 76.07),
+    "Alexnet, random labels": (99.82, 9.86),
+    "MLP 3x512, weight decay": (100.0, 53.35),
+    "MLP 3x512": (100.0, 52.39),
+    "MLP 3x512, random labels": (100.0, 10.48),
+    "MLP 1x512, weight decay": (99.80, 50.39),
+    "MLP 1x512": (100.0, 50.51),
+    "MLP 1x512, random labels": (99.34, 10.61),
+}
+
+SUMS = {
+    # of the values of each table, or of each curve of a figure, added up by hand
+    "Table 3": 0.012 + 0.006 + 0.46 + 0.17,
+    "Table 3, text": 0.15,
+    "Table 4": 1.0 + 1.0 + 0.9921 + 0.9993 + 0.9928,
+    "Figure 1a": 1.805 + 4.43 + 13.39 + 14.92 + 23.45,
+    "Figure 1b": 27.5 + 13.99 + 18.54,
+    "Figure 1c": 6.985 + 7.65 + 8.415,
+}
+
+
+def test_published_numbers_are_those_of_their_sources() -> None:
+    metrics = ["train_acc", "test_acc_noisy", "train_loss", "test_loss_noisy"]
+    logs = SEED.set_index(["row", "epoch", "metric"])["value"]
+    for (row, epoch), values in README_LOGS.items():
+        found = [logs[row, epoch, metric] for metric in metrics]
+        assert found == pytest.approx([values[0] / 100, values[1] / 100, *values[2:]])
+    table = PAPER[PAPER["source"] == "Table 1"].pivot(index="row", columns="metric", values="value")
+    assert sorted(table.index) == sorted(TABLE_1)
+    for row, accuracies in TABLE_1.items():
+        found = 100 * table.loc[row, ["train_acc", "test_acc"]]
+        assert found.tolist() == pytest.approx(accuracies)
+    sums = PAPER.groupby("source")["value"].sum()
+    assert sums.drop("Table 1").to_dict() == pytest.approx(SUMS)
 
 
 def test_only_runs_with_every_key_equal_cover_a_number(tmp_path: Path) -> None:
@@ -85,13 +135,37 @@ def test_only_runs_with_every_key_equal_cover_a_number(tmp_path: Path) -> None:
     assert first["difference"] == pytest.approx(0.1 - 0.1259) and first["verdict"] == "differs"
 
 
+def published(metric: str, value: float, uncertainty: float = math.nan) -> Any:
+    return SimpleNamespace(metric=metric, value=value, uncertainty=uncertainty)
+
+
 def test_tolerance_is_the_stated_rule() -> None:
     one, three = pd.Series([0.5]), pd.Series([0.4, 0.5, 0.6])
-    assert compare.tolerance("test_acc", 0.5, one) == 0.01
-    assert compare.tolerance("test_acc", 0.5, three) == pytest.approx(3 * 0.1 * math.sqrt(4 / 3))
-    assert compare.tolerance("test_loss_noisy", 10.0, one) == 0.5
-    assert compare.tolerance("train_loss", 0.01, one) == 0.01
-    assert compare.tolerance("relative", 2.0, one) == 0.4
+    spread = 3 * 0.1 * math.sqrt(4 / 3)
+    for number, values, expected in [
+        (published("test_acc", 0.5), one, 0.01),
+        (published("test_acc", 0.5), three, spread),
+        (published("test_loss_noisy", 10.0), one, 0.5),
+        (published("train_loss", 0.01), one, 0.01),
+        (published("train_loss", 0.1, 0.03), one, 0.03),
+        (published("relative", 2.0), one, 0.4),
+    ]:
+        assert compare.tolerance(number, values) == pytest.approx(expected)
+    assert abs(0.87 - 0.86) <= compare.tolerance(published("test_acc", 0.86), one)
+
+
+def test_diverged_runs_are_counted_and_meet_a_failure_to_converge(tmp_path: Path) -> None:
+    keys = {**CIFAR, "model": {"name": "mlp"}, "corrupt": 1.0}
+    write_run(tmp_path, [0.5] * 300, **keys)
+    write_run(tmp_path, [0.5], **{**keys, "epochs": 300}, state="diverged", seed=1)
+    rows = SEED[SEED["row"] == "MLP 512, random labels"].head(1)
+    (row,) = compared(tmp_path, rows).to_dict("records")
+    assert (row["n"], row["n_diverged"], row["verdict"]) == (1, 1, "differs")
+    (tmp_path / "b").mkdir()
+    write_run(tmp_path / "b", [0.5], **{**keys, "epochs": 300}, state="diverged", seed=1)
+    assert compared(tmp_path / "b", rows)["verdict"].tolist() == ["diverged"]
+    rows = rows.assign(value=math.nan)
+    assert compared(tmp_path / "b", rows)["verdict"].tolist() == ["agrees"]
 
 
 def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> None:
@@ -122,10 +196,10 @@ def test_command_lists_what_no_run_covers(tmp_path: Path, capsys) -> None:
     compare.main([str(tmp_path), "--to", "seed"])
     shown = capsys.readouterr().out
     assert "60 of 212 published numbers have runs; none covers" in shown
-    assert "original code, README: WRN-28-1, random labels (96)" in shown
+    assert "original code, README: 152 numbers, as of WRN-28-1, true labels" in shown
     for ending in ("csv", "md", "tex"):
         assert (tmp_path / "summary" / f"compare_seed.{ending}").is_file()
     compare.main([str(tmp_path), "--to", "paper"])
     shown = capsys.readouterr().out
     assert "0 of 172 published numbers have runs" in shown
-    assert "Table 4: Alexnet, weight decay, random labels (1)" in shown
+    assert "Table 4: 6 numbers, as of Inception, weight decay, random labels" in shown

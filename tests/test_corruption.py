@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,6 +105,37 @@ def test_record_states_the_share_changed_and_the_labels_checksums() -> None:
             experiment.test.labels.numpy().astype("<i8").tobytes()
         ).hexdigest(),
     }
+
+
+@dataclass
+class InPlace(Uniform):
+    """A corruption as somebody may write it: it changes the labels that it was given."""
+
+    def relabel(self, labels: np.ndarray, prob: float, classes: int) -> np.ndarray:
+        labels[:] = (labels + 1) % classes
+        return labels
+
+
+def test_a_corruption_that_works_in_place_spoils_no_other_run() -> None:
+    clean = parse(tree())
+    before = assemble(clean).train.true.clone()
+    spoilt = assemble(dataclasses.replace(clean, corruption=InPlace()))
+    assert spoilt.corruption["share_changed"] == 1
+    assert torch.equal(spoilt.train.true, before)
+    assert torch.equal(assemble(clean).train.labels, before)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda y: y / 1, lambda y: y[1:], lambda y: y + 10, lambda y: y - 1]
+)
+def test_a_corruption_that_returns_no_labels_is_refused(wrong) -> None:
+    class Wrong(Uniform):
+        def relabel(self, labels: np.ndarray, prob: float, classes: int) -> np.ndarray:
+            return wrong(labels)
+
+    config = dataclasses.replace(parse(tree()), corruption=Wrong())
+    with pytest.raises(ValueError, match="relabel must return 1442 integers from 0 to 9"):
+        assemble(config)
 
 
 @pytest.mark.data

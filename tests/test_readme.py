@@ -96,6 +96,29 @@ def test_a_model_in_one_file_composes_trains_and_is_listed(tmp_path: Path) -> No
     assert "Number of parameters: 1310" in out  # 9·2 + 2 + 128·10 + 10
 
 
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("class Oops(\n", "oops.py, line 1: "),
+        ('class Oops:\n    name = "oops"\n', "the class named 'oops' is no dataclass"),
+        (
+            'from dataclasses import dataclass\n@dataclass\nclass Oops:\n    name = "oops"\n',
+            "model=oops has no key lr; class Oops must have one",
+        ),
+    ],
+)
+def test_a_mistake_in_ones_own_file_is_one_sentence(
+    code: str, sentence: str, tmp_path: Path
+) -> None:
+    for part in ("randlabels", "conf", "sweeps"):
+        shutil.copytree(ROOT / part, tmp_path / part, symlinks=True)
+    (tmp_path / "randlabels" / "models" / "oops.py").write_text(code)
+    command = [sys.executable, "-m", "randlabels.run", "model=mlp", *SHORT]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and sentence in done.stderr
+    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
+
+
 def test_links_lead_somewhere() -> None:
     targets = re.findall(r"\]\(([^)]+)\)", README)
     for target in targets:

@@ -8,7 +8,7 @@ import pytest
 
 from randlabels import metrics, rundir
 
-from .test_tables import record
+from .synthetic import record
 
 
 def test_records_read_back_and_a_torn_last_line_is_dropped(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from analysis import status
 from randlabels import metrics, rundir
 from randlabels.config import parse
 
-from .test_tables import record, write_run
+from .synthetic import record, write_run
 
 
 def survey(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -126,21 +126,40 @@ def test_table_and_json_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixtu
         status.main([str(tmp_path / "nowhere")])
 
 
-def test_watching_ends_with_the_table_on_interrupt(
+def test_watching_ends_when_all_runs_are_finished_or_on_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     run = write_run(tmp_path, [0.5, 1.0])
+    finished = run.done.read_text()
+    run.done.unlink()
     shown = 0
 
-    def sleep(seconds: float) -> None:
+    def finish(seconds: float) -> None:
         nonlocal shown
         shown += 1
         if shown == 3:
-            raise KeyboardInterrupt
+            run.done.write_text(finished)
 
-    monkeypatch.setattr("analysis.status.time.sleep", sleep)
+    monkeypatch.setattr("analysis.status.time.sleep", finish)
     status.main([str(tmp_path), "--watch"])
-    assert shown == 3 and run.run_id in capsys.readouterr().out
+    assert shown == 3 and "1 runs: 1 done" in capsys.readouterr().out
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    run.done.unlink()
+    monkeypatch.setattr("analysis.status.time.sleep", interrupt)
+    status.main([str(tmp_path), "--watch"])
+    assert "1 runs: 1 interrupted" in capsys.readouterr().out
+
+
+def test_accuracies_are_the_latest_that_were_measured(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [0.5, 0.75, 0.25])
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    lines[2] |= dict.fromkeys(metrics.MEASURED)
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (found,) = status.survey(tmp_path, {})[0]
+    assert (found["epoch"], found["train_acc"]) == (3, 0.75)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from randlabels import fit, launchers, metrics
-from randlabels.rundir import read_plan
+from randlabels.rundir import RunDir, read_plan
 
 from .conftest import BASIC, TINY, Cli, numbers
 
@@ -129,6 +130,25 @@ def wait_for_a_worker(root: Path) -> int:
 def test_sweep_over_names_keeps_a_plan_in_each_folder(cli: Cli, tmp_path: Path) -> None:
     assert cli("-m", *TINY, "name=a,b", BASIC).code == 0
     assert [len(read_plan(tmp_path / "runs" / name)) for name in "ab"] == [1, 1]
+
+
+def test_table_shows_what_differs_among_the_runs(cli: Cli) -> None:
+    shown = cli("-m", *TINY, "optimizer.lr=0.1,0.2", "model.hidden=[8]", "plan=true").out
+    header = next(line for line in shown.splitlines() if "optimizer.lr" in line)
+    assert "model.hidden" not in header
+    assert re.findall(r"planned\s+│\s+(0\.\d)", shown) == ["0.1", "0.2"]
+
+
+def test_multirun_flag_may_stand_anywhere(cli: Cli) -> None:
+    assert "2 runs" in cli(*TINY, "plan=true", "-m", "seed=0,1").out
+
+
+def test_output_that_nobody_reads_any_more_does_not_stop_a_run(tmp_path: Path) -> None:
+    command = " ".join([sys.executable, "-m", "randlabels.run", *TINY, "epochs=300"])
+    shell = f"{command} 2>errors | head -2"
+    subprocess.run(["bash", "-c", shell], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    (run,) = (RunDir(p.parent) for p in tmp_path.glob("runs/*/*/config.yaml"))
+    assert run.state() == "done" and "Traceback" not in (tmp_path / "errors").read_text()
 
 
 def test_committed_sweep_sets_multirun_and_its_folder(cli: Cli, tmp_path: Path) -> None:

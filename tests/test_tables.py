@@ -3,73 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import re
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from analysis import collect, epochs, formats
+from analysis import collect
 from randlabels import metrics, rundir
 from randlabels.config import parse
-from randlabels.rundir import RunDir
 
 from .conftest import TINY, Cli
-
-CURVES = {
-    # (corrupt, seed): train accuracy by epoch
-    (0.0, 0): [0.5, 1.0, 1.0],
-    (0.0, 1): [1.0, 1.0, 1.0],
-    (1.0, 0): [0.1, 0.5, 1.0],
-    (1.0, 1): [0.3, 0.7, 0.9],  # never fits
-}
-
-
-def record(epoch: int, train_acc: float, test_acc: float) -> dict[str, Any]:
-    values = dict.fromkeys(metrics.KEYS, 0.25)
-    values |= {"epoch": epoch, "lr": 0.1, "train_acc": train_acc, "test_acc": test_acc}
-    return values | {"train_acc_corrupted": None}
-
-
-def write_run(root: Path, curve: list[float], state: str = "done", **keys: Any) -> RunDir:
-    """A run folder as a run leaves it; test accuracy is 0.9 - 0.8·corrupt + 0.01·seed."""
-    model = keys.pop("model", {"name": "mlp"})
-    config = parse({"dataset": {"name": "digits"}, "model": model, "epochs": len(curve), **keys})
-    run = RunDir(root / config.run_id)
-    run.path.mkdir(parents=True)
-    run.config.write_text(yaml.safe_dump(config.tree()))
-    test_acc = 0.9 - 0.8 * config.corrupt + 0.01 * config.seed
-    records = [record(epoch, acc, test_acc) for epoch, acc in enumerate(curve)]
-    run.metrics.write_text("".join(metrics.encode(r) + "\n" for r in records))
-    if state in rundir.FINISHED:
-        last = {key: records[-1][key] for key in metrics.MEASURED}
-        result = {"config_hash": config.hash, "state": state, "parameters": 592, "seconds": 1.0}
-        result |= {"final": last, "best": metrics.best(records)}
-        rundir.write_json(run.done, result)
-    elif state == "failed":
-        rundir.write_json(run.error, {"exception": "OSError: no", "traceback": ""})
-    used = {"device": "cpu", "precision": "fp32", "threads": 1, "versions": {"torch": "2.15.0"}}
-    rundir.write_json(run.environment, {**used, "git": {"commit": "a" * 40, "dirty": False}})
-    return run
-
-
-@pytest.fixture
-def sweep(tmp_path: Path) -> Path:
-    for (corrupt, seed), curve in CURVES.items():
-        write_run(tmp_path, curve, corrupt=corrupt, seed=seed)
-    return tmp_path
-
-
-def table(root: Path, name: str, fit_threshold: float | None = None) -> pd.DataFrame:
-    """A table of the runs under `root` as collect builds it, or epochs.csv."""
-    _, tables = collect.collect(root, None, fit_threshold)
-    return pd.read_csv(root / "summary" / "epochs.csv") if name == "epochs" else tables[name]
+from .synthetic import Shuffled, contents, table, write_run
 
 
 def test_corruption_vs_epochs_is_the_mean_over_seeds(sweep: Path) -> None:
@@ -196,8 +142,8 @@ def test_unfinished_runs_are_counted_listed_and_left_out_of_means(
     shown = capsys.readouterr().out
     assert "9 runs: 1 damaged, 1 diverged, 4 done, 1 failed, 1 interrupted, 1 planned." in shown
     assert f"{planned.run_id}: planned" in shown
-    assert f"{torn.metrics}: the torn last line is passed over" in shown
-    assert f"{damaged.metrics} is damaged (" in shown
+    assert f"{torn.metrics} ends with a torn line, which is passed over" in shown
+    assert f"{damaged.metrics} is damaged: " in shown
 
 
 def test_mixed_origins_are_warned_about(sweep: Path, capsys: pytest.CaptureFixture) -> None:
@@ -209,29 +155,6 @@ def test_mixed_origins_are_warned_about(sweep: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert "mix runs with different used_threads: 1 (4), 2 (1)" in shown
     assert f"different git: {'a' * 12} (4), {'b' * 12}+ (1)" in shown
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a summary but its cache, by name."""
-    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
-    return {name: content for name, content in found.items() if not name.startswith(".cache")}
-
-
-class Shuffled(list):
-    """`os.scandir` in another order."""
-
-    listing = staticmethod(os.scandir)
-
-    def __init__(self, path: str | Path) -> None:
-        with self.listing(path) as found:
-            super().__init__(found)
-        random.Random(1).shuffle(self)
-
-    __enter__ = list.copy
-
-    def __exit__(self, *error: object) -> None:
-        pass
 
 
 def test_collecting_again_in_any_directory_order_gives_the_same_bytes(
@@ -290,94 +213,3 @@ def test_folder_without_runs_is_one_sentence(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(SystemExit, match=r"^Error: .*(holds no run|is no folder)"):
             collect.main([str(folder)])
-
-
-# Incremental
-
-
-def many(root: Path, seeds: range) -> None:
-    for seed in seeds:
-        write_run(root, [seed / 400, 0.5, 1.0], seed=seed)
-
-
-def test_collecting_after_changes_equals_collecting_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Runs that come, go, change and grow; blocks that stay are not parsed again."""
-    root = tmp_path / "runs"
-    many(root, range(0, 150))
-    collect.main([str(root)])
-    parsed: list[int] = []
-    parse_block = epochs._parse
-
-    def counting(block: epochs.Block, *arguments: Any) -> Any:
-        parsed.append(len(block.runs))
-        return parse_block(block, *arguments)
-
-    monkeypatch.setattr(epochs, "_parse", counting)
-    collect.main([str(root)])
-    assert parsed == []
-
-    folders = sorted(root.glob("mlp*"))
-    changed = folders[70] / "metrics.jsonl"
-    changed.write_text(changed.read_text().replace("0.5", "0.75", 1))
-    collect.main([str(root)])
-    assert len(parsed) == 1 and parsed[0] < 150
-
-    shutil.rmtree(folders[10])
-    many(root, range(150, 180))
-    with open(folders[20] / "metrics.jsonl", "a") as file:
-        file.write(metrics.encode(record(3, 1.0, 0.5)) + "\n" + "{torn")
-    collect.main([str(root)])
-    assert len(parsed) > 1
-    incremental = contents(root / "summary")
-    collect.main([str(root), "--out", str(tmp_path / "anew")])
-    assert contents(tmp_path / "anew") == incremental
-    assert len([name for name in incremental if "parquet" in name]) > 1
-
-
-def test_edited_or_missing_tables_are_written_anew(sweep: Path) -> None:
-    collect.main([str(sweep)])
-    first = contents(sweep / "summary")
-    summary = sweep / "summary"
-    (summary / "epochs.csv").write_text("edited")
-    (summary / "test_error.csv").unlink()
-    for block in (summary / "epochs.parquet").iterdir():
-        block.unlink()
-    collect.main([str(sweep)])
-    assert contents(summary) == first
-    shutil.rmtree(summary / ".cache")
-    collect.main([str(sweep)])
-    assert contents(summary) == first
-
-
-# Names
-
-
-HOSTILE = ["a&b", "a_b", "<script>alert(1)</script>", "=cmd|x", "{a}$", "a|b", "50%", "+1", "-x"]
-
-
-def test_names_are_escaped_in_every_format(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"na_me": HOSTILE, "number": range(len(HOSTILE))})
-    formats.write_csv(frame, tmp_path / "x.csv")
-    formats.write_for_papers(frame.astype("str"), tmp_path / "x")
-    csv = pd.read_csv(tmp_path / "x.csv")
-    assert not csv["na_me"].str.match("[=+-]").any()
-    assert csv["na_me"].str.removeprefix("'").tolist() == HOSTILE
-    text = (tmp_path / "x.md").read_text()
-    assert "<script>" not in text and text.count("\n") == len(HOSTILE) + 2
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines()} == {3}
-    tex = (tmp_path / "x.tex").read_text()
-    body = tex.partition("\\midrule")[2].partition("\\bottomrule")[0]
-    assert not re.findall(r"(?<!\\)[&_$%{}#](?!\s\d)", body.replace("{}", ""))
-    assert {line.count(" & ") for line in body.strip().splitlines()} == {1}
-    assert tex.startswith("\\begin{tabular}{lr}\n\\toprule\n")
-
-
-def test_papers_tables_show_mean_deviation_and_number_of_seeds(sweep: Path) -> None:
-    collect.main([str(sweep)])
-    lines = (sweep / "summary" / "test_error.md").read_text().splitlines()
-    assert lines[0] == "| dataset | model | corruption | corrupt | n | n\\_done | test error (%) |"
-    assert lines[2] == "| digits | mlp | uniform | 0 | 2 | 2 | 9.5 ± 0.7 |"
-    tex = (sweep / "summary" / "test_error.tex").read_text()
-    assert r"digits & mlp & uniform & 0 & 2 & 2 & 9.5 $\pm$ 0.7 \\" in tex

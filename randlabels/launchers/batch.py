@@ -11,11 +11,14 @@ from ..config import Config
 from ..console import log, print_table
 from ..environment import check_device
 from ..experiment import build_model, load, relabel
-from ..rundir import FINISHED, merge_plan, read_json
+from ..rundir import FINISHED, NOT_HASHED, merge_plan, read_json
 
 PACKAGE = Path(__file__).parent.parent
 ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "analysis"
 """The package of the tables: inside ours once installed, beside it in a checkout."""
+
+IN_RUN_ID = ("model", "dataset", "corruption")
+"""Groups whose options a run id shows, beside `corrupt` and `seed`."""
 
 
 def check(configs: Sequence[Config]) -> None:
@@ -45,8 +48,9 @@ def check(configs: Sequence[Config]) -> None:
         before = (read_json(config.run.environment) or {}).get("data_sha256", data.sha256)
         if before != data.sha256 and not config.force:
             raise ValueError(
-                f"{config.run.path} was computed on other data than {config.dataset.folder} holds "
-                "now; give this launch a name=, or force=true to set the old results aside"
+                f"{config.run.path} was computed on other data than {config.dataset.name} in "
+                f"{config.dataset.folder} is now; give this launch a name=, or force=true to set "
+                "the old results aside"
             )
 
 
@@ -65,13 +69,16 @@ def begin(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> None
 def show_plan(configs: Sequence[Config]) -> None:
     """List the runs with their states and cost, for `plan=true`."""
     rows, images = [], 0
-    for config in configs:
+    varied = varying(configs)
+    for config, values in zip(configs, varied.values(), strict=True):
         state = config.run.state()
         size = config.dataset.train_size or len(load(config.dataset).train.labels)
         cost = 0 if state in FINISHED and not config.force else size * config.epochs
         images += cost
-        rows.append([config.run_id, state, str(config.epochs), f"{size:,}", f"{cost:,}"])
-    columns = ["run", "state", "epochs", "images", "images to train on"]
+        rows.append(
+            [config.run_id, state, *values.values(), str(config.epochs), f"{size:,}", f"{cost:,}"]
+        )
+    columns = ["run", "state", *values, "epochs", "images", "images to train on"]
     print_table(f"Plan: {_counted(configs)}", columns, rows)
     print(f"In all {images:,} training images to go; nothing was started.")
 
@@ -83,7 +90,8 @@ def close(configs: Sequence[Config], errors: Mapping[Path, str] | None = None) -
     has no result, unless another process is at it.
     """
     rows, failures = [], []
-    for config in configs:
+    varied = varying(configs)
+    for config, values in zip(configs, varied.values(), strict=True):
         run, state = config.run, config.run.state()
         result = run.result() or {}
         final = result.get("final", {})
@@ -91,6 +99,7 @@ def close(configs: Sequence[Config], errors: Mapping[Path, str] | None = None) -
             [
                 config.run_id,
                 state if state != "diverged" else f"diverged in epoch {result['diverged_at']}",
+                *values.values(),
                 _number(result.get("epochs"), "d"),
                 _number(final.get("train_acc"), ".2%"),
                 _number(final.get("test_acc"), ".2%"),
@@ -103,13 +112,39 @@ def close(configs: Sequence[Config], errors: Mapping[Path, str] | None = None) -
             error = written.get("exception") or (errors or {}).get(run.path, "no result")
             where = f"; see {run.log}" if run.log.is_file() else ""
             failures.append(f"{run.run_id}: {state}, {error}{where}")
-    columns = ["run", "state", "epochs", "train acc", "test acc", "epochs to fit", "seconds"]
+    measured = ["epochs", "train acc", "test acc", "epochs to fit", "seconds"]
+    columns = ["run", "state", *values, *measured]
     print_table(_counted(configs), columns, rows)
     for failure in failures:
         print(failure)
     for folder in sorted({config.folder for config in configs if config.folder.exists()}):
         print(f"Tables: python -m {ANALYSIS}.collect {folder}")
     return 1 if failures else 0
+
+
+def varying(configs: Sequence[Config]) -> dict[Path, dict[str, str]]:
+    """By folder, the values of the keys that differ among the runs and that their ids do not
+    show; of a key that some option lacks, `-`."""
+    trees = {config.run.path: flat(config.tree()) for config in configs}
+    shown = {"corrupt", "seed", "out", "name", *(f"{group}.name" for group in IN_RUN_ID)}
+    keys = dict.fromkeys(key for tree in trees.values() for key in tree if key not in shown)
+    several = []
+    for key in keys:
+        values: dict[Any, set[str]] = {}  # within one option of the key's group
+        for tree in trees.values():
+            option = tree.get(f"{key.partition('.')[0]}.name")
+            values.setdefault(option, set()).add(repr(tree.get(key)))
+        if key not in NOT_HASHED and any(len(found) > 1 for found in values.values()):
+            several.append(key)
+    return {path: {key: str(tree.get(key, "-")) for key in several} for path, tree in trees.items()}
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
 
 
 def _counted(configs: Sequence[Config]) -> str:

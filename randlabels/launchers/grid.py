@@ -83,6 +83,8 @@ class GridSweeper(Sweeper):
                 if config.run.state() not in FINISHED
             }
             log.info("%d runs, %d of them to do", len(runs), len(pending))
+            for folder in sorted({config.folder for config in configs} if pending else ()):
+                log.info("Progress: python -m %s.status %s --watch", batch.ANALYSIS, folder)
         errors = self._launch(pending) if pending else {}
         sys.exit(batch.close(configs, errors))
 

@@ -61,7 +61,8 @@ def analyse(sweep: Path, out: Path) -> None:
     root = str(HERE.parent.parent)
     subprocess.run(command, cwd=sweep.parent, check=True, env={"PYTHONPATH": root, "PATH": ""})
     report = (out / "report.html").read_text()
-    (out / "report.html").write_text(re.sub(r"base64,[^\"]+", "base64,", report))
+    report = re.sub(r"base64,[^\"]+", "base64,", report).replace(str(out), "OUT")
+    (out / "report.html").write_text(report)
     for folder in (".cache", "figures", "epochs.parquet"):
         shutil.rmtree(out / folder)
 

@@ -1,0 +1,95 @@
+"""Run folders made by hand, whose means are known, and what collect makes of them."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from analysis import collect
+from randlabels import metrics, rundir
+from randlabels.config import parse
+from randlabels.rundir import RunDir
+
+
+def test_corruption_vs_epochs_is_the_mean_over_seeds(sweep: Path) -> None:
+    found = table(sweep, "corruption_vs_epochs")
+    keys = ["dataset", "model", "corruption", "corrupt", "n", "n_done"]
+    assert list(found.columns) == [*keys, "0", "1", "2"]
+    assert found[["corrupt", "n", "n_done"]].values.tolist() == [[0.0, 2, 2], [1.0, 2, 2]]
+    assert found[["0", "1", "2"]].values.tolist() == [
+        pytest.approx([0.75, 1.0, 1.0]),
+        pytest.approx([0.2, 0.6, 0.95]),
+    ]
+
+
+CURVES = {
+    # (corrupt, seed): train accuracy by epoch
+    (0.0, 0): [0.5, 1.0, 1.0],
+    (0.0, 1): [1.0, 1.0, 1.0],
+    (1.0, 0): [0.1, 0.5, 1.0],
+    (1.0, 1): [0.3, 0.7, 0.9],  # never fits
+}
+
+
+def record(epoch: int, train_acc: float, test_acc: float) -> dict[str, Any]:
+    values = dict.fromkeys(metrics.KEYS, 0.25)
+    values |= {"epoch": epoch, "lr": 0.1, "train_acc": train_acc, "test_acc": test_acc}
+    return values | {"train_acc_corrupted": None}
+
+
+def write_run(root: Path, curve: list[float], state: str = "done", **keys: Any) -> RunDir:
+    """A run folder as a run leaves it; test accuracy is 0.9 - 0.8·corrupt + 0.01·seed."""
+    model = keys.pop("model", {"name": "mlp"})
+    config = parse({"dataset": {"name": "digits"}, "model": model, "epochs": len(curve), **keys})
+    run = RunDir(root / config.run_id)
+    run.path.mkdir(parents=True)
+    run.config.write_text(yaml.safe_dump(config.tree()))
+    test_acc = 0.9 - 0.8 * config.corrupt + 0.01 * config.seed
+    records = [record(epoch, acc, test_acc) for epoch, acc in enumerate(curve)]
+    run.metrics.write_text("".join(metrics.encode(r) + "\n" for r in records))
+    if state in rundir.FINISHED:
+        last = {key: records[-1][key] for key in metrics.MEASURED}
+        result = {"config_hash": config.hash, "state": state, "parameters": 592, "seconds": 1.0}
+        result["epochs"] = len(records)
+        result |= {"final": last, "best": metrics.best(records)}
+        rundir.write_json(run.done, result)
+    elif state == "failed":
+        rundir.write_json(run.error, {"exception": "OSError: no", "traceback": ""})
+    used = {"device": "cpu", "precision": "fp32", "threads": 1, "versions": {"torch": "2.15.0"}}
+    rundir.write_json(run.environment, {**used, "git": {"commit": "a" * 40, "dirty": False}})
+    return run
+
+
+def table(root: Path, name: str, fit_threshold: float | None = None) -> pd.DataFrame:
+    """A table of the runs under `root` as collect builds it, or epochs.csv."""
+    _, tables = collect.collect(root, None, fit_threshold)
+    return pd.read_csv(root / "summary" / "epochs.csv") if name == "epochs" else tables[name]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a summary but its cache, by name."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+    return {name: content for name, content in found.items() if not name.startswith(".cache")}
+
+
+class Shuffled(list):
+    """`os.scandir` in another order."""
+
+    listing = staticmethod(os.scandir)
+
+    def __init__(self, path: str | Path) -> None:
+        with self.listing(path) as found:
+            super().__init__(found)
+        random.Random(1).shuffle(self)
+
+    __enter__ = list.copy
+
+    def __exit__(self, *error: object) -> None:
+        pass
