@@ -11,13 +11,13 @@ import pandas as pd
 
 from .formats import LONGEST, write_csv, write_for_papers
 from .runs import USED, Collection, read
-from .tables import TABLES, for_papers
+from .tables import TABLES, for_papers, runs_in_short
 
 SHOWN = 60
 """Rows that are printed."""
 
 PAPER_TABLES = ("corruption_vs_epochs", "time_to_fit", "test_error")
-"""Tables that are also written as Markdown and LaTeX."""
+"""Tables of means; they stand whole in the report, and as Markdown and LaTeX."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,8 +60,8 @@ def collect(
     tables = {name: build(found) for name, build in TABLES.items()}
     for name, table in tables.items():
         write_csv(table, out / f"{name}.csv")
-        if name in PAPER_TABLES:
-            write_for_papers(for_papers(table.head(LONGEST)), out / name)
+        readable = table if name in PAPER_TABLES else runs_in_short(table, found.swept)
+        write_for_papers(for_papers(readable.head(LONGEST)), out / name)
     return found, tables
 
 

@@ -102,6 +102,15 @@ def _done(found: Collection, column: str) -> pd.Series:
     return found.runs[column].where(found.runs["state"] == "done")
 
 
+def runs_in_short(table: pd.DataFrame, swept: list[str]) -> pd.DataFrame:
+    """The table of runs with what is read first: accuracies in %, epochs to fit, seconds."""
+    short = table[["run_id", "state", *with_seed(swept)]].copy()
+    for name in ("train_acc", "test_acc"):
+        values = (100 * table[f"final_{name}"]).round(2)
+        short[f"{name.replace('_', ' ')} (%)"] = values
+    return short.assign(**{"epochs to fit": table["epochs_to_fit"], "seconds": table["seconds"]})
+
+
 def for_papers(table: pd.DataFrame, epochs_shown: int = 8) -> pd.DataFrame:
     """A table as texts to read: mean ± deviation in one column, accuracies and errors in %, at
     most `epochs_shown` epochs, evenly spaced, the first and last among them."""
