@@ -232,7 +232,7 @@ def _panels(number: int, label: str) -> tuple[Figure, list[Axes]]:
         return figure, [panel]
     columns = min(number, COLUMNS)
     rows = -(-number // columns)
-    figure = Figure(figsize=(0.9 + 2.9 * columns, 0.2 + 2.7 * rows))
+    figure = Figure(figsize=(0.4 + 2.9 * columns, 0.7 + 2.6 * rows))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for beginning in axes[:, 0]:
         beginning.set_ylabel(label)
@@ -255,7 +255,10 @@ def _legend(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
         if len(panels) == 1:
             panels[0].legend(handles, ordered, title=title)
         else:
-            figure.legend(handles, ordered, title=title, loc="outside right upper")
+            # At the upper left, where a narrow screen begins to read.
+            columns = min(6, len(ordered))
+            place = "outside upper left"
+            figure.legend(handles, ordered, title=title, loc=place, alignment="left", ncols=columns)
 
 
 def _number_first(label: str) -> tuple[float, str]:

@@ -8,25 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
 import yaml
 
 from analysis import collect
 from randlabels import metrics, rundir
 from randlabels.config import parse
 from randlabels.rundir import RunDir
-
-
-def test_corruption_vs_epochs_is_the_mean_over_seeds(sweep: Path) -> None:
-    found = table(sweep, "corruption_vs_epochs")
-    keys = ["dataset", "model", "corruption", "corrupt", "n", "n_done"]
-    assert list(found.columns) == [*keys, "0", "1", "2"]
-    assert found[["corrupt", "n", "n_done"]].values.tolist() == [[0.0, 2, 2], [1.0, 2, 2]]
-    assert found[["0", "1", "2"]].values.tolist() == [
-        pytest.approx([0.75, 1.0, 1.0]),
-        pytest.approx([0.2, 0.6, 0.95]),
-    ]
-
 
 CURVES = {
     # (corrupt, seed): train accuracy by epoch
