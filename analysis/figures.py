@@ -257,8 +257,10 @@ def _legend(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
         else:
             # At the upper left, where a narrow screen begins to read.
             columns = min(6, len(ordered))
-            place = "outside upper left"
-            figure.legend(handles, ordered, title=title, loc=place, alignment="left", ncols=columns)
+            legend = figure.legend(
+                handles, ordered, title=title, loc="outside upper left", ncols=columns
+            )
+            legend.set_alignment("left")
 
 
 def _number_first(label: str) -> tuple[float, str]:
