@@ -109,7 +109,7 @@ def _values(
         keys = number.keys.split()
         clean = " ".join("corrupt=0.0" if key.startswith("corrupt=") else key for key in keys)
         base = found.runs.loc[covering(found.runs, clean), "epochs_to_fit"]
-        return runs["epochs_to_fit"] / base.mean(skipna=False)
+        return runs["epochs_to_fit"] / base.mean(skipna=False) if len(base) else base
     if number.metric == "test_error":
         return 1 - runs["final_test_acc"]
     if number.epoch == "last":

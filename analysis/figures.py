@@ -150,11 +150,10 @@ def _over_epochs(
                 known = ~np.isnan(mean[row])
                 if level not in colours or not known.any():
                     continue
-                first = style == next(iter(styles.values()))
                 x, y, band = epochs[known], scale * mean[row, known], scale * deviation[row, known]
                 colour = colours[level]
-                name = f"{level:g}" if first else None
-                panel.plot(x, y, style, color=colour, label=name, marker="." if len(x) < 3 else "")
+                marker = "." if len(x) < 3 else ""
+                panel.plot(x, y, style, color=colour, label=f"{level:g}", marker=marker)
                 panel.fill_between(x, y - band, y + band, color=colour, alpha=0.2, linewidth=0)
     for panel in panels:
         panel.set_xlabel("epoch")
@@ -248,7 +247,8 @@ def _legend(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
         if not panel.has_data():
             panel.text(0.5, 0.5, empty, ha="center", va="center", transform=panel.transAxes)
         handles, labels = panel.get_legend_handles_labels()
-        named |= dict(zip(labels, handles, strict=True))
+        for name, handle in zip(labels, handles, strict=True):
+            named.setdefault(name, handle)
     if named:
         ordered = sorted(named, key=_number_first)
         handles = [named[name] for name in ordered]

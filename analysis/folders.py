@@ -14,10 +14,10 @@ import yaml
 from randlabels import metrics, rundir
 from randlabels.rundir import (
     FINISHED,
-    NOT_HASHED,
     SCHEMA,
     RunDir,
     device_kind,
+    flat_keys,
     read_json,
     read_plan,
 )
@@ -133,7 +133,7 @@ def _read_run(run: RunDir) -> Row:
         "fit_threshold": config["fit_threshold"],
         "host": environment.get("host"),
         "classes": (read_json(run.corruption) or {}).get("classes"),
-        **_flat(config),
+        **flat_keys(config),
         **{f"used_{name}": environment.get(name) for name in RESOURCES},
         **{f"used_{name}": versions.get(name) for name in VERSIONS},
         "git": _commit(environment.get("git")),
@@ -155,30 +155,13 @@ def _number(value: Any) -> float | None:
     return value
 
 
-def _flat(config: Mapping[str, Any]) -> Row:
-    """Dotted keys that can change the numbers; a group's name stands under the group's own."""
-    flat: Row = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat[key] = value["name"]
-            flat.update({f"{key}.{k}": v for k, v in value.items() if k != "name"})
-        else:
-            flat[key] = value
-    flat["device"] = device_kind(flat["device"])
-    return {
-        key: str(value) if isinstance(value, list) else value
-        for key, value in flat.items()
-        if key not in NOT_HASHED
-    }
-
-
 def _planned(plans: list[Path], problems: list[str]) -> Iterator[tuple[str, Row]]:
     """Folder and row of each run in `plans`."""
     for plan in plans:
         for run_id, entry in read_plan(plan.parent).items():
             folder = str(plan.parent / run_id)
             try:
-                keys = _flat(entry["config"])
+                keys = flat_keys(entry["config"])
             except (KeyError, TypeError, AttributeError) as error:
                 problems.append(f"{plan}, run {run_id} is passed over: no whole config ({error})")
             else:

@@ -36,15 +36,15 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.dir.is_dir():
         sys.exit(f"Error: {options.dir} is no folder")
     known: dict[str, Row] = {}
-    if not any(survey(options.dir, known)):
+    runs, problems = survey(options.dir, known)
+    if not runs and not problems:
         sys.exit(f"Error: {options.dir} holds no run; give a folder that a launch wrote to")
     if options.json:
-        runs, problems = survey(options.dir, known)
         print(json.dumps({"runs": runs, "totals": totals(runs), "problems": problems}, indent=2))
     elif options.watch:
         _watch(options.dir, known, options.interval)
     else:
-        _console().print(render(options.dir, known))
+        _console().print(render(options.dir, runs, problems))
 
 
 def survey(root: Path, known: dict[str, Row]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -137,9 +137,10 @@ def totals(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def render(root: Path, known: dict[str, Row], most: int | None = None) -> Group:
+def render(
+    root: Path, runs: list[dict[str, Any]], problems: list[str], most: int | None = None
+) -> Group:
     """The table, totals and problems; of more than `most` runs, those that are not finished."""
-    runs, problems = survey(root, known)
     shown = runs
     if most is not None and len(runs) > most:
         shown = [run for run in runs if run["state"] not in (*FINISHED, "planned")][:most]
@@ -176,12 +177,15 @@ def _watch(root: Path, known: dict[str, Row], interval: float) -> None:
     console = _console()
     try:
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
-            while any(run["state"] not in FINISHED for run in survey(root, known)[0]):
-                live.update(render(root, known, most=console.height - 8), refresh=True)
+            while True:
+                runs, problems = survey(root, known)
+                if all(run["state"] in FINISHED for run in runs):
+                    break
+                live.update(render(root, runs, problems, console.height - 8), refresh=True)
                 time.sleep(interval)
     except KeyboardInterrupt:
         pass
-    console.print(render(root, known))
+    console.print(render(root, *survey(root, known)))
 
 
 def _console() -> Console:

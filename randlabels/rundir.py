@@ -57,6 +57,27 @@ def device_kind(device: str) -> str:
     return device.partition(":")[0]
 
 
+def flat_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a resolved config that can change the numbers, dotted, with plain values.
+
+    A group's option stands under the group's own name, lists are texts, and a device has no
+    index.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat[key] = value["name"]
+            flat.update({f"{key}.{k}": v for k, v in value.items() if k != "name"})
+        else:
+            flat[key] = value
+    flat["device"] = device_kind(flat["device"])
+    return {
+        key: str(value) if isinstance(value, list) else value
+        for key, value in flat.items()
+        if key not in NOT_HASHED
+    }
+
+
 def run_id(
     *, model: str, dataset: str, corruption: str, corrupt: float, seed: int, hash_: str
 ) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import collect, epochs, formats, status
+from analysis import collect, epochs, figures, formats, status
 from randlabels import metrics
 
 from .synthetic import contents, record, table, write_run
@@ -219,3 +220,17 @@ def test_papers_tables_show_mean_deviation_and_number_of_seeds(sweep: Path) -> N
     assert lines[2] == "| digits | mlp | uniform | 0 | 2 | 2 | 9.5 ± 0.7 |"
     tex = (sweep / "summary" / "test_error.tex").read_text()
     assert r"digits & mlp & uniform & 0 & 2 & 2 & 9.5 $\pm$ 0.7 \\" in tex
+
+
+def test_legend_names_a_level_whose_labels_are_all_corrupted(tmp_path: Path) -> None:
+    """Where no label is unchanged, only the dashed curve is there to be named."""
+    for level in (0.5, 1.0):
+        run = write_run(tmp_path, [0.5, 0.75, 1.0], corrupt=level)
+        lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+        for line in lines:
+            line |= {"train_acc_corrupted": 0.5, "train_acc_clean": None if level == 1 else 0.5}
+        run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found, _ = collect.collect(tmp_path, None)
+    figure = figures.clean_and_corrupted(found)
+    (legend,) = [panel.get_legend() for panel in figure.axes]
+    assert [text.get_text() for text in legend.get_texts()] == ["0.5", "1"]

@@ -191,6 +191,15 @@ def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> Non
     assert error["sd"] == pytest.approx(0.01)
 
 
+def test_ratio_without_a_run_on_true_labels_is_missing_not_unfitted(tmp_path: Path) -> None:
+    keys = {**CIFAR, "model": {"name": "mlp", "hidden": [512], "bias": True}, "corrupt": 0.5}
+    keys |= {"schedule": {"name": "exponential"}, "optimizer": {"weight_decay": 0.0}}
+    write_run(tmp_path, [0.5] * 63 + [1.0], **keys)
+    rows = PAPER[(PAPER["source"] == "Figure 1b") & (PAPER["row"] == "MLP 1x512, corrupt 0.5")]
+    rows = rows.assign(keys=rows["keys"].str.replace("preprocess=paper", "preprocess=standardize"))
+    assert compared(tmp_path, rows)["verdict"].tolist() == ["missing"]
+
+
 def test_command_lists_what_no_run_covers(tmp_path: Path, capsys) -> None:
     write_run(tmp_path, [0.1] * 300, **CIFAR, model={"name": "mlp"}, corrupt=1.0)
     compare.main([str(tmp_path), "--to", "seed"])

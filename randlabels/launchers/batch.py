@@ -11,14 +11,14 @@ from ..config import Config
 from ..console import log, print_table
 from ..environment import check_device
 from ..experiment import build_model, load, relabel
-from ..rundir import FINISHED, NOT_HASHED, merge_plan, read_json
+from ..rundir import FINISHED, flat_keys, merge_plan, read_json
 
 PACKAGE = Path(__file__).parent.parent
 ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "analysis"
 """The package of the tables: inside ours once installed, beside it in a checkout."""
 
-IN_RUN_ID = ("model", "dataset", "corruption")
-"""Groups whose options a run id shows, beside `corrupt` and `seed`."""
+IN_RUN_ID = ("model", "dataset", "corruption", "corrupt", "seed")
+"""Keys that a run id shows."""
 
 
 def check(configs: Sequence[Config]) -> None:
@@ -125,26 +125,18 @@ def close(configs: Sequence[Config], errors: Mapping[Path, str] | None = None) -
 def varying(configs: Sequence[Config]) -> dict[Path, dict[str, str]]:
     """By folder, the values of the keys that differ among the runs and that their ids do not
     show; of a key that some option lacks, `-`."""
-    trees = {config.run.path: flat(config.tree()) for config in configs}
-    shown = {"corrupt", "seed", "out", "name", *(f"{group}.name" for group in IN_RUN_ID)}
-    keys = dict.fromkeys(key for tree in trees.values() for key in tree if key not in shown)
+    keys_of = {config.run.path: flat_keys(config.tree()) for config in configs}
     several = []
-    for key in keys:
+    for key in dict.fromkeys(key for keys in keys_of.values() for key in keys):
         values: dict[Any, set[str]] = {}  # within one option of the key's group
-        for tree in trees.values():
-            option = tree.get(f"{key.partition('.')[0]}.name")
-            values.setdefault(option, set()).add(repr(tree.get(key)))
-        if key not in NOT_HASHED and any(len(found) > 1 for found in values.values()):
+        for keys in keys_of.values():
+            values.setdefault(keys.get(key.partition(".")[0]), set()).add(repr(keys.get(key)))
+        differs = len(values) > 1 if "." not in key else any(len(v) > 1 for v in values.values())
+        if differs and key not in IN_RUN_ID:
             several.append(key)
-    return {path: {key: str(tree.get(key, "-")) for key in several} for path, tree in trees.items()}
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values under dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found
+    return {
+        path: {key: str(keys.get(key, "-")) for key in several} for path, keys in keys_of.items()
+    }
 
 
 def _counted(configs: Sequence[Config]) -> str:
