@@ -1,11 +1,24 @@
-"""Augmentation of training batches, drawn anew for every image in every epoch."""
+"""Augmentation of training batches, drawn anew for every image in every epoch.
+
+It acts on whole stored images, before the fixed crop and the normalisation of `preprocess`, so
+that what is shifted or turned into view is the image's own where there is any, else black (0).
+Images that are evaluated are never augmented.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
+import torch.nn.functional as F
+
+PADDING = 4
+"""Black pixels on each side before a random crop back to the image's own size."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 class Augment(Protocol):
@@ -13,8 +26,12 @@ class Augment(Protocol):
 
     name: ClassVar[str]
 
-    def __call__(self, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        """(B, C, H, W) float32 from images of the same shape; draws come from `rng`."""
+    def __call__(self, images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
+        """Randomly changed `images` (B, C, H, W) float32 in 0..255; draws come from `rng`.
+
+        Their size is the same, or `size`, that of what the model sees. `rng` is on the images'
+        device.
+        """
         ...
 
 
@@ -24,5 +41,96 @@ class Unchanged:
 
     name: ClassVar[str] = "none"
 
-    def __call__(self, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
         return images
+
+
+@dataclass
+class RandomCrop:
+    """A random crop: of the size that the model sees, out of the image.
+
+    With preprocess=paper that is 28×28 out of CIFAR-10's 32×32, in place of the centre crop.
+    Source: Zhang et al. 2017, section 3 and Table 1 ("random crop"). Where the model sees whole
+    images, 4 black pixels are added on each side first, as in `crop_flip`.
+    """
+
+    name: ClassVar[str] = "random_crop"
+
+    def __call__(self, images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
+        if images.shape[2:] == size:
+            images = F.pad(images, [PADDING] * 4)
+        return random_crops(images, size, rng)
+
+
+@dataclass
+class CropFlip:
+    """4 black pixels on each side, a random crop back to the size, a random left-right flip.
+
+    Source: He et al. 2016, section 4.2, with the padding of the original code's option
+    `data_augmentation` (pluskid/fitting-random-labels, train.py), black before normalisation.
+    """
+
+    name: ClassVar[str] = "crop_flip"
+
+    def __call__(self, images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
+        height, width = images.shape[2:]
+        padded = F.pad(images, [PADDING] * 4)
+        return random_flips(random_crops(padded, (height, width), rng), rng)
+
+
+@dataclass
+class FlipRotate:
+    """A random left-right flip and a rotation by a uniform angle of up to ±25°, bilinear.
+
+    Source: Zhang et al. 2017, Table 4, footnote ("random left-right flipping and random rotation
+    up to 25 degrees"); it names neither the interpolation nor what fills the corners, here black.
+    """
+
+    name: ClassVar[str] = "flip_rotate"
+
+    degrees: float = 25.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.degrees <= 180:
+            raise ValueError(f"augment.degrees={self.degrees} is no angle; use 0 to 180")
+
+    def __call__(self, images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
+        images = random_flips(images, rng)
+        draws = torch.rand(len(images), generator=rng, device=images.device)
+        return rotate(images, (2 * draws - 1) * math.radians(self.degrees))
+
+
+def random_crops(images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
+    """(B, C, h, w) from (B, C, H, W): a window per image, each position equally likely."""
+    device = images.device
+
+    def window(whole: int, part: int) -> torch.Tensor:
+        """(B, part) indices of rows or columns."""
+        shape = (len(images), 1)
+        start = torch.randint(whole - part + 1, shape, generator=rng, device=device)
+        return start + torch.arange(part, device=device)
+
+    rows, columns = (window(*pair) for pair in zip(images.shape[2:], size, strict=True))
+    batch = torch.arange(len(images), device=device)[:, None, None, None]
+    channels = torch.arange(images.shape[1], device=device)[None, :, None, None]
+    return images[batch, channels, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def random_flips(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """Each image (C, H, W) of a batch as it is, or mirrored left to right, equally likely."""
+    flipped = torch.rand(len(images), generator=rng, device=images.device) < 0.5
+    return torch.where(flipped[:, None, None, None], images.flip(3), images)
+
+
+def rotate(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Each image (C, H, W) of a batch turned counterclockwise about its centre, bilinearly.
+
+    angles: (B,) in radians. Outside of the image all is 0.
+    """
+    height, width = images.shape[2:]
+    cos, sin, none = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    # From places of the result to places of the image, both in -1..1 along either side.
+    rows = [torch.stack([cos, -sin * height / width, none], 1)]
+    rows.append(torch.stack([sin * width / height, cos, none], 1))
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)

@@ -110,6 +110,16 @@ class Config(Settings):
             if self.model.lr is None:
                 raise ValueError(f"model={self.model.name} has no learning rate; set optimizer.lr")
             self.optimizer.lr = self.model.lr
+        if self.alters_images and self.augment.name != "none":
+            raise ValueError(
+                f"corruption={self.corruption.name} fixes each image for the whole fit, which "
+                f"augment={self.augment.name} would undo; use augment=none"
+            )
+
+    @property
+    def alters_images(self) -> bool:
+        """The corruption is one of pixels, and leaves the labels alone."""
+        return getattr(self.corruption, "alters_images", False)
 
     def identity(self) -> dict[str, Any]:
         """The keys that can change the numbers and differ from their defaults, as plain values.

@@ -1,4 +1,4 @@
-"""From a config to the tensors of one run: data, corrupted labels, model.
+"""From a config to the tensors of one run: data, corrupted labels or images, model.
 
 Whatever a run can be refused for is refused here, before its folder exists.
 """
@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from .config import Config
+from .corruption import Part
+from .corruption.pixels import PixelCorruption
 from .data import Data, Dataset
 from .preprocess import Moments
 from .randomness import generator
@@ -24,22 +26,27 @@ from .randomness import generator
 class Examples:
     """The images of one part that a run uses, with both kinds of labels.
 
-    images: (N, C, H, W) uint8.
+    images: (N, C, H, W), pixels in 0..255, uint8 as stored; of a corruption of pixels cropped,
+        and float32 if it draws other values.
     labels: (N,) int64 in [0, K), corrupted; the training part is fitted to them.
     true: (N,) int64 in [0, K).
+    altered: (N,) bool, the images that a corruption of pixels altered; None for one of labels.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     true: torch.Tensor
+    altered: torch.Tensor | None = None
 
     @property
     def changed(self) -> torch.Tensor:
-        """(N,) bool: the corruption changed the label."""
-        return self.labels != self.true
+        """(N,) bool: the corruption changed the label, or altered the image."""
+        return self.labels != self.true if self.altered is None else self.altered
 
     def to(self, device: str) -> Examples:
-        return Examples(self.images.to(device), self.labels.to(device), self.true.to(device))
+        altered = None if self.altered is None else self.altered.to(device)
+        labels, true = self.labels.to(device), self.true.to(device)
+        return Examples(self.images.to(device), labels, true, altered)
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,9 @@ class Experiment:
 def assemble(config: Config) -> Experiment:
     """Load, corrupt, cut and build. ValueError says in one sentence what does not fit."""
     data = load(config.dataset)
-    whole_train = relabel(config, data.train.labels, data.classes)
+    whole_train = relabel(config, data, "train")
     train = _cut(config, data, "train", whole_train)
-    test = _cut(config, data, "test", relabel(config, data.test.labels, data.classes))
+    test = _cut(config, data, "test", relabel(config, data, "test"))
     return Experiment(
         config=config,
         train=train,
@@ -88,7 +95,10 @@ def assemble(config: Config) -> Experiment:
 
 def build_model(config: Config, data: Data) -> nn.Module:
     """The model with the initial weights of `config.seed`, drawn on the CPU."""
-    return config.model.build(data.image, data.classes, generator("init", config.seed))
+    stored = torch.empty(1, *data.image, device="meta")
+    channels, height, width = config.preprocess.crop(stored).shape[1:]
+    image = (channels, height, width)
+    return config.model.build(image, data.classes, generator("init", config.seed))
 
 
 def load(dataset: Dataset) -> Data:
@@ -106,32 +116,67 @@ def load(dataset: Dataset) -> Data:
 _loaded: dict[str, Data] = {}
 
 
-def relabel(config: Config, labels: torch.Tensor, classes: int) -> torch.Tensor:
+def part_of(config: Config, data: Data, name: str) -> Part:
+    """One part, whole, as the corruption sees it; `name` is "train" or "test"."""
+    split = getattr(data, name)
+    images = split.images.numpy()
+    images.flags.writeable = False  # the runs of one process share the data
+    return Part(split.labels.numpy().copy(), images, data.classes, config.dataset.name, name)
+
+
+def relabel(config: Config, data: Data, name: str) -> torch.Tensor:
     """Corrupted labels (N,) int64 of a whole part, so that no size or run seed changes any.
 
     Raises:
         ValueError: the corruption returned something else.
     """
-    true = labels.numpy().copy()  # the runs of one process share the data
-    found = config.corruption.relabel(true, config.corrupt, classes)
+    part = part_of(config, data, name)
+    found = config.corruption.relabel(part, config.corrupt)
     if (
-        found.shape != true.shape
+        found.shape != part.labels.shape
         or not np.issubdtype(found.dtype, np.integer)
-        or (len(found) and not (0 <= found.min() and found.max() < classes))
+        or (len(found) and not (0 <= found.min() and found.max() < data.classes))
     ):
         raise ValueError(
             f"corruption={config.corruption.name} returned {found.dtype} of shape {found.shape}; "
-            f"relabel must return {len(true)} integers from 0 to {classes - 1}"
+            f"relabel must return {len(part.labels)} integers from 0 to {data.classes - 1}"
         )
     return torch.from_numpy(found.astype(np.int64))
 
 
-def _cut(config: Config, data: Data, part: str, labels: torch.Tensor) -> Examples:
-    split = getattr(data, part)
-    keep = config.dataset.indices(split.labels, part)
+def _cut(config: Config, data: Data, name: str, labels: torch.Tensor) -> Examples:
+    split = getattr(data, name)
+    keep = config.dataset.indices(split.labels, name)
     if len(keep) == len(labels):
-        return Examples(split.images, labels, split.labels)
-    return Examples(split.images[keep], labels[keep], split.labels[keep])
+        examples = Examples(split.images, labels, split.labels)
+    else:
+        examples = Examples(split.images[keep], labels[keep], split.labels[keep])
+    if isinstance(config.corruption, PixelCorruption):
+        return _alter(config, config.corruption, data, name, keep.numpy(), examples)
+    return examples
+
+
+def _alter(
+    config: Config,
+    corruption: PixelCorruption,
+    data: Data,
+    name: str,
+    keep: np.ndarray,
+    examples: Examples,
+) -> Examples:
+    """Cropped images, some of them altered; `keep` are the examples' positions in the part.
+
+    An image's alteration depends on its position alone, so that no size or run seed changes it.
+    """
+    crop = config.preprocess.crop
+    chosen = corruption.altered(part_of(config, data, name), config.corrupt)[keep]
+    images = crop(examples.images).numpy()
+    train = crop(data.train.images).numpy()
+    found = corruption.alter(images[chosen], keep[chosen], name, train)
+    images = images.astype(found.dtype)  # a copy
+    images[chosen] = found
+    altered = torch.from_numpy(chosen)
+    return dataclasses.replace(examples, images=torch.from_numpy(images), altered=altered)
 
 
 def _sha256(labels: torch.Tensor) -> str:

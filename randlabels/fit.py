@@ -81,8 +81,15 @@ def sgd(
     autocast = torch.autocast(resources.kind, torch.bfloat16, resources.precision == "bf16")
     assert config.optimizer.lr is not None
 
+    height, width = config.preprocess.crop(test.images[:1]).shape[2:]
+
     def pixels(images: torch.Tensor) -> torch.Tensor:
-        return images.to(torch.float32, memory_format=memory_format)
+        """A copy, since preprocessing may overwrite it and altered images are float32 already."""
+        return images.to(torch.float32, memory_format=memory_format, copy=True)
+
+    def inputs(images: torch.Tensor) -> torch.Tensor:
+        seen = config.preprocess(config.preprocess.crop(images), (mean, deviation))
+        return seen.contiguous(memory_format=memory_format)
 
     def predict(images: torch.Tensor) -> torch.Tensor:
         """Logits (N, K) float32 of all images, with the model in eval mode."""
@@ -90,7 +97,7 @@ def sgd(
         with torch.inference_mode(), autocast:
             return torch.cat(
                 [
-                    model(config.preprocess(pixels(batch), (mean, deviation))).float()
+                    model(inputs(pixels(batch))).float()
                     for batch in images.split(EVALUATION_BATCH[resources.kind])
                 ]
             )
@@ -108,9 +115,9 @@ def sgd(
         order = torch.randperm(len(train.labels), generator=generator("order", config.seed, epoch))
         finite = torch.ones((), dtype=torch.bool, device=device)
         for batch in order.to(device).split(config.batch_size):
-            images = config.augment(pixels(train.images[batch]), augment_rng)
+            images = config.augment(pixels(train.images[batch]), (height, width), augment_rng)
             with autocast:
-                logits = model(config.preprocess(images, (mean, deviation)))
+                logits = model(inputs(images))
             loss = config.loss(logits.float(), train.labels[batch]).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -151,16 +158,20 @@ def measure(
     train_logits: torch.Tensor,
     test_logits: torch.Tensor,
 ) -> Record:
-    """All of `metrics.MEASURED` from the logits (N, K) float32 of both parts."""
+    """All of `metrics.MEASURED` from the logits (N, K) float32 of both parts.
+
+    Where the images were altered there are no noisy labels to measure against: None.
+    """
     fits = train_logits.argmax(1) == train.labels
     predicted = test_logits.argmax(1)
+    altered = test.altered is not None
     return {
         "train_loss": _mean(loss(train_logits, train.labels)),
         "train_acc": _mean(fits),
         "test_loss": _mean(loss(test_logits, test.true)),
         "test_acc": _mean(predicted == test.true),
-        "test_loss_noisy": _mean(loss(test_logits, test.labels)),
-        "test_acc_noisy": _mean(predicted == test.labels),
+        "test_loss_noisy": None if altered else _mean(loss(test_logits, test.labels)),
+        "test_acc_noisy": None if altered else _mean(predicted == test.labels),
         "train_acc_true": _mean(train_logits.argmax(1) == train.true),
         "train_acc_clean": _mean(fits[~train.changed]),
         "train_acc_corrupted": _mean(fits[train.changed]),

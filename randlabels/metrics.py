@@ -102,7 +102,7 @@ def console_line(record: Record, *, noisy: bool) -> str:
     `000: Acc-tr:  58.49, Acc-val:  56.92, L-tr: 1.1574, L-val: 1.1857`
 
     with accuracies in % and the test set under its true labels; `noisy` adds the accuracy
-    on the corrupted test labels. An epoch that was not evaluated says so.
+    on the corrupted test labels, where there are any. An epoch that was not evaluated says so.
     """
     if record["train_acc"] is None:
         return f"{int(record['epoch'] or 0):03d}: not evaluated"
@@ -117,4 +117,6 @@ def console_line(record: Record, *, noisy: bool) -> str:
         f"{int(record['epoch'] or 0):03d}: Acc-tr: {percent('train_acc')}, "
         f"Acc-val: {percent('test_acc')}, L-tr: {loss('train_loss')}, L-val: {loss('test_loss')}"
     )
-    return f"{line}, Acc-noisy: {percent('test_acc_noisy')}" if noisy else line
+    if noisy and record["test_acc_noisy"] is not None:
+        return f"{line}, Acc-noisy: {percent('test_acc_noisy')}"
+    return line

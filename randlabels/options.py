@@ -57,7 +57,8 @@ def _modules(group: str) -> Iterator[ModuleType]:
     module = importlib.import_module(f"{__package__}.{MODULES[group]}")
     yield module
     for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
-        yield importlib.import_module(f"{module.__name__}.{found.name}")
+        if found.name != "__main__":
+            yield importlib.import_module(f"{module.__name__}.{found.name}")
 
 
 def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -12,17 +13,31 @@ Moments = tuple[torch.Tensor, torch.Tensor]
 
 
 class Preprocess(Protocol):
-    """What the program asks of an option of the group `preprocess`."""
+    """What the program asks of an option of the group `preprocess`: two steps, in this order."""
 
     name: ClassVar[str]
 
+    def crop(self, images: torch.Tensor) -> torch.Tensor:
+        """The fixed part (B, C, h, w) of images (B, C, H, W) that the model sees.
+
+        What has that size already is returned as it is. ValueError if images are too small.
+        """
+        ...
+
     def __call__(self, images: torch.Tensor, moments: Moments) -> torch.Tensor:
-        """(B, C, H, W) float32 from float32 `images` in 0..255, which it may overwrite."""
+        """(B, C, h, w) float32 from cropped float32 `images` in 0..255, which it may overwrite."""
         ...
 
 
+class _Whole:
+    """Images of any size, uncropped."""
+
+    def crop(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
 @dataclass
-class Standardize:
+class Standardize(_Whole):
     """(x - mean) / deviation, by channel, with the moments of `randlabels.data.Data`."""
 
     name: ClassVar[str] = "standardize"
@@ -33,7 +48,39 @@ class Standardize:
 
 
 @dataclass
-class Scale:
+class Paper:
+    """Centre crop to 28×28, x/255, whitening of each image: (x - mean) / max(deviation, 1/√N).
+
+    Mean and deviation (the population's) are over the N = C·28·28 values of the image. Images
+    of 28×28 are not cropped.
+
+    Source: Zhang et al. 2017, appendix A, which whitens with TensorFlow's
+    `per_image_whitening`.
+    """
+
+    name: ClassVar[str] = "paper"
+
+    side: ClassVar[int] = 28
+
+    def crop(self, images: torch.Tensor) -> torch.Tensor:
+        height, width = images.shape[-2:]
+        if min(height, width) < self.side:
+            raise ValueError(
+                f"preprocess=paper crops to {self.side}x{self.side} pixels and the images have "
+                f"{height}x{width}; use preprocess=standardize, scale or none"
+            )
+        top, left = (height - self.side) // 2, (width - self.side) // 2
+        return images[..., top : top + self.side, left : left + self.side]
+
+    def __call__(self, images: torch.Tensor, moments: Moments) -> torch.Tensor:
+        images = images / 255.0
+        variance, mean = torch.var_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
+        least = 1 / math.sqrt(images[0].numel())
+        return images.sub_(mean).div_(variance.sqrt().clamp(min=least))
+
+
+@dataclass
+class Scale(_Whole):
     """x / 255, in 0..1."""
 
     name: ClassVar[str] = "scale"
@@ -43,7 +90,7 @@ class Scale:
 
 
 @dataclass
-class Unchanged:
+class Unchanged(_Whole):
     """x as it is stored, in 0..255."""
 
     name: ClassVar[str] = "none"

@@ -37,6 +37,7 @@ NOT_HASHED = frozenset(
         "fit_threshold",
         "dataset.root",
         "dataset.download",
+        "corruption.path",
         "model.lr",  # it counts through optimizer.lr, which it fills
     }
 )

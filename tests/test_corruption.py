@@ -1,4 +1,4 @@
-"""Uniform corruption against the original code's formula, and its statistics."""
+"""Uniform corruption against the original code's formula, and what a run does with labels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from randlabels.config import parse
+from randlabels.corruption import Part
 from randlabels.corruption.uniform import Uniform
 from randlabels.experiment import assemble
+
+from .noise import part
 
 
 def original(labels: np.ndarray, prob: float, classes: int, seed: int = 12345) -> np.ndarray:
@@ -32,7 +35,7 @@ def original(labels: np.ndarray, prob: float, classes: int, seed: int = 12345) -
 @pytest.mark.parametrize("prob", [0.0, 1e-9, 0.1, 0.2, 0.5, 0.8, 1.0])
 def test_labels_equal_the_original_codes_bit_for_bit(prob: float, size: int) -> None:
     labels = np.random.RandomState(0).randint(0, 10, size)
-    relabelled = Uniform().relabel(labels, prob, 10)
+    relabelled = Uniform().relabel(part(labels), prob)
     assert relabelled.dtype == np.int64
     np.testing.assert_array_equal(relabelled, original(labels, prob, 10))
 
@@ -49,27 +52,9 @@ def test_any_seed_and_class_count_equals_the_formula(
 ) -> None:
     labels = np.arange(size) % classes
     before = labels.copy()
-    relabelled = Uniform(seed=seed).relabel(labels, prob, classes)
+    relabelled = Uniform(seed=seed).relabel(part(labels, classes), prob)
     np.testing.assert_array_equal(relabelled, original(labels, prob, classes, seed))
     np.testing.assert_array_equal(labels, before)
-
-
-def test_empirical_transition_matrix_is_the_stated_one() -> None:
-    prob, classes, size = 0.5, 10, 50_000
-    labels = np.arange(size) % classes
-    relabelled = Uniform().relabel(labels, prob, classes)
-    counts = np.zeros((classes, classes))
-    np.add.at(counts, (labels, relabelled), 1)
-    stated = (1 - prob) * np.eye(classes) + prob / classes
-    n = size / classes
-    deviation = np.sqrt(stated * (1 - stated) / n)
-    assert np.abs(counts / n - stated).max() < 5 * deviation.max()
-
-
-def test_no_global_generator_is_touched() -> None:
-    state = np.random.get_state()[1].copy()
-    Uniform().relabel(np.zeros(100, dtype=np.int64), 0.5, 10)
-    np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
 def tree(**keys: object) -> dict[str, object]:
@@ -111,9 +96,9 @@ def test_record_states_the_share_changed_and_the_labels_checksums() -> None:
 class InPlace(Uniform):
     """A corruption as somebody may write it: it changes the labels that it was given."""
 
-    def relabel(self, labels: np.ndarray, prob: float, classes: int) -> np.ndarray:
-        labels[:] = (labels + 1) % classes
-        return labels
+    def relabel(self, part: Part, prob: float) -> np.ndarray:
+        part.labels[:] = (part.labels + 1) % part.classes
+        return part.labels
 
 
 def test_a_corruption_that_works_in_place_spoils_no_other_run() -> None:
@@ -130,8 +115,8 @@ def test_a_corruption_that_works_in_place_spoils_no_other_run() -> None:
 )
 def test_a_corruption_that_returns_no_labels_is_refused(wrong) -> None:
     class Wrong(Uniform):
-        def relabel(self, labels: np.ndarray, prob: float, classes: int) -> np.ndarray:
-            return wrong(labels)
+        def relabel(self, part: Part, prob: float) -> np.ndarray:
+            return wrong(part.labels)
 
     config = dataclasses.replace(parse(tree()), corruption=Wrong())
     with pytest.raises(ValueError, match="relabel must return 1442 integers from 0 to 9"):

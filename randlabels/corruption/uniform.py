@@ -7,42 +7,68 @@ from typing import ClassVar
 
 import numpy as np
 
+from . import Part
+from .base import Mixture, hit, stream
+
 
 @dataclass
-class Uniform:
+class Uniform(Mixture):
     """Each label, independently with probability `prob`, becomes a uniformly drawn class.
 
     The draw includes the true class, so on average a share prob·(K-1)/K of the labels
     changes. Transition matrix: T[i, j] = (1 - prob)·[i = j] + prob/K.
 
     Source: Zhang et al. 2017, section 2.1 ("partially corrupted labels"), and their code
-    (pluskid/fitting-random-labels, cifar10_data.py), which this equals bit for bit.
+    (pluskid/fitting-random-labels, cifar10_data.py), which this equals bit for bit. There the
+    classes are drawn for the hit labels only, so that a label hit at two levels gets another
+    class at each. `nested` hits the same labels and draws a class for every label, whatever
+    the level.
     """
 
     name: ClassVar[str] = "uniform"
 
-    seed: int = 12345  # the original code's
+    nested: bool = False
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(
-                f"corruption.seed={self.seed} is outside NumPy's range; use 0 to {2**32 - 1}"
-            )
+    def targets(self, part: Part) -> np.ndarray:
+        rng = stream("uniform", self.seed)
+        return rng.randint(part.classes, size=len(part.labels), dtype=np.int64)
 
-    def relabel(self, labels: np.ndarray, prob: float, classes: int) -> np.ndarray:
-        """Corrupted copy of `labels`.
+    def target_matrix(self, part: Part) -> np.ndarray:
+        return np.full((part.classes, part.classes), 1 / part.classes)
 
-        Args:
-            labels: (N,) int64 in [0, classes), the true labels of a whole set, in its order.
-            prob: probability that a label is redrawn, 0..1. At 0 nothing changes.
-            classes: number of classes K.
+    def relabel(self, part: Part, prob: float) -> np.ndarray:
+        """Corrupted copy of the labels of `part`.
 
-        Returns:
-            (N,) int64 in [0, classes). Train and test sets each start a fresh generator.
+        prob: probability that a label is redrawn, 0..1. At 0 nothing changes. Train and test
+            sets each start a fresh generator.
         """
-        labels = labels.copy()
+        if self.nested:
+            return super().relabel(part, prob)
+        labels = part.labels.copy()
         if prob > 0:
             rng = np.random.RandomState(self.seed)
-            mask = rng.rand(len(labels)) <= prob
-            labels[mask] = rng.choice(classes, mask.sum())
+            mask = hit(len(labels), prob, rng)
+            labels[mask] = rng.choice(part.classes, mask.sum())
         return labels
+
+
+@dataclass
+class UniformExclusive(Mixture):
+    """Each label, independently with probability `prob`, becomes another class, uniformly drawn.
+
+    On average a share prob of the labels changes. Transition matrix: T[i, i] = 1 - prob,
+    T[i, j] = prob/(K-1). The levels are nested.
+
+    Source: Patrini et al. 2017 ("symmetric" noise of the forward correction), Han et al. 2018
+    (Co-teaching, section 4), Nakkiran et al. 2019.
+    """
+
+    name: ClassVar[str] = "uniform_exclusive"
+
+    def targets(self, part: Part) -> np.ndarray:
+        rng = stream("uniform_exclusive", self.seed)
+        steps = 1 + rng.randint(part.classes - 1, size=len(part.labels), dtype=np.int64)
+        return (part.labels + steps) % part.classes
+
+    def target_matrix(self, part: Part) -> np.ndarray:
+        return (1 - np.eye(part.classes)) / (part.classes - 1)

@@ -32,12 +32,12 @@ def check(configs: Sequence[Config]) -> None:
     checked = set()
     for config in configs:
         data = load(config.dataset)
-        parts = (config.device, config.dataset, config.corruption, config.corrupt, config.model)
-        if (key := repr(parts)) not in checked:
+        labels = (config.dataset, config.corruption, config.corrupt)
+        if (key := repr((config.device, labels, config.model, config.preprocess))) not in checked:
             check_device(config)
             config.dataset.indices(data.train.labels, "train")
             config.dataset.indices(data.test.labels, "test")
-            relabel(config, data.train.labels, data.classes)
+            relabel(config, data, "train")
             build_model(config, data)
             checked.add(key)
         if config.force and config.run.state() == "running":
