@@ -1,0 +1,88 @@
+"""What a corruption does: `python -m randlabels.corruption KIND -p P [dataset=… KEY=VALUE …]`.
+
+Prints the transition matrix that the kind states and the one that was drawn, over the whole
+training set, and the share that was really changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from ..config import Config, parse, plain
+from ..console import print_table
+from ..corruption.base import frequencies
+from ..corruption.pixels import PixelCorruption
+from ..experiment import load, part_of, relabel
+from ..run import CONF, in_one_sentence, prepare_hydra
+
+LARGEST = 16
+"""Classes up to which the whole matrix is shown; of more, the most frequent confusions."""
+
+SHOWN = 20
+"""How many those are."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        sys.exit(f"Error: {message}; use {self.prog} KIND -p P [KEY=VALUE …]")
+
+
+def main() -> None:
+    """Compose, draw, print; whatever the user got wrong ends as one sentence."""
+    parser = _Parser(prog="python -m randlabels.corruption", description=__doc__)
+    parser.add_argument("kind", help="an option of the group corruption, such as uniform")
+    parser.add_argument("-p", "--prob", required=True, help="the amount, `corrupt`, 0 to 1")
+    parser.add_argument("overrides", nargs="*", help="dataset=mnist, corruption.seed=1 and so on")
+    given = parser.parse_intermixed_args()
+    choices = [f"corruption={given.kind}", f"corrupt={given.prob}", *given.overrides]
+    try:
+        prepare_hydra()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            show(parse(plain(compose("config", choices))))
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"Error: {in_one_sentence(error)}")
+
+
+def show(config: Config) -> None:
+    """Print what `config` does to the labels, or the images, of the whole training set."""
+    data = load(config.dataset)
+    part = part_of(config, data, "train")
+    true = data.train.labels.numpy()
+    given = relabel(config, data, "train").numpy()
+    if isinstance(config.corruption, PixelCorruption):
+        altered = config.corruption.altered(part, config.corrupt)
+        print(f"Images altered: {altered.mean():.4%} of {len(true):,}")
+    else:
+        stated = config.corruption.transition(part, config.corrupt)
+        title = f"{config.corruption.name}, p = {config.corrupt:g}, {config.dataset.name}"
+        show_matrices(title, stated, frequencies(true, given, data.classes))
+    print(f"Labels changed: {np.mean(given != true):.4%} of {len(true):,}")
+
+
+def show_matrices(title: str, stated: np.ndarray, drawn: np.ndarray) -> None:
+    """Print two transition matrices (K, K), or their largest entries if K is large."""
+    classes = len(stated)
+    if classes <= LARGEST:
+        columns = ["true", *map(str, range(classes))]
+        for name, matrix in (("stated", stated), ("drawn", drawn)):
+            rows = [[str(i), *(f"{share:.3f}" for share in row)] for i, row in enumerate(matrix)]
+            print_table(f"{title}: {name} share of each given label", columns, rows)
+        return
+    most = np.argsort(-stated * (1 - np.eye(classes)), axis=None, kind="stable")[:SHOWN]
+    rows = [
+        [str(i), str(j), f"{stated[i, j]:.4f}", f"{drawn[i, j]:.4f}"]
+        for i, j in zip(*np.unravel_index(most, stated.shape), strict=True)
+    ]
+    columns = ["true", "given", "stated", "drawn"]
+    print_table(f"{title}: the {SHOWN} most frequent confusions", columns, rows)
+
+
+if __name__ == "__main__":
+    main()
