@@ -38,7 +38,7 @@ def main() -> None:
     """Compose, draw, print; whatever the user got wrong ends as one sentence."""
     parser = _Parser(prog="python -m randlabels.corruption", description=__doc__)
     parser.add_argument("kind", help="an option of the group corruption, such as uniform")
-    parser.add_argument("-p", "--prob", required=True, help="the amount, `corrupt`, 0 to 1")
+    parser.add_argument("-p", "--prob", type=float, required=True, help="`corrupt`, 0 to 1")
     parser.add_argument("overrides", nargs="*", help="dataset=mnist, corruption.seed=1 and so on")
     given = parser.parse_intermixed_args()
     choices = [f"corruption={given.kind}", f"corrupt={given.prob}", *given.overrides]

@@ -1,0 +1,107 @@
+"""`python -m randlabels.corruption`: the matrices that it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from randlabels.corruption import __main__ as command
+from randlabels.data import Data
+from randlabels.experiment import load
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Its standard output, or the sentence that it exits with."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["corruption", *arguments])
+        GlobalHydra.instance().clear()
+        try:
+            command.main()
+        except SystemExit as end:
+            assert end.code not in (0, None)
+            return str(end.code)
+        return capsys.readouterr().out
+
+    return run
+
+
+def tables(text: str) -> list[np.ndarray]:
+    """The numbers of each printed table, without the column of true labels."""
+    rows = [re.findall(r"[\d.]+", line)[1:] for line in text.splitlines() if line.startswith("│")]
+    matrix = np.array(rows, dtype=float)
+    return [matrix[:10], matrix[10:]]
+
+
+def test_prints_both_matrices_and_the_share_changed(call) -> None:
+    text = call("uniform", "-p", "0.5", "dataset=digits", "corruption.seed=3")
+    stated, drawn = tables(text)
+    np.testing.assert_allclose(stated, 0.5 * np.eye(10) + 0.05)
+    true = load(experiment_config("digits")).train.labels.numpy()
+    rng = np.random.RandomState(3)
+    given, mask = true.copy(), rng.rand(len(true)) <= 0.5
+    given[mask] = rng.choice(10, mask.sum())
+    counts = np.zeros((10, 10))
+    np.add.at(counts, (true, given), 1)
+    np.testing.assert_allclose(drawn, counts / counts.sum(1, keepdims=True), atol=5.1e-4)
+    assert f"Labels changed: {np.mean(given != true):.4%} of 1,442" in text
+    assert "uniform, p = 0.5, digits: stated" in text
+
+
+def experiment_config(name: str):
+    from randlabels.config import parse
+
+    return parse({"dataset": {"name": name}}).dataset
+
+
+def test_of_many_classes_the_most_frequent_confusions_are_shown(
+    call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = load(experiment_config("digits"))
+    many = Data(digits.train, digits.test, classes=40)
+    monkeypatch.setattr(command, "load", lambda dataset: many)
+    text = call("pair_flip", "-p", "0.25", "dataset=digits")
+    rows = [re.findall(r"[\d.]+", line) for line in text.splitlines() if line.startswith("│")]
+    assert len(rows) == 20
+    assert all((int(i) + 1) % 40 == int(j) and stated == "0.2500" for i, j, stated, _ in rows)
+
+
+def test_pixel_kinds_alter_images_and_no_labels(call) -> None:
+    text = call("random_pixels", "-p", "0.5", "dataset=digits")
+    assert re.match(r"Images altered: (4[5-9]|5[0-5])\.\d{4}% of 1,442\n", text)
+    assert "Labels changed: 0.0000% of 1,442" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nosuch", "-p", "0.5"], "corruption=nosuch is unknown; use asymmetric, "),
+        (["uniform", "-p", "2"], "corrupt=2.0 is no probability; use 0 to 1"),
+        (["uniform", "-p", "abc"], "argument -p/--prob: invalid float value: 'abc'; use "),
+        (["uniform", "-p", "nan"], "corrupt=nan is no probability; use 0 to 1"),
+        (["uniform"], "the following arguments are required: -p/--prob; use python -m randlabels"),
+        (["uniform", "-p", "0.5", "--nosuch"], "unrecognized arguments: --nosuch; use "),
+        (["uniform", "-p", "0.5", "depth"], "'depth' cannot be read as KEY=VALUE; "),
+        (["uniform", "-p", "0.5", "corruption.sed=1"], "corruption.sed is no key of the chosen "),
+        (["asymmetric", "-p", "0.5", "dataset=digits"], "corruption=asymmetric has no map "),
+        (["human", "-p", "0.5", "dataset=digits"], "corruption=human needs the label file "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_is_one_sentence(arguments: list[str], sentence: str, call) -> None:
+    found = call(*arguments)
+    assert found.startswith(f"Error: {sentence}") and "\n" not in found
+
+
+def test_it_is_a_module_to_run(tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "randlabels.corruption", "uniform", "-p", "7", "dataset=digits"]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "Error: corrupt=7.0 is no probability; use 0 to 1\n"
