@@ -1,4 +1,4 @@
-"""The original code's initial weights (model_wideresnet.py, model_mlp.py)."""
+"""Initial weights: the original code's (model_wideresnet.py, model_mlp.py), and Glorot's."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from torch import nn
 
 
 @torch.no_grad()
-def initialize(module: nn.Module, rng: torch.Generator) -> nn.Module:
+def initialize(module: nn.Module, rng: torch.Generator, *, glorot: bool = False) -> nn.Module:
     """Draw all weights of `module` in place, in the order of its layers, and return it.
 
-    Convolutions: N(0, 2/(k²·out)). Linear layers: N(0, 2/(in+out)). Biases: 0.
-    Batch normalisation: scale 1, shift 0.
+    Convolutions: N(0, 2/(k²·out)), after He et al. 2015, as in the original code; with `glorot`
+    N(0, 2/(k²·(in+out))), after Glorot & Bengio 2010. Linear layers: N(0, 2/(in+out)).
+    Biases: 0. Batch normalisation: scale 1, shift 0.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            fan_out = math.prod(layer.kernel_size) * layer.out_channels
-            layer.weight.normal_(0.0, math.sqrt(2.0 / fan_out), generator=rng)
+            channels = layer.out_channels + (layer.in_channels if glorot else 0)
+            fan = math.prod(layer.kernel_size) * channels
+            layer.weight.normal_(0.0, math.sqrt(2.0 / fan), generator=rng)
         elif isinstance(layer, nn.Linear):
             fan = layer.in_features + layer.out_features
             layer.weight.normal_(0.0, math.sqrt(2.0 / fan), generator=rng)

@@ -1,0 +1,69 @@
+"""The small AlexNet of Zhang et al. 2017 (appendix A)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .init import initialize
+from .same import pad_same
+
+RADIUS = 4
+"""Neighbouring channels on either side in local response normalisation."""
+
+
+def local_response_norm() -> nn.LocalResponseNorm:
+    """x / (1 + 0.001/9 · sum of x² over the 9 nearest channels)^0.75.
+
+    The constants are those of TensorFlow's CIFAR-10 tutorial: depth_radius 4, bias 1, alpha
+    0.001/9, beta 0.75. torch divides alpha by the number of channels in the sum, TensorFlow
+    does not: hence 0.001 here.
+    """
+    return nn.LocalResponseNorm(2 * RADIUS + 1, alpha=0.001, beta=0.75, k=1.0)
+
+
+class SmallAlexNet(nn.Module):
+    """Twice conv5x5-64, ReLU, max-pool 3x3 in steps of 2, local response normalisation; linear
+    layers of 384, 192 and K outputs with ReLU between them. Biases everywhere.
+
+    The paper does not name the channels; only 64 and 64, with SAME padding, give its number of
+    parameters. The pooling is padded as TensorFlow's: to 14x14 and 7x7 on a 28x28 image.
+    """
+
+    def __init__(self, image: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        channels, height, width = image
+        positions = -(-height // 4) * -(-width // 4)
+        self.conv1 = nn.Conv2d(channels, 64, 5, padding=2)
+        self.conv2 = nn.Conv2d(64, 64, 5, padding=2)
+        self.norm = local_response_norm()
+        self.dense1 = nn.Linear(64 * positions, 384)
+        self.dense2 = nn.Linear(384, 192)
+        self.head = nn.Linear(192, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for conv in (self.conv1, self.conv2):
+            x = F.relu(conv(x), inplace=True)
+            x = self.norm(F.max_pool2d(pad_same(x, kernel=3, stride=2), 3, 2))
+        x = F.relu(self.dense1(x.flatten(1)), inplace=True)
+        return self.head(F.relu(self.dense2(x), inplace=True))
+
+
+@dataclass
+class AlexNet:
+    """1,387,786 parameters on 28x28x3 pixels and ten classes (Zhang et al. 2017, table 1).
+
+    Learning rate 0.01: appendix A. Initial weights are not in the paper: after Glorot & Bengio
+    2010, as the small Inception's. Any image size.
+    """
+
+    name: ClassVar[str] = "alexnet"
+
+    lr: float | None = 0.01
+
+    def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
+        return initialize(SmallAlexNet(image, classes), rng, glorot=True)

@@ -1,0 +1,108 @@
+"""The small Inception of Zhang et al. 2017 (appendix A, figure 3), with and without batch norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .init import initialize
+from .same import pad_same
+
+
+def conv_module(
+    width_in: int, width: int, kernel: int, *, norm: bool, padding: int = 0, stride: int = 1
+) -> nn.Sequential:
+    """Convolution with biases, batch normalisation without scale and shift, ReLU.
+
+    The paper does not mention either choice; only they give its number of parameters, with and
+    without the normalisation. Its epsilon and momentum are not in the paper: torch's defaults.
+    """
+    layers: list[nn.Module] = [nn.Conv2d(width_in, width, kernel, stride, padding)]
+    if norm:
+        layers.append(nn.BatchNorm2d(width, affine=False))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+
+
+class InceptionModule(nn.Module):
+    """1x1 convolution to `width1` channels beside 3x3 convolution to `width3`."""
+
+    def __init__(self, width_in: int, width1: int, width3: int, *, norm: bool) -> None:
+        super().__init__()
+        self.conv1 = conv_module(width_in, width1, 1, norm=norm)
+        self.conv3 = conv_module(width_in, width3, 3, norm=norm, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.conv1(x), self.conv3(x)], dim=1)
+
+
+class Downsample(nn.Module):
+    """3x3 convolution to `width` channels beside 3x3 max-pooling, both in steps of 2.
+
+    x comes from a ReLU, so that one padding with zeros serves both.
+    """
+
+    def __init__(self, width_in: int, width: int, *, norm: bool) -> None:
+        super().__init__()
+        self.conv = conv_module(width_in, width, 3, norm=norm, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = pad_same(x, kernel=3, stride=2)
+        return torch.cat([self.conv(x), F.max_pool2d(x, 3, 2)], dim=1)
+
+
+class SmallInception(nn.Module):
+    """The paper's eleven stages, the mean over all positions (7x7 of a 28x28 image), and a
+    linear head. Any image size."""
+
+    def __init__(self, channels: int, classes: int, *, norm: bool) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(
+            conv_module(channels, 96, 3, norm=norm, padding=1),
+            InceptionModule(96, 32, 32, norm=norm),
+            InceptionModule(64, 32, 48, norm=norm),
+            Downsample(80, 80, norm=norm),
+            InceptionModule(160, 112, 48, norm=norm),
+            InceptionModule(160, 96, 64, norm=norm),
+            InceptionModule(160, 80, 80, norm=norm),
+            InceptionModule(160, 48, 96, norm=norm),
+            Downsample(144, 96, norm=norm),
+            InceptionModule(240, 176, 160, norm=norm),
+            InceptionModule(336, 176, 160, norm=norm),
+        )
+        self.head = nn.Linear(336, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.stages(x).mean(dim=(2, 3)))
+
+
+@dataclass
+class Inception:
+    """1,649,402 parameters on three channels and ten classes (Zhang et al. 2017, table 1).
+
+    Learning rate 0.1: appendix A. Initial weights are not in the paper. These are after Glorot &
+    Bengio 2010, the default of TensorFlow's layers in its time; those after He et al. 2015 let
+    the network without batch normalisation diverge in the first epoch at this learning rate.
+    """
+
+    name: ClassVar[str] = "inception"
+
+    lr: float | None = 0.1
+
+    def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
+        return initialize(SmallInception(image[0], classes, norm=True), rng, glorot=True)
+
+
+@dataclass
+class InceptionNoBN:
+    """The same network without its batch normalisation, and with as many parameters."""
+
+    name: ClassVar[str] = "inception_no_bn"
+
+    lr: float | None = 0.1
+
+    def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
+        return initialize(SmallInception(image[0], classes, norm=False), rng, glorot=True)
