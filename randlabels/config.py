@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
     from .schedule import Schedule
 
+TRAINING_KEYS = ("epochs", "batch_size", "eval_every")
+TRAINING_GROUPS = ("optimizer", "loss", "schedule", "augment")
+"""What says how a model is trained."""
+
 IN_WORDS = {
     "int": "a whole number",
     "int | None": "a whole number or null",
@@ -35,6 +39,8 @@ IN_WORDS = {
     "str": "a text",
     "str | None": "a text or null",
     "list[int]": "a list of whole numbers such as [512,256]",
+    "list[float]": "a list of numbers such as [4,8]",
+    "bool | None": "true, false or null",
 }
 """Types of keys, as error messages name them."""
 
@@ -78,8 +84,8 @@ class Settings:
             raise ValueError(f"checkpoint_every={self.checkpoint_every} must be 0 or more seconds")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device={self.device} is unknown; use auto, cpu, cuda or cuda:N")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"precision={self.precision} is unknown; use auto, fp32 or bf16")
+        if self.precision not in ("auto", "fp32", "bf16", "fp64"):
+            raise ValueError(f"precision={self.precision} is unknown; use auto, fp32, bf16 or fp64")
         if self.threads != "auto" and not (self.threads.isdecimal() and int(self.threads) > 0):
             raise ValueError(f"threads={self.threads} must be auto or a number of at least 1")
         if self.name is not None and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", self.name):
@@ -106,7 +112,14 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.optimizer.lr is None:
+        if self.precision == ("bf16" if self.exact else "fp64"):
+            others = "fp32 or fp64" if self.exact else "fp32 or bf16"
+            raise ValueError(
+                f"precision={self.precision} is not for model={self.model.name}; use auto, {others}"
+            )
+        if self.exact:
+            self._refuse_training_keys()
+        elif self.optimizer.lr is None:
             if self.model.lr is None:
                 raise ValueError(f"model={self.model.name} has no learning rate; set optimizer.lr")
             self.optimizer.lr = self.model.lr
@@ -114,6 +127,25 @@ class Config(Settings):
             raise ValueError(
                 f"corruption={self.corruption.name} fixes each image for the whole fit, which "
                 f"augment={self.augment.name} would undo; use augment=none"
+            )
+
+    @property
+    def exact(self) -> bool:
+        """The model is solved for, not trained."""
+        return hasattr(self.model, "solve")
+
+    def _refuse_training_keys(self) -> None:
+        identity = self.identity()
+        given = [f"{key}={identity[key]}" for key in TRAINING_KEYS if key in identity]
+        for group in TRAINING_GROUPS:
+            for key, value in identity.get(group, {}).items():
+                given.append(f"{group}={value}" if key == "name" else f"{group}.{key}={value}")
+        if self.model.lr is not None:
+            given.append(f"model.lr={self.model.lr}")
+        if given:
+            raise ValueError(
+                f"{given[0]} has no meaning for model={self.model.name}, which is solved for and "
+                "not trained; leave it out"
             )
 
     @property

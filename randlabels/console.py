@@ -33,12 +33,11 @@ class _Screen(logging.StreamHandler):
 
 
 @contextmanager
-def logging_to(file: Path | None, prefix: str = "", *, quiet: bool = False) -> Iterator[None]:
-    """Send log messages to `file`, and to standard output with `prefix`; if `quiet`, only
+def logging_to(*files: Path, prefix: str = "", quiet: bool = False) -> Iterator[None]:
+    """Send log messages to all `files`, and to standard output with `prefix`; if `quiet`, only
     warnings and errors to the latter."""
     handlers: list[logging.Handler] = []
-    if file is not None:
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    handlers += [logging.FileHandler(file, encoding="utf-8") for file in files]
     screen = _Screen(sys.stdout)
     screen.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     screen.setLevel(logging.WARNING if quiet else logging.INFO)
@@ -58,9 +57,10 @@ def logging_to(file: Path | None, prefix: str = "", *, quiet: bool = False) -> I
 
 @contextmanager
 def progress_bar(
-    steps: int, done: int, *, shown: bool
-) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """A bar of `steps` steps on standard error: functions to advance and to caption it."""
+    steps: float, done: int, *, shown: bool
+) -> Iterator[tuple[Callable[..., None], Callable[[str], None]]]:
+    """A bar of `steps` steps on standard error: functions to advance it, by 1 unless told
+    otherwise, and to caption it."""
     columns = (
         BarColumn(bar_width=20),
         TaskProgressColumn(table_column=Column(min_width=4)),
@@ -73,7 +73,7 @@ def progress_bar(
     with bar:
         task = bar.add_task("", total=steps, completed=done)
         yield (
-            lambda: bar.advance(task),
+            lambda amount=1: bar.advance(task, amount),
             lambda caption: bar.update(task, description=caption),
         )
 

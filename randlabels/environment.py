@@ -25,7 +25,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "joblib"
 class Resources:
     """How a run computes, with every `auto` decided from the config and the kind of hardware.
 
-    device: "cpu" or "cuda:N". precision: "fp32" or "bf16". threads: CPU threads.
+    device: "cpu" or "cuda:N". precision: "fp32", "bf16" or "fp64". threads: CPU threads.
     """
 
     device: str
@@ -65,12 +65,32 @@ def resolve(config: Config, job: int | None) -> Resources:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         device = f"cuda:{(job or 0) % torch.cuda.device_count()}"
-    precision = "fp32" if config.precision == "auto" else config.precision
+    precision = config.precision
+    if precision == "auto":
+        precision = "fp64" if config.exact and device != "cpu" else "fp32"
     if config.threads != "auto":
         threads = int(config.threads)
     else:
         threads = _cores() if job is None else 1
     return Resources(device, precision, threads)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that a process can still take on the device: of a GPU, or of the machine within the
+    limit of this process's control group."""
+    if device != "cpu":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = [int(fields["MemAvailable"].split()[0]) * 1024]
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            free.append(int(limit) - int((group / "memory.current").read_text()))
+    except (OSError, KeyError, ValueError):
+        pass
+    return min(free)
 
 
 def _cores() -> int:

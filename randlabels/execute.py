@@ -1,10 +1,11 @@
-"""One run, from its config to a finished folder."""
+"""One run, from its config to a finished folder; exact fits of one system together."""
 
 from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from time import perf_counter
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 from filelock import Timeout
 from omegaconf import OmegaConf
 
-from . import checkpoint, environment, fit, metrics
+from . import checkpoint, environment, exact, fit, metrics
 from .config import Config
 from .console import log, logging_to, progress_bar
 from .environment import Resources
 from .experiment import Experiment, assemble
+from .metrics import Record
 from .rundir import FINISHED, RunDir, write_atomic, write_json
 
 
@@ -30,63 +32,97 @@ def execute(config: Config, job: int | None = None) -> str:
     Raises:
         ValueError: the run is refused; its folder was not made.
     """
+    if config.exact:
+        return execute_exact([config], job)[0]
     run = config.run
     prefix = "" if job is None else f"{config.run_id} "
     if run.state() not in FINISHED:
         experiment = assemble(config)
         resources = environment.resolve(config, job)
-        run.path.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = run.lock(timeout=1).acquire()
-        except Timeout:
-            with logging_to(None, prefix):
-                log.warning("This run is being executed by %s.", run.holder())
-            return "running"
-        bar = job is None and sys.stderr.isatty()
-        with lock, logging_to(run.log, prefix, quiet=bar):
+        with ExitStack() as held:
+            if not _hold(run, held, prefix):
+                return "running"
+            bar = job is None and sys.stderr.isatty()
+            held.enter_context(logging_to(run.log, prefix=prefix, quiet=bar))
             if run.result() is None:  # nobody else finished it in the meantime
-                return _guarded(experiment, run, resources, bar=bar)
-    with logging_to(None, prefix):
-        log.info("%s", _summary(run.result() or {}))
+                try:
+                    return _fit(experiment, run, resources, bar=bar)
+                except Exception as error:
+                    return _fail([run], error)
+    _tell(run, prefix)
     return run.state()
 
 
-def _guarded(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool) -> str:
-    """Fit; what is raised ends in error.json and the log."""
+def execute_exact(configs: Sequence[Config], job: int | None = None) -> list[str]:
+    """`execute` for exact fits; those of one system are solved together."""
+    systems: dict[tuple[str, str], list[Config]] = {}
+    for config in configs:
+        if config.run.state() not in FINISHED:
+            key = exact.system_key(config), str(config.dataset.folder)
+            systems.setdefault(key, []).append(config)
+        elif len(configs) == 1:
+            _tell(config.run, _prefix(config, job is not None))
+    for group in systems.values():
+        _solve(group, job)
+    return [config.run.state() for config in configs]
+
+
+def _hold(run: RunDir, held: ExitStack, prefix: str) -> bool:
+    """Make the run's folder and take its lock, unless another process has it."""
+    run.path.mkdir(parents=True, exist_ok=True)
     try:
-        return _fit(experiment, run, resources, bar=bar)
-    except Exception as error:
-        text = traceback.format_exc()
-        exception = f"{type(error).__name__}: {error}".strip()
+        held.enter_context(run.lock(timeout=1).acquire())
+    except Timeout:
+        with logging_to(prefix=prefix):
+            log.warning("This run is being executed by %s.", run.holder())
+        return False
+    return True
+
+
+def _fail(runs: Iterable[RunDir], error: Exception) -> str:
+    """Write what was raised to the log and to each run's error.json."""
+    text = traceback.format_exc()
+    exception = f"{type(error).__name__}: {error}".strip()
+    for run in runs:
         write_json(run.error, {"exception": exception, "traceback": text})
-        log.error("%s", text)
-        return "failed"
+    log.error("%s", text)
+    return "failed"
 
 
-def _summary(result: dict[str, Any]) -> str:
-    """The result of a finished run in a line."""
+def _tell(run: RunDir, prefix: str) -> None:
+    """Print the result of a finished run in a line."""
+    result = run.result() or {}
     final = result["final"]
     accuracies = ", ".join(
         f"{name} {final[key]:.2%}"
         for name, key in (("train acc", "train_acc"), ("test acc", "test_acc"))
         if final[key] is not None
     )
-    return (
-        f"Already {result['state']} after {result['epochs']} epochs: {accuracies or 'no metrics'}."
-    )
+    with logging_to(prefix=prefix):
+        log.info(
+            "Already %s after %d epochs: %s.",
+            result["state"],
+            result["epochs"],
+            accuracies or "no metrics",
+        )
+
+
+def _begin(experiment: Experiment, run: RunDir, resources: Resources) -> None:
+    """Write what a run begins with."""
+    run.error.unlink(missing_ok=True)
+    write_atomic(run.config, OmegaConf.to_yaml(OmegaConf.create(experiment.config.tree())))
+    write_json(run.environment, environment.describe(resources, experiment.data_sha256))
+    write_json(run.corruption, experiment.corruption)
 
 
 def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool) -> str:
-    """Fit and record; the state that the run ends in."""
+    """Train and record; the state that the run ends in."""
     config = experiment.config
     saved = _saved(run, config)
     if saved:  # a run keeps the resources that it began with
         resources = _kept(saved, resources, run)
     torch.set_num_threads(resources.threads)
-    run.error.unlink(missing_ok=True)
-    write_atomic(run.config, OmegaConf.to_yaml(OmegaConf.create(config.tree())))
-    write_json(run.environment, environment.describe(resources, experiment.data_sha256))
-    write_json(run.corruption, experiment.corruption)
+    _begin(experiment, run, resources)
 
     state = fit.start(experiment, resources)
     if saved:
@@ -94,7 +130,7 @@ def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool
         log.warning("Resuming after epoch %d.", state.epoch - 1)
     parameters = sum(p.numel() for p in state.model.parameters())
     log.info("Number of parameters: %d", parameters)
-    write_atomic(run.metrics, "".join(metrics.encode(r) + "\n" for r in state.records))
+    write_atomic(run.metrics, metrics.encode_all(state.records))
 
     def commit() -> None:
         kept = {"threads": resources.threads, "precision": resources.precision}
@@ -113,41 +149,83 @@ def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool
                 committed = perf_counter()
             file.write(metrics.encode(record) + "\n")
             file.flush()
-            line = metrics.console_line(record, noisy=config.corrupt > 0)
-            log.info("%s", line)
-            caption(line.partition(", L-tr")[0])
-    return _finish(experiment, run, state, parameters, commit)
+            caption(_show(config, record).partition(", L-tr")[0])
+    if state.diverged_at is None:
+        commit()
+    return _finish(config, state.records, parameters, diverged_at=state.diverged_at)
+
+
+def _solve(configs: Sequence[Config], job: int | None) -> None:
+    """Exact fits of one system: one solution, several run folders."""
+    with ExitStack() as held:
+        several = len(configs) > 1 or job is not None
+        mine = [
+            config
+            for config in configs
+            if _hold(config.run, held, _prefix(config, several)) and config.run.result() is None
+        ]
+        if not mine:
+            return
+        experiments = [assemble(config) for config in mine]
+        resources = environment.resolve(mine[0], job)
+        torch.set_num_threads(resources.threads)
+        for experiment in experiments:
+            _begin(experiment, experiment.config.run, resources)
+        bar = job is None and sys.stderr.isatty()
+        with logging_to(*(config.run.log for config in mine), quiet=bar):
+            try:
+                with progress_bar(1.0, 0, shown=bar) as (tick, caption):
+                    caption(f"{len(mine)} set{'s' * (len(mine) > 1)} of labels")
+                    how = exact.means(experiments[0], resources, share=job is not None, tick=tick)
+                    solved = exact.solve(experiments, resources, how)
+            except Exception as error:
+                _fail([config.run for config in mine], error)
+                return
+        for config, (record, parameters, report) in zip(mine, solved, strict=True):
+            with logging_to(config.run.log, prefix=_prefix(config, several), quiet=bar):
+                log.info("Number of parameters: %d", parameters)
+                _show(config, record)
+                log.info("%s", ", ".join(f"{k.replace('_', ' ')} {report[k]:.3g}" for k in report))
+                _finish(config, [record], parameters, solution=report)
+
+
+def _prefix(config: Config, several: bool) -> str:
+    return f"{config.run_id} " if several else ""
+
+
+def _show(config: Config, record: Record) -> str:
+    """Log an epoch as the original code does; the line."""
+    line = metrics.console_line(record, noisy=config.corrupt > 0)
+    log.info("%s", line)
+    return line
 
 
 def _finish(
-    experiment: Experiment,
-    run: RunDir,
-    state: fit.State,
+    config: Config,
+    records: Sequence[Record],
     parameters: int,
-    commit: Callable[[], None],
+    *,
+    diverged_at: int | None = None,
+    solution: dict[str, float] | None = None,
 ) -> str:
-    """Write the last files, done.json after all others."""
-    config, records = experiment.config, state.records
-    if state.diverged_at is None:
-        commit()
-    write_atomic(run.metrics, "".join(metrics.encode(r) + "\n" for r in records))
-    outcome = "done" if state.diverged_at is None else "diverged"
-    write_json(
-        run.done,
-        {
-            "config_hash": config.hash,
-            "state": outcome,
-            "diverged_at": state.diverged_at,
-            "epochs": len(records),
-            "final": metrics.final(records),
-            "best": metrics.best(records),
-            "epochs_to_fit": metrics.epochs_to_fit(records, config.fit_threshold),
-            "parameters": parameters,
-            "seconds": sum(record["seconds"] or 0.0 for record in records),
-        },
-    )
-    if state.diverged_at is not None:
-        log.warning("Diverged: a loss stopped being finite in epoch %d.", state.diverged_at)
+    """Write the last files, done.json after all others; the state that the run ends in."""
+    run = config.run
+    write_atomic(run.metrics, metrics.encode_all(records))
+    outcome = "done" if diverged_at is None else "diverged"
+    result = {
+        "config_hash": config.hash,
+        "state": outcome,
+        "diverged_at": diverged_at,
+        "epochs": len(records),
+        "final": metrics.final(records),
+        "best": metrics.best(records),
+        "epochs_to_fit": metrics.epochs_to_fit(records, config.fit_threshold),
+        "parameters": parameters,
+        "seconds": sum(record["seconds"] or 0.0 for record in records),
+    }
+    write_json(run.done, result if solution is None else {**result, "solution": solution})
+    if diverged_at is not None:
+        log.warning("Diverged: a loss stopped being finite in epoch %d.", diverged_at)
     return outcome
 
 

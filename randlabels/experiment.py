@@ -53,7 +53,7 @@ class Examples:
 class Experiment:
     """All that a fit needs.
 
-    model: on the CPU, with its initial weights.
+    model: on the CPU, with its initial weights; None if it is solved for.
     moments: channel means and deviations to standardize with, each (C,) float32.
     corruption: the content of corruption.json.
     """
@@ -62,7 +62,7 @@ class Experiment:
     train: Examples
     test: Examples
     moments: Moments
-    model: nn.Module
+    model: nn.Module | None
     corruption: dict[str, Any]
     data_sha256: str
 
@@ -78,7 +78,7 @@ def assemble(config: Config) -> Experiment:
         train=train,
         test=test,
         moments=data.moments,
-        model=build_model(config, data),
+        model=None if config.exact else build_model(config, data),
         corruption={
             "kind": config.corruption.name,
             "prob": config.corrupt,

@@ -13,7 +13,6 @@ from torch import nn
 
 from .environment import Resources
 from .experiment import Examples, Experiment
-from .loss import Loss
 from .metrics import LOSSES, MEASURED, Record
 from .models.dropout import reseed_dropout
 from .randomness import generator
@@ -56,6 +55,7 @@ class State:
 
 def start(experiment: Experiment, resources: Resources) -> State:
     """The state before epoch 0, on the device."""
+    assert experiment.model is not None
     model = experiment.model.to(memory_format=_memory_format(experiment.model))
     model = model.to(resources.device)
     return State(model, experiment.config.optimizer.build(model.parameters()))
@@ -152,27 +152,30 @@ def sgd(
 
 
 def measure(
-    loss: Loss,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     train: Examples,
     test: Examples,
-    train_logits: torch.Tensor,
-    test_logits: torch.Tensor,
+    train_outputs: torch.Tensor,
+    test_outputs: torch.Tensor,
+    decode: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits.argmax(1),
 ) -> Record:
-    """All of `metrics.MEASURED` from the logits (N, K) float32 of both parts.
+    """All of `metrics.MEASURED` from the outputs (N, C) of both parts, which `decode` makes
+    classes (N,) of.
 
     Where the images were altered there are no noisy labels to measure against: None.
     """
-    fits = train_logits.argmax(1) == train.labels
-    predicted = test_logits.argmax(1)
+    fitted = decode(train_outputs)
+    fits = fitted == train.labels
+    predicted = decode(test_outputs)
     altered = test.altered is not None
     return {
-        "train_loss": _mean(loss(train_logits, train.labels)),
+        "train_loss": _mean(loss(train_outputs, train.labels)),
         "train_acc": _mean(fits),
-        "test_loss": _mean(loss(test_logits, test.true)),
+        "test_loss": _mean(loss(test_outputs, test.true)),
         "test_acc": _mean(predicted == test.true),
-        "test_loss_noisy": None if altered else _mean(loss(test_logits, test.labels)),
+        "test_loss_noisy": None if altered else _mean(loss(test_outputs, test.labels)),
         "test_acc_noisy": None if altered else _mean(predicted == test.labels),
-        "train_acc_true": _mean(train_logits.argmax(1) == train.true),
+        "train_acc_true": _mean(fitted == train.true),
         "train_acc_clean": _mean(fits[~train.changed]),
         "train_acc_corrupted": _mean(fits[train.changed]),
     }

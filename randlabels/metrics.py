@@ -48,6 +48,11 @@ def encode(record: Record) -> str:
     return json.dumps(record, allow_nan=False)
 
 
+def encode_all(records: Sequence[Record]) -> str:
+    """The content of `metrics.jsonl`."""
+    return "".join(encode(record) + "\n" for record in records)
+
+
 def read(path: Path) -> tuple[list[Record], bool]:
     """The records in `path`, and whether a torn last line was dropped.
 

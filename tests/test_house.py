@@ -17,11 +17,12 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")])
 
 FLOORS = [
-    ["randomness", "metrics", "console", "help", "optimizer", "loss", "schedule"],
+    ["randomness", "metrics", "console", "help", "optimizer", "loss", "schedule", "kernels"],
     ["preprocess", "augment", "corruption", "models", "data", "rundir", "options"],
     ["config", "checkpoint"],
     ["environment", "experiment"],
     ["fit"],
+    ["exact"],
     ["execute", "launchers"],
     ["run"],
 ]

@@ -10,7 +10,8 @@ from typing import Any
 from ..config import Config
 from ..console import log, print_table
 from ..environment import check_device
-from ..experiment import build_model, load, relabel
+from ..exact import check_model
+from ..experiment import load, relabel
 from ..rundir import FINISHED, flat_keys, merge_plan, read_json
 
 PACKAGE = Path(__file__).parent.parent
@@ -38,7 +39,7 @@ def check(configs: Sequence[Config]) -> None:
             config.dataset.indices(data.train.labels, "train")
             config.dataset.indices(data.test.labels, "test")
             relabel(config, data, "train")
-            build_model(config, data)
+            check_model(config, data)
             checked.add(key)
         if config.force and config.run.state() == "running":
             raise ValueError(

@@ -22,6 +22,10 @@ from ..config import Config, parse, plain
 from ..console import log, logging_to
 from ..rundir import FINISHED
 
+LOCAL = ("basic", "joblib", "packed")
+"""Launchers that run jobs on this machine. Exact fits are then executed here, one after the other
+with all cores, so that runs which differ in their labels share one factorisation in memory."""
+
 Grid = Mapping[str, Any]
 """Values by key, in Hydra's syntax: `0.0,0.5` lists values, `range(0,3)` counts them."""
 
@@ -55,7 +59,8 @@ class GridSweeper(Sweeper):
             ValueError: some run would be refused; none was started.
             SystemExit: always otherwise; 0 if all runs are done, diverged or skipped, else 1.
         """
-        from . import batch  # torch, for which --help and tab completion need not wait
+        from ..execute import execute_exact  # torch, for which --help need not wait
+        from . import batch
 
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
@@ -75,7 +80,7 @@ class GridSweeper(Sweeper):
         if configs[0].plan:
             batch.show_plan(configs)
             sys.exit(0)
-        with logging_to(None):
+        with logging_to():
             batch.begin(configs, [overrides for _, overrides in runs.values()])
             pending = {
                 path: overrides
@@ -85,6 +90,10 @@ class GridSweeper(Sweeper):
             log.info("%d runs, %d of them to do", len(runs), len(pending))
             for folder in sorted({config.folder for config in configs} if pending else ()):
                 log.info("Progress: python -m %s.status %s --watch", batch.ANALYSIS, folder)
+        exact = [config for config in configs if config.exact and config.run.path in pending]
+        if exact and self.config.hydra.runtime.choices["hydra/launcher"] in LOCAL:
+            execute_exact(exact)
+            pending = {p: o for p, o in pending.items() if p not in {c.run.path for c in exact}}
         errors = self._launch(pending) if pending else {}
         sys.exit(batch.close(configs, errors))
 

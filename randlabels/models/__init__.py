@@ -8,7 +8,10 @@ defaults from the dataclass.
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -24,5 +27,77 @@ class Model(Protocol):
         """A float32 module on the CPU with weights drawn from `rng`.
 
         It maps images (B, C, H, W) float32, with (C, H, W) = `image`, to logits (B, classes).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Means:
+    """What an exact fit works with.
+
+    dtype: float32 or float64, the precision of the largest matrix.
+    cache: file that shares the costly part with other processes; None to share nothing.
+    tick: is told the share of the work done since it last was.
+    """
+
+    dtype: torch.dtype = torch.float64
+    cache: Path | None = None
+    tick: Callable[[float], None] = lambda share: None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What an exact fit makes of one set of labels.
+
+    train: (n, C) float64, the outputs on the training images; test: (m, C), on the test images.
+    parameters: the number of weights. report: what else is worth writing down, by name.
+    """
+
+    train: torch.Tensor
+    test: torch.Tensor
+    parameters: int
+    report: dict[str, Any]
+
+
+class ExactModel(Protocol):
+    """A model whose weights are the solution of equations: `solve` in place of `build`, `lr` null.
+
+    Labels become `encode`d targets, and outputs are `decode`d into classes; several sets of
+    labels on the same images are solved together.
+    """
+
+    name: ClassVar[str]
+    lr: float | None
+
+    @property
+    def draws(self) -> bool:
+        """The fit depends on the run's seed."""
+        ...
+
+    def check(self, images: torch.Tensor, test: int, classes: int, means: Means) -> int:
+        """Bytes of memory that the fit needs for training images (n, C, H, W) uint8, `test` test
+        images and one set of labels; ValueError if the images cannot be fitted."""
+        ...
+
+    def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
+        """Targets (n, C) float64 from labels (n,) int64 in [0, K)."""
+        ...
+
+    def decode(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Classes (n,) int64 from outputs (n, C) float64."""
+        ...
+
+    def solve(
+        self,
+        train: torch.Tensor,
+        test: torch.Tensor,
+        targets: list[torch.Tensor],
+        rng: torch.Generator,
+        means: Means,
+    ) -> list[Fit]:
+        """One fit for each of `targets`, from preprocessed images (n, C, H, W) float32.
+
+        Raises:
+            ArithmeticError: the equations cannot be solved in this precision; one sentence.
         """
         ...

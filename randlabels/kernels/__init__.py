@@ -1,0 +1,1 @@
+"""Exact kernel regression: kernels and features, the linear system they make, its solution."""

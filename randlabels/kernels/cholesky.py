@@ -1,0 +1,159 @@
+"""Exact Cholesky factorisation of a matrix that just fits into memory: K = L·Lᵀ, in place.
+
+Only the lower triangle is stored, in column panels: panel j holds the rows from j·BLOCK on of
+BLOCK columns. K is built in them, L replaces it panel by panel, and no second copy exists.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+BLOCK = 2000
+"""Columns of a panel, and rows that one product takes: large enough for the full speed of matrix
+products, small enough for the caches; what is computed above the diagonal is 5 % of n³/3 at
+n = 60,000."""
+
+TILE = 1000
+"""Rows and columns of a piece of K that is computed at once; it divides BLOCK."""
+
+
+class Breakdown(ArithmeticError):
+    """A pivot was not positive: K is singular in this precision."""
+
+
+class Triangle:
+    """The lower triangle of an (n, n) matrix: of K first, of L once `factorise` has run.
+
+    values: (size(n),) float32 or float64, panel after panel, each by rows. What lies above the
+        diagonal has no meaning.
+    """
+
+    def __init__(self, values: torch.Tensor, n: int) -> None:
+        if len(values) != self.size(n):
+            raise ValueError(f"a triangle of {n} rows has {self.size(n)} values, not {len(values)}")
+        self.values = values
+        self.n = n
+        self.panels = []
+        start = 0
+        for rows, columns in _shapes(n):
+            self.panels.append(values[start : start + rows * columns].view(rows, columns))
+            start += rows * columns
+
+    @staticmethod
+    def size(n: int) -> int:
+        """The number of values that n rows take: about n²/2 + n·BLOCK/2."""
+        return sum(rows * columns for rows, columns in _shapes(n))
+
+    @classmethod
+    def empty(cls, n: int, dtype: torch.dtype, device: str) -> Triangle:
+        size = cls.size(n)
+        if device != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE"):
+            return cls(torch.empty(size, dtype=dtype, device=device), n)
+        memory = mmap.mmap(-1, size * dtype.itemsize)
+        memory.madvise(mmap.MADV_HUGEPAGE)  # in pages of 4 KiB, the first touch takes seconds a GiB
+        return cls(torch.frombuffer(memory, dtype=dtype), n)
+
+    @classmethod
+    def open(cls, file: Path, n: int) -> Triangle:
+        """What `save` wrote, mapped into memory; ValueError if it is not whole."""
+        return cls(torch.from_numpy(np.load(file, mmap_mode="c")), n)
+
+    def save(self, file: Path) -> None:
+        with open(file, "wb") as out:
+            np.save(out, self.values.cpu().numpy())
+
+    def tiles(self) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+        """Rows, columns and a view of each tile; together they cover the triangle."""
+        for j, panel in enumerate(self.panels):
+            first = j * BLOCK
+            for left in range(0, panel.shape[1], TILE):
+                for top in range(left, len(panel), TILE):
+                    view = panel[top : top + TILE, left : left + TILE]
+                    rows = slice(first + top, first + top + len(view))
+                    yield rows, slice(first + left, first + left + view.shape[1]), view
+
+    def factorise(self, tick: Callable[[float], None] = lambda operations: None) -> None:
+        """Replace K by L; `tick` is told the floating-point operations done since it last was.
+
+        Left-looking: panel j takes the products of all panels before it, then its diagonal block
+        is factorised, then the rows below are divided by it.
+
+        Raises:
+            Breakdown: naming the row whose pivot was not positive.
+        """
+        for j, panel in enumerate(self.panels):
+            rows, columns = panel.shape
+            for k, before in enumerate(self.panels[:j]):
+                below = before[(j - k) * BLOCK :]
+                for target, left in zip(panel.split(BLOCK), below.split(BLOCK), strict=True):
+                    target.sub_(product(left, below[:columns]))
+                tick(2.0 * rows * columns * BLOCK)
+            corner, failed = torch.linalg.cholesky_ex(panel[:columns].double())
+            if failed:
+                raise Breakdown(f"the pivot of row {j * BLOCK + int(failed) - 1} is not positive")
+            # The rows below become K·corner⁻ᵀ. The inverse is small and taken in float64, so that
+            # dividing by the corner has the speed of a product.
+            identity = torch.eye(columns, dtype=corner.dtype, device=corner.device)
+            inverse = torch.linalg.solve_triangular(corner, identity, upper=False).to(panel.dtype)
+            panel[:columns] = corner
+            for target in panel[columns:].split(BLOCK):
+                target.copy_(product(target, inverse))
+            tick(_own_operations(rows, columns))
+
+    def operations(self) -> float:
+        """The floating-point operations of `factorise`: n³/3, and what the blocks add to it."""
+        return sum(
+            2.0 * rows * columns * BLOCK * j + _own_operations(rows, columns)
+            for j, (rows, columns) in enumerate(_shapes(self.n))
+        )
+
+    def smallest_pivot(self) -> float:
+        """The smallest squared diagonal entry of L."""
+        return min(float(panel[: panel.shape[1]].diagonal().min()) for panel in self.panels) ** 2
+
+    def solve(self, right: torch.Tensor) -> torch.Tensor:
+        """X with L·Lᵀ·X = `right`, both (n, r) in this triangle's dtype."""
+        solution = right.clone()
+        parts = [
+            solution[j * BLOCK :].tensor_split([p.shape[1]]) for j, p in enumerate(self.panels)
+        ]
+        for panel, (here, below) in zip(self.panels, parts, strict=True):
+            corner = panel[: panel.shape[1]].tril()
+            here.copy_(torch.linalg.solve_triangular(corner, here, upper=False))
+            for target, left in zip(
+                below.split(BLOCK), panel[panel.shape[1] :].split(BLOCK), strict=True
+            ):
+                target.addmm_(left, here, alpha=-1)
+        for panel, (here, below) in zip(reversed(self.panels), reversed(parts), strict=True):
+            corner = panel[: panel.shape[1]].tril()
+            here.addmm_(panel[panel.shape[1] :].T, below, alpha=-1)
+            here.copy_(torch.linalg.solve_triangular(corner.T, here, upper=True))
+        return solution
+
+
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a·bᵀ for (m, k) and (n, k), in their own precision.
+
+    In float32 on a CPU through oneDNN, which `F.linear` uses for tensors in its layout: MKL takes
+    the slow path on processors that it does not know (AMD Zen 5, 2 cores: 200 against
+    410 GFLOP/s).
+    """
+    if a.dtype is torch.float32 and a.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return F.linear(a.to_mkldnn(), b.to_mkldnn()).to_dense()
+    return a @ b.T
+
+
+def _own_operations(rows: int, columns: int) -> float:
+    """Of a panel's own factorisation: its diagonal block, and the rows below divided by it."""
+    return columns**3 / 3 + 2.0 * (rows - columns) * columns**2
+
+
+def _shapes(n: int) -> list[tuple[int, int]]:
+    """Rows and columns of each panel."""
+    return [(n - first, min(BLOCK, n - first)) for first in range(0, n, BLOCK)]

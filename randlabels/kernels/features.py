@@ -1,0 +1,57 @@
+"""Features of images that kernels are taken of: Gabor wavelets."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def gabor(
+    images: torch.Tensor, orientations: int, wavelengths: list[float], pool: int
+) -> torch.Tensor:
+    """(N, C·orientations·len(wavelengths)·h·w) float32 from images (N, C, H, W) float32.
+
+    For each orientation in [0, π) and each wavelength (pixels), the modulus of the complex
+    response, averaged over cells of `pool` x `pool` pixels (h = ⌈H/pool⌉). The paper says
+    "Gabor filters (wavelet)" and gives no parameter (Table 3): these are ours, chosen on
+    held-out training images (sweeps/paper/table3.yaml).
+    """
+    channels = images.shape[1]
+    found = []
+    for wavelength in wavelengths:
+        filters = gabor_filters(orientations, wavelength).to(images.device)
+        margin = filters.shape[-1] // 2
+        bank = filters.repeat(channels, 1, 1)[:, None]
+        for part in images.split(500):
+            response = F.conv2d(part, bank, padding=margin, groups=channels)
+            pairs = response.unflatten(1, (channels * orientations, 2))
+            modulus = pairs.square().sum(2).sqrt()
+            cells = F.avg_pool2d(modulus, pool, ceil_mode=True, count_include_pad=False)
+            found.append(cells.flatten(1))
+    parts = len(found) // len(wavelengths)
+    scales = [torch.cat(found[s * parts : (s + 1) * parts]) for s in range(len(wavelengths))]
+    return torch.cat(scales, 1)
+
+
+def gabor_filters(orientations: int, wavelength: float) -> torch.Tensor:
+    """(2·orientations, k, k) float32: real and imaginary part of each orientation.
+
+    exp(-|u|²/(2σ²))·(exp(i·2π·u_θ/wavelength) - c) with σ = wavelength/2 (an octave's bandwidth,
+    about), k = 2·⌈2σ⌉ + 1, c such that the mean is zero (Morlet), and unit L1 norm.
+    """
+    deviation = wavelength / 2
+    radius = math.ceil(2 * deviation)
+    grid = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    y, x = torch.meshgrid(grid, grid, indexing="ij")
+    envelope = torch.exp(-(x**2 + y**2) / (2 * deviation**2))
+    filters = []
+    for k in range(orientations):
+        angle = math.pi * k / orientations
+        phase = 2 * math.pi * (x * math.cos(angle) + y * math.sin(angle)) / wavelength
+        mean = (envelope * phase.cos()).sum() / envelope.sum()
+        real, imaginary = envelope * (phase.cos() - mean), envelope * phase.sin()
+        size = torch.hypot(real, imaginary).sum()
+        filters += [real / size, imaginary / size]
+    return torch.stack(filters).float()

@@ -1,0 +1,218 @@
+"""Kernel regression: the minimum-norm interpolation of the labels, solved exactly."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+
+from ..kernels import features, functions, system
+from ..kernels.cholesky import Breakdown, Triangle
+from ..kernels.conv import ConvSystem
+from ..kernels.rows import Rows
+from . import Fit, Means
+
+log = logging.getLogger("randlabels")
+
+KERNELS = ("gaussian", "laplacian", "polynomial", "linear")
+FEATURES = ("raw", "gabor", "random_conv")
+
+AT_ONCE = 64
+"""Sets of labels solved as one block: at n = 60,000 with ten classes, 2 GiB."""
+
+
+@dataclass
+class Kernel:
+    """argmax of K(x, X)·A with (K + λI)·A = one-hot labels; without ridge, the interpolation of
+    the labels that has the smallest norm ‖w‖ = √tr(Aᵀ·K·A).
+
+    Zhang et al. 2017, section 5. The defaults are those of the original code's MNIST notebook
+    (mnist_1_pt_2): exp(-0.02·‖x - x′‖²) on pixels in 0..1, test error 1.22 %.
+
+    kernel: gaussian exp(-γ‖x-x′‖²), laplacian exp(-γ‖x-x′‖), polynomial ⟨x/‖x‖, x′/‖x′‖⟩^degree,
+        or linear ⟨x, x′⟩.
+    features: what x is; see `randlabels.kernels.features` for gabor (`orientations`,
+        `wavelengths`, `pool`) and `randlabels.kernels.conv` for random_conv (`filters`, `patch`,
+        `stride`, `bias`), which takes the linear kernel.
+    ridge: λ, added to the diagonal of K.
+    cache: share the factorisation with other processes through a file of n²/2 numbers (null: in
+        a sweep whose runs are processes of their own, but not for a single run).
+    """
+
+    name: ClassVar[str] = "kernel"
+
+    kernel: str = "gaussian"
+    gamma: float = 0.02
+    degree: int = 4
+    features: str = "raw"
+    orientations: int = 8
+    wavelengths: list[float] = field(default_factory=lambda: [4.0, 8.0])
+    pool: int = 4
+    filters: int = 32000
+    patch: int = 6
+    stride: int = 1
+    bias: float = 1.0
+    ridge: float = 0.0
+    cache: bool | None = None
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        for key, known in (("kernel", KERNELS), ("features", FEATURES)):
+            if (value := getattr(self, key)) not in known:
+                raise ValueError(f"model.{key}={value} is unknown; use {', '.join(known)}")
+        for key in ("degree", "orientations", "pool", "filters", "patch", "stride"):
+            if (value := getattr(self, key)) < 1:
+                raise ValueError(f"model.{key}={value} must be at least 1")
+        if not 0 < self.gamma < float("inf"):
+            raise ValueError(f"model.gamma={self.gamma} must be a positive number")
+        if not 0 <= self.ridge < float("inf"):
+            raise ValueError(f"model.ridge={self.ridge} must be 0 or a positive number")
+        if not self.wavelengths or not all(2 <= w < float("inf") for w in self.wavelengths):
+            raise ValueError(
+                f"model.wavelengths={self.wavelengths} must list pixels, "
+                "each at least 2, such as [4,8]"
+            )
+        if self.features == "random_conv" and self.kernel != "linear":
+            raise ValueError(
+                f"model.features=random_conv takes the linear kernel, not {self.kernel}; "
+                "use model.kernel=linear"
+            )
+
+    @property
+    def draws(self) -> bool:
+        return self.features == "random_conv"
+
+    def check(self, images: torch.Tensor, test: int, classes: int, means: Means) -> int:
+        n = len(images)
+        triangle = Triangle.size(n) * means.dtype.itemsize
+        if self.features == "random_conv":
+            width = 4 * min(self.filters, ConvSystem.BATCH)
+        else:
+            width = self._rows(images[:1].float()).values.shape[1]
+        rows = (n + test) * width * 5  # float32, and 8-bit codes
+        columns = 6 * n * classes * 8  # targets, coefficients, residuals and their successors
+        return triangle + rows + columns + 2**29
+
+    def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
+        return F.one_hot(labels, classes).double()
+
+    def decode(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs.argmax(1)
+
+    def solve(
+        self,
+        train: torch.Tensor,
+        test: torch.Tensor,
+        targets: list[torch.Tensor],
+        rng: torch.Generator,
+        means: Means,
+    ) -> list[Fit]:
+        equations = self._system(train, test, rng)
+        try:
+            factor = self._factor(equations, means, str(train.device))
+            solutions = [
+                solution
+                for start in range(0, len(targets), AT_ONCE)
+                for solution in system.solve(equations, factor, targets[start : start + AT_ONCE])
+            ]
+        except Breakdown as error:
+            precise = "" if means.dtype is torch.float64 else " or precision=fp64"
+            raise ArithmeticError(
+                f"K is singular in {str(means.dtype).removeprefix('torch.')}: {error}; "
+                f"use a larger model.ridge{precise}"
+            ) from error
+        return [
+            Fit(
+                train=solution.train,
+                test=solution.test,
+                parameters=target.numel(),
+                report={
+                    "relative_residual": solution.relative_residual,
+                    "smallest_pivot": solution.smallest_pivot,
+                    "interpolation_error": float((solution.train - target).abs().max()),
+                    "norm": solution.norm,
+                },
+            )
+            for solution, target in zip(solutions, targets, strict=True)
+        ]
+
+    def _system(
+        self, train: torch.Tensor, test: torch.Tensor, rng: torch.Generator
+    ) -> system.System:
+        if self.features == "random_conv":
+            return ConvSystem(
+                train, test, self.filters, self.patch, self.stride, self.bias, self.ridge, rng
+            )
+        kernel = {
+            "gaussian": lambda: functions.gaussian(self.gamma),
+            "laplacian": lambda: functions.laplacian(self.gamma),
+            "polynomial": lambda: functions.polynomial(self.degree),
+            "linear": functions.linear,
+        }[self.kernel]()
+        return system.KernelSystem(self._rows(train), self._rows(test), kernel, self.ridge)
+
+    def _rows(self, images: torch.Tensor) -> Rows:
+        if self.features == "gabor":
+            images = features.gabor(images, self.orientations, self.wavelengths, self.pool)
+        return Rows(images.flatten(1))
+
+    def _factor(self, equations: system.System, means: Means, device: str) -> Triangle:
+        """L of K + λI, from the cache if it is there; one process at a time works on a cache."""
+        if means.cache is None:
+            return _factorised(equations, means, device)
+        means.cache.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(means.cache.with_suffix(".lock")):
+            if factor := _opened(means.cache, equations.n, device):
+                log.info("Factorisation found in %s.", means.cache)
+                return factor
+            factor = _factorised(equations, means, device)
+            _save(factor, means.cache)
+            return factor
+
+
+def _factorised(equations: system.System, means: Means, device: str) -> Triangle:
+    started = time.perf_counter()
+    factor = Triangle.empty(equations.n, means.dtype, device)
+    equations.fill(factor)
+    built = time.perf_counter()
+    operations = factor.operations()
+    factor.factorise(lambda done: means.tick(done / operations))
+    took = time.perf_counter() - built
+    log.info(
+        "K of %d images built in %.1f s and factorised in %.1f s, n³/3 at %.0f GFLOP/s.",
+        equations.n,
+        built - started,
+        took,
+        equations.n**3 / 3 / took / 1e9,
+    )
+    return factor
+
+
+def _opened(file: Path, n: int, device: str) -> Triangle | None:
+    """What the cache holds, if it is whole."""
+    try:
+        factor = Triangle.open(file, n)
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        log.warning("%s is damaged and is replaced: %s", file, error)
+        return None
+    return factor if device == "cpu" else Triangle(factor.values.to(device), n)
+
+
+def _save(factor: Triangle, file: Path) -> None:
+    """Write the cache as a whole; a file that cannot be written costs the cache, not the run."""
+    temporary = file.with_suffix(".tmp")  # ours alone, since we hold the lock
+    try:
+        factor.save(temporary)
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        log.warning("The factorisation could not be cached: %s", error)
