@@ -79,9 +79,10 @@ class _Permutation(PixelCorruption):
             raise ValueError(f"corruption.unit={self.unit} is unknown; use {' or '.join(UNITS)}")
 
     def _places(self, images: np.ndarray) -> tuple[np.ndarray, Callable]:
-        """The values as rows (n, units or 1, values), and the way back."""
+        """The values as (n, C, H·W), or (n, 1, C·H·W) if channels mix, and the way back."""
         n, channels, height, width = images.shape
-        rows = images.reshape(n, 1 if self.unit == "all" else channels, -1)
+        kept = 1 if self.unit == "all" else channels
+        rows = images.reshape(n, kept, channels * height * width // kept)
         return rows, lambda found: found.reshape(n, channels, height, width)
 
 
