@@ -82,8 +82,8 @@ class CropFlip:
 class FlipRotate:
     """A random left-right flip and a rotation by a uniform angle of up to ±25°, bilinear.
 
-    Source: Zhang et al. 2017, Table 4, footnote ("random left-right flipping and random rotation
-    up to 25 degrees"); it names neither the interpolation nor what fills the corners, here black.
+    Source: Zhang et al. 2017, footnote of Table 4; it names neither the interpolation nor what
+    fills the corners, here black.
     """
 
     name: ClassVar[str] = "flip_rotate"

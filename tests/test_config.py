@@ -126,7 +126,8 @@ def test_keys_that_cannot_change_the_numbers_do_not_change_the_run(override: str
     + ["precision=bf16", "threads=2", "dataset=mnist", "dataset.train_size=9", "model=mlp"]
     + ["dataset.subset_seed=1", "corruption.seed=1", "model.depth=10", "optimizer.lr=1"]
     + ["optimizer=adam", "optimizer.weight_decay=0", "loss.label_smoothing=0.1"]
-    + ["schedule=cosine", "schedule.milestones=[1]", "preprocess=scale"],
+    + ["schedule=cosine", "schedule.milestones=[1]", "preprocess=scale", "preprocess=paper"]
+    + ["corruption.nested=true", "corruption=pair_flip", "augment=crop_flip"],
 )
 def test_keys_that_can_change_the_numbers_change_the_run(override: str) -> None:
     assert composed(override).run_id != composed().run_id
@@ -217,6 +218,14 @@ def test_corrupt_is_a_probability(value: float) -> None:
         {"dataset": {"name": "image_folder", "channels": 2}},
         {"corruption": {"name": "uniform", "seed": -1}},
         {"corruption": {"name": "unform"}},
+        {"corruption": {"name": "human", "seed": 2**32}},
+        {"corruption": {"name": "instance", "std": 0}},
+        {"corruption": {"name": "instance", "std": math.nan}},
+        {"corruption": {"name": "instance", "inputs": "bytes"}},
+        {"corruption": {"name": "shuffled_pixels", "unit": "channel"}},
+        {"corruption": {"name": "random_pixels", "unit": "none"}},
+        {"corruption": {"name": "gaussian_pixels", "moments": "image"}},
+        {"augment": {"name": "flip_rotate", "degrees": 181}},
         {"model": {"name": "wrn", "depth": 27}},
         {"model": {"name": "wrn", "widen": 0}},
         {"model": {"name": "wrn", "dropout": 1}},

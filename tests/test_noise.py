@@ -148,7 +148,7 @@ def test_a_data_set_without_a_map_is_refused_in_one_sentence() -> None:
 
 
 def published_probabilities(labels: np.ndarray, pixels: np.ndarray, q: np.ndarray, kind: Instance):
-    """Algorithm 2 of Xia et al. 2020, image by image, with the generator of `kind`."""
+    """The algorithm of Xia et al. 2020, image by image, with the weights of `kind`."""
     rng = stream_of(kind)
     weights = [rng.standard_normal((pixels.shape[1], 10)) for _ in range(10)]
     found = np.zeros((len(labels), 10))

@@ -143,6 +143,19 @@ def test_images_are_altered_after_the_fixed_crop_and_labels_stay(kind: str, colo
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_at_level_0_nothing_is_altered_and_at_1_everything(kind: str, coloured: Data) -> None:
+    none, every = (built(kind, corrupt=prob) for prob in (0.0, 1.0))
+    for part_none, part_every, split in (
+        (none.train, every.train, coloured.train),
+        (none.test, every.test, coloured.test),
+    ):
+        cropped = split.images[:, :, 2:30, 2:30]
+        assert torch.equal(part_none.images.double(), cropped.double())
+        assert not part_none.changed.any() and part_every.changed.all()
+        assert (part_every.images != cropped).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_neither_seed_nor_size_changes_an_image(kind: str, coloured: Data) -> None:
     whole = built(kind, seed=1)
     cut = built(kind, seed=2, dataset={"name": "cifar10", "train_size": 20, "subset_seed": 3})

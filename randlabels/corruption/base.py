@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,13 +63,24 @@ def hit(size: int, prob: float, rng: np.random.RandomState) -> np.ndarray:
     return rng.rand(size) <= prob if prob > 0 else np.zeros(size, dtype=bool)
 
 
-def stream(purpose: str, seed: int, index: int = 0) -> np.random.RandomState:
-    """A fresh generator for one purpose, and for one image of it.
+def stream(purpose: str, seed: int) -> np.random.RandomState:
+    """A fresh generator for one purpose.
 
     NumPy guarantees for RandomState alone that no version changes what a seed gives.
     """
-    derived = derive_seed(f"corruption/{purpose}", seed, index)
-    return np.random.RandomState([derived % 2**32, derived // 2**32])
+    return next(streams(purpose, seed, [0]))
+
+
+def streams(purpose: str, seed: int, indices: Iterable[int]) -> Iterator[np.random.RandomState]:
+    """A fresh generator for each image, which depends on its index alone.
+
+    It is the same object each time, seeded anew: making one takes longer than permuting an image.
+    """
+    rng = np.random.RandomState(0)
+    for index in indices:
+        derived = derive_seed(f"corruption/{purpose}", seed, index)
+        rng.seed([derived % 2**32, derived // 2**32])
+        yield rng
 
 
 def frequencies(true: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:

@@ -33,8 +33,8 @@ class Instance(Seeded):
     and test sets share the matrices W and have draws of their own. Transition matrix: no closed
     form; the mean of the images' probabilities over each class.
 
-    Source: Xia et al. 2020, algorithm 2, and their code (xiaoboxia/Part-dependent-label-noise,
-    tools.py), whose `std` is 0.1.
+    Source: Xia et al. 2020, as their code has it (xiaoboxia/Part-dependent-label-noise, tools.py),
+    whose `std` is 0.1.
 
     inputs: "stored": x in 0..255, as their code has it (data.py), where the softmax is almost
         always one class; "unit": x/255, as later code has it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from . import Part
-from .base import Seeded, hit, stream
+from .base import Seeded, hit, stream, streams
 
 UNITS = ("all", "spatial")
 
@@ -56,9 +56,9 @@ class PixelCorruption(Seeded):
         """
         raise NotImplementedError
 
-    def _rng(self, part: str, index: int) -> np.random.RandomState:
-        """A fresh generator for one image."""
-        return stream(f"pixels/{part}", self.seed, index)
+    def _streams(self, part: str, indices: np.ndarray) -> Iterator[np.random.RandomState]:
+        """A fresh generator for each image of a part, by its index."""
+        return streams(f"pixels/{part}", self.seed, indices.tolist())
 
 
 @dataclass
@@ -79,9 +79,10 @@ class _Permutation(PixelCorruption):
             raise ValueError(f"corruption.unit={self.unit} is unknown; use {' or '.join(UNITS)}")
 
     def _places(self, images: np.ndarray) -> tuple[np.ndarray, Callable]:
-        """The values as rows (n, units or 1, values), and the way back."""
+        """The values as (n, C, H·W), or (n, 1, C·H·W) if channels mix, and the way back."""
         n, channels, height, width = images.shape
-        rows = images.reshape(n, 1 if self.unit == "all" else channels, -1)
+        kept = 1 if self.unit == "all" else channels
+        rows = images.reshape(n, kept, channels * height * width // kept)
         return rows, lambda found: found.reshape(n, channels, height, width)
 
 
@@ -110,8 +111,8 @@ class RandomPixels(_Permutation):
     ) -> np.ndarray:
         rows, back = self._places(images)
         found = np.empty_like(rows)
-        for row, index in enumerate(indices):
-            found[row] = rows[row][:, self._rng(part, index).permutation(rows.shape[2])]
+        for row, rng in enumerate(self._streams(part, indices)):
+            found[row] = rows[row][:, rng.permutation(rows.shape[2])]
         return back(found)
 
 
@@ -141,8 +142,8 @@ class GaussianPixels(PixelCorruption):
     ) -> np.ndarray:
         mean, deviation = self._moments(train)
         found = np.empty(images.shape, dtype=np.float32)
-        for row, index in enumerate(indices):
-            found[row] = mean + deviation * self._rng(part, index).standard_normal(images.shape[1:])
+        for row, rng in enumerate(self._streams(part, indices)):
+            found[row] = mean + deviation * rng.standard_normal(images.shape[1:])
         return found
 
     def _moments(self, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
