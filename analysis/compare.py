@@ -1,4 +1,6 @@
-"""`python -m analysis.compare DIR --to seed|paper`: published numbers beside those of the runs.
+"""`python -m analysis.compare DIR --to seed|paper|noise`: published numbers beside the runs' own.
+
+The original code's logs, Zhang et al. 2017, and label noise (dmizr/phuber on robust losses).
 
 A run covers a published number only if every config key that stands beside the number is equal;
 our number is the mean over the seeds that are done, and n_diverged counts those that diverged. The

@@ -17,6 +17,7 @@ from .synthetic import write_run
 
 SEED = pd.read_csv(compare.PUBLISHED / "seed.csv")
 PAPER = pd.read_csv(compare.PUBLISHED / "paper.csv")
+NOISE = pd.read_csv(compare.PUBLISHED / "noise.csv")
 CIFAR = {"dataset": {"name": "cifar10"}}
 
 
@@ -41,7 +42,8 @@ def test_published_numbers_are_complete() -> None:
         "Figure 1b": 33,
         "Figure 1c": 33,
     }
-    for published in (SEED, PAPER):
+    assert NOISE["source"].value_counts().to_dict() == {"dmizr/phuber, README": 12}
+    for published in (SEED, PAPER, NOISE):
         assert not published.duplicated(["row", "metric", "epoch", "source"]).any()
         failed = published["note"].astype("str").str.contains("failed to converge")
         assert published["value"].isna().tolist() == failed.tolist()
@@ -85,6 +87,13 @@ TABLE_1 = {
     "MLP 1x512, random labels": (99.34, 10.61),
 }
 
+ROBUST_LOSSES = {
+    # dmizr/phuber's README, MNIST with LeNet-5: test accuracy in % at 0, 0.2, 0.4, 0.6
+    "CE": [99.1, 98.8, 98.6, 98.0],
+    "GCE": [98.8, 98.7, 98.5, 98.1],
+    "PHuber-CE": [99.0, 98.8, 98.5, 97.6],
+}
+
 SUMS = {
     # of the values of each table, or of each curve of a figure, added up by hand
     "Table 3": 0.012 + 0.006 + 0.46 + 0.17,
@@ -107,6 +116,10 @@ def test_published_numbers_are_those_of_their_sources() -> None:
     for row, accuracies in TABLE_1.items():
         found = 100 * table.loc[row, ["train_acc", "test_acc"]]
         assert found.tolist() == pytest.approx(accuracies)
+    robust = NOISE.set_index("row")["value"]
+    for loss, accuracies in ROBUST_LOSSES.items():
+        rows = [f"MNIST, LeNet, {loss}, corrupt {level}" for level in (0.0, 0.2, 0.4, 0.6)]
+        assert (100 * robust[rows]).tolist() == pytest.approx(accuracies)
     sums = PAPER.groupby("source")["value"].sum()
     assert sums.drop("Table 1").to_dict() == pytest.approx(SUMS)
 

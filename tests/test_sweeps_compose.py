@@ -1,0 +1,134 @@
+"""Every committed sweep: its runs compose, train, and cover the numbers it is named after."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+
+from analysis import compare
+from randlabels import experiment, fit
+from randlabels.config import Config, parse, plain
+from randlabels.data import Data, Split
+from randlabels.environment import Resources
+from randlabels.launchers.grid import expand
+from randlabels.options import DEFAULTS
+from randlabels.randomness import generator
+from randlabels.run import CONF, prepare_hydra
+from randlabels.rundir import flat_keys
+
+prepare_hydra()
+
+SWEEPS = sorted(
+    file.relative_to(CONF / "sweep").with_suffix("").as_posix()
+    for file in (CONF / "sweep").rglob("*.yaml")
+)
+CPU = Resources("cpu", "fp32", 1)
+IMAGES = {"colour": (3, 32, 32), "grey": (1, 28, 28)}
+
+
+@cache
+def runs(sweep: str) -> list[Config]:
+    """The runs of a committed sweep, composed as the command line does."""
+    grids = yaml.safe_load((CONF / "sweep" / f"{sweep}.yaml").read_text())["hydra"]["sweeper"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return [
+            parse(plain(compose("config", [f"sweep={sweep}", *overrides])), sweep)
+            for overrides in expand([], grids["runs"])
+        ]
+
+
+def synthetic(shape: tuple[int, int, int], classes: int) -> Data:
+    rng = generator("synthetic", 0)
+
+    def split(size: int) -> Split:
+        images = torch.randint(0, 256, (size, *shape), dtype=torch.uint8, generator=rng)
+        return Split(images, torch.arange(size) % classes)
+
+    return Data(split(8), split(4), classes)
+
+
+def kinds(configs: list[Config]) -> list[Config]:
+    """One run for each combination of options, at its largest level of corruption."""
+    found = {}
+    for config in sorted(configs, key=lambda config: config.corrupt):
+        found[tuple(getattr(config, group).name for group in DEFAULTS)] = config
+    return list(found.values())
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_sweep_composes_into_runs_that_all_differ(sweep: str) -> None:
+    configs = runs(sweep)
+    assert len({config.run_id for config in configs}) == len(configs) > 1
+    assert len({config.folder for config in configs}) == 1
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_sweep_states_its_number_of_runs(sweep: str) -> None:
+    lines = (CONF / "sweep" / f"{sweep}.yaml").read_text().splitlines()
+    header = " ".join(line for line in lines if line.startswith("#"))
+    stated = re.search(r"(\d+) runs", header)
+    assert stated is not None and int(stated[1]) == len(runs(sweep))
+
+
+@pytest.mark.parametrize("colour", IMAGES)
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_sweep_trains_two_steps(sweep: str, colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run of each kind, on synthetic images of the size of CIFAR-10's and of MNIST's."""
+    for config in kinds(runs(sweep)):
+        data = synthetic(IMAGES[colour], 100 if config.dataset.name == "cifar100" else 10)
+        monkeypatch.setattr(experiment, "load", lambda dataset, data=data: data)
+        config = short(config)
+        assembled = experiment.assemble(config)
+        state, steps = fit.start(assembled, CPU), count()
+        (record,) = fit.sgd(assembled, state, CPU, lambda steps=steps: next(steps))
+        assert next(steps) == 2 and record["train_acc"] is not None
+
+
+def short(config: Config) -> Config:
+    """The same run, for two steps on the eight images of `synthetic`."""
+    dataset = dataclasses.replace(config.dataset, train_size=None, test_size=None)
+    return dataclasses.replace(config, dataset=dataset, epochs=1, batch_size=4, eval_every=1)
+
+
+COVERED = {
+    "seed/readme": ("seed", {"original code, README": 212}),
+    "paper/table1": ("paper", {"Table 1": 38}),
+    "paper/table4": ("paper", {"Table 4": 6}),
+    "paper/fig1a": ("paper", {"Figure 1a": 57}),
+    "paper/fig1b": ("paper", {"Figure 1b": 33, "Figure 1c": 33}),
+    "paper/fig1c": ("paper", {"Figure 1b": 33, "Figure 1c": 33}),
+    "noise/phuber_mnist": ("noise", {"dmizr/phuber, README": 12}),
+}
+"""The sources that a sweep covers whole, and how many numbers they have."""
+
+
+@pytest.mark.parametrize("sweep", COVERED)
+def test_sweep_covers_every_published_number_of_its_table(sweep: str) -> None:
+    target, sources = COVERED[sweep]
+    keys: list[dict[str, Any]] = [flat_keys(config.tree()) for config in runs(sweep)]
+    table = pd.DataFrame(keys, dtype=object).assign(state="done")
+    published = pd.read_csv(compare.PUBLISHED / f"{target}.csv")
+    for source, numbers in sources.items():
+        wanted = published.loc[published["source"] == source, "keys"]
+        assert len(wanted) == numbers
+        for line in wanted.unique():
+            assert compare.covering(table, line).sum() == 1, line
+
+
+def test_both_figures_of_corruption_levels_share_their_runs() -> None:
+    first, second = runs("paper/fig1b"), runs("paper/fig1c")
+    assert [config.run.path for config in first] == [config.run.path for config in second]
+
+
+def test_folder_of_sweeps_is_that_of_the_checkout() -> None:
+    assert (CONF / "sweep").resolve() == Path(__file__).parent.parent / "sweeps"
