@@ -213,3 +213,13 @@ def test_folder_without_runs_is_one_sentence(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(SystemExit, match=r"^Error: .*(holds no run|is no folder)"):
             collect.main([str(folder)])
+
+
+def test_early_stopping_is_the_best_test_accuracy_so_far(cli: Cli, tmp_path: Path) -> None:
+    """Half of the labels are wrong, so that training on them to the end forgets what it knew."""
+    keys = ["model.hidden=[64]", "corrupt=0.5", "epochs=60", "optimizer.lr=0.1", "eval_every=3"]
+    assert cli(*TINY, *keys).code == 0
+    records, _ = metrics.read(next(tmp_path.glob("runs/*/*/metrics.jsonl")))
+    curve = [r["test_acc"] for r in records if r["test_acc"] is not None]
+    (row,) = table(tmp_path / "runs", "runs").to_dict("records")
+    assert row["best_test_acc"] == max(curve) > row["final_test_acc"] == curve[-1]
