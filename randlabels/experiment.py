@@ -103,13 +103,14 @@ def build_model(config: Config, data: Data) -> nn.Module:
 
 def load(dataset: Dataset) -> Data:
     """The whole data set; the runs that one process executes share the last one loaded."""
+    seed = 0 if dataset.holdout is None else dataset.subset_seed
     whole = dataclasses.replace(
-        dataset, root=str(dataset.folder), train_size=None, test_size=None, subset_seed=0
+        dataset, root=str(dataset.folder), train_size=None, test_size=None, subset_seed=seed
     )
     key = repr(whole)
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = whole.load()
+        _loaded[key] = whole.held_out(whole.load())
     return _loaded[key]
 
 

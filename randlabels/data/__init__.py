@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -86,6 +86,8 @@ class Dataset:
     download: fetch missing files, where the data set has a published source.
     train_size, test_size: number of images to keep, the same from each class as far as the
         classes allow (null: all).
+    holdout: number of training images that take the place of the test images, likewise, so that
+        a hyper-parameter can be chosen without a look at these (null: none).
     subset_seed: which images those are.
     """
 
@@ -95,13 +97,14 @@ class Dataset:
     download: bool = True
     train_size: int | None = None
     test_size: int | None = None
+    holdout: int | None = None
     subset_seed: int = 0
 
     def __post_init__(self) -> None:
-        for key in ("train_size", "test_size"):
+        for key in ("train_size", "test_size", "holdout"):
             size = getattr(self, key)
             if size is not None and size < 1:
-                raise ValueError(f"dataset.{key}={size} must be at least 1, or null for all images")
+                raise ValueError(f"dataset.{key}={size} must be at least 1, or null")
 
     @property
     def folder(self) -> Path:
@@ -111,6 +114,25 @@ class Dataset:
     def load(self) -> Data:
         """Read the whole data set; ValueError says what is missing or broken, and the remedy."""
         raise NotImplementedError
+
+    def held_out(self, data: Data) -> Data:
+        """The data with `holdout` training images in place of the test images."""
+        if self.holdout is None:
+            return data
+        images, labels = data.train.images, data.train.labels
+        if self.holdout >= len(labels):
+            raise ValueError(
+                f"dataset.holdout={self.holdout} leaves none of the {len(labels):,} training "
+                f"images of {self.name} to train on; use fewer"
+            )
+        rng = generator("holdout", self.subset_seed)
+        held = torch.zeros(len(labels), dtype=torch.bool)
+        held[balanced_subset(labels, self.holdout, rng)] = True
+        return replace(
+            data,
+            train=Split(images[~held], labels[~held]),
+            test=Split(images[held], labels[held]),
+        )
 
     def indices(self, labels: torch.Tensor, part: str) -> torch.Tensor:
         """Sorted indices (n,) int64 of the images to keep, given all labels (N,) of a part.

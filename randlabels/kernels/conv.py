@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -96,33 +97,32 @@ class ConvSystem:
 
     def _features(self, images: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
         """(N, 4·F) float32, the columns of Φ that belong to `filters` (F, d + 1)."""
-        features = images.new_empty(len(images), 4 * len(filters))
-        start = 0
-        for patches, (height, width) in self._patches(images):
-            ones = patches.new_ones(len(patches), 1)
-            active = product(torch.cat([patches, ones], 1), filters).clamp_(min=0)
-            active = active.view(-1, height, width, len(filters))
-            half, middle = height // 2, width // 2
-            for q, (top, left) in enumerate(
-                [
-                    (slice(half), slice(middle)),
-                    (slice(half), slice(middle, None)),
-                    (slice(half, None), slice(middle)),
-                    (slice(half, None), slice(middle, None)),
-                ]
-            ):
-                columns = slice(q * len(filters), (q + 1) * len(filters))
-                features[start : start + len(active), columns] = active[:, top, left].mean((1, 2))
-            start += len(active)
-        return features
+        height, width = self._positions(images)
+        quadrants = torch.zeros(2, 2, height, width, device=images.device)
+        for (vertical, rows), (horizontal, columns) in itertools.product(
+            enumerate((slice(height // 2), slice(height // 2, None))),
+            enumerate((slice(width // 2), slice(width // 2, None))),
+        ):
+            area = quadrants[vertical, horizontal, rows, columns]
+            area += 1 / area.numel()
+        means = quadrants.view(4, height * width)
+        parts = []
+        for patches in self._patches(images):
+            active = product(patches, filters).clamp_(min=0)
+            parts.append((means @ active.view(-1, height * width, len(filters))).flatten(1))
+        return torch.cat(parts)
 
-    def _patches(self, images: torch.Tensor) -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:
-        """Normalised patches (images·h·w, d) of a few images at a time, with (h, w)."""
-        height, width = ((side - self.patch) // self.stride + 1 for side in images.shape[2:])
-        few = max(1, BLOCK // (height * width))
-        for part in images.split(few):
-            patches = F.unfold(part, self.patch, stride=self.stride).transpose(1, 2)
-            yield _normalised(patches.flatten(0, 1)), (height, width)
+    def _positions(self, images: torch.Tensor) -> tuple[int, int]:
+        """Patches in a column and in a row of the image."""
+        height, width = images.shape[2:]
+        return (height - self.patch) // self.stride + 1, (width - self.patch) // self.stride + 1
+
+    def _patches(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Normalised patches (images·h·w, d + 1) of a few images at a time, with a 1 at the end."""
+        height, width = self._positions(images)
+        for part in images.split(max(1, BLOCK // (height * width))):
+            patches = F.unfold(part, self.patch, stride=self.stride).transpose(1, 2).flatten(0, 1)
+            yield F.pad(_normalised(patches), (0, 1), value=1.0)
 
     def _sample(self, count: int, rng: torch.Generator) -> torch.Tensor:
         """(count, d) float64 normalised patches at random places of random training images."""
