@@ -9,7 +9,7 @@ runs did, `not fitted` if a time to fit is asked of runs of which one never fitt
 run covers the number. Where the paper says that training failed to converge, a run that diverged
 agrees. The tolerance is 3·s·√(1 + 1/n) from the sample deviation s of n seeds, as for one more draw
 from the same distribution, where n is at least 3; and never less than 0.01 for accuracies and
-errors, 5 % of a published loss (0.01 at least), 20 % of a published ratio of times, or the
+errors, 5 % of a published loss (0.01 at least) or norm, 20 % of a published ratio of times, or the
 uncertainty with which the number was read from a figure.
 """
 
@@ -28,6 +28,7 @@ from randlabels.metrics import LOSSES, MEASURED
 from randlabels.rundir import FINISHED
 
 from .collect import collect, parser
+from .folders import SOLUTION
 from .formats import write_csv, write_for_papers
 from .runs import Collection
 
@@ -114,6 +115,8 @@ def _values(
         return runs["epochs_to_fit"] / base.mean(skipna=False) if len(base) else base
     if number.metric == "test_error":
         return 1 - runs["final_test_acc"]
+    if number.metric in SOLUTION:
+        return runs[number.metric] if number.metric in runs else runs["state"].iloc[:0]
     if number.epoch == "last":
         return runs[f"final_{number.metric}"]
     records = curves[number.metric]
@@ -154,7 +157,9 @@ def _judged(number: Any, values: pd.Series, diverged: int) -> dict[str, Any]:
 def tolerance(number: Any, values: pd.Series) -> float:
     """The largest difference that agrees, by the rule at the top of this file."""
     floor = 0.01
-    if number.metric in LOSSES:
+    if number.metric in SOLUTION:
+        floor = 0.05 * number.value
+    elif number.metric in LOSSES:
         floor = max(0.01, 0.05 * number.value)
     elif number.metric == "relative":
         floor = 0.2 * number.value

@@ -80,6 +80,9 @@ def read_rows(root: Path, known: dict[str, Row]) -> tuple[list[Row], list[str]]:
     return [*rows, *planned.values()], problems
 
 
+SOLUTION = ("relative_residual", "norm")
+"""What an exact fit reports beside its metrics, by the names of done.json."""
+
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
 """What reading a file of unexpected content may raise."""
 
@@ -146,6 +149,8 @@ def _read_run(run: RunDir) -> Row:
             row |= {f"{kind}_{key}": _number(result[kind][key]) for key in metrics.MEASURED}
         row |= {key: _number(result[key]) for key in ("parameters", "seconds")}
         row["records"] = result["epochs"]
+        solution = result.get("solution") or {}
+        row |= {key: _number(solution[key]) for key in SOLUTION if key in solution}
     return row
 
 

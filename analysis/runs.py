@@ -19,7 +19,7 @@ from randlabels.rundir import (
 )
 
 from .epochs import Epochs
-from .folders import CODE, RESOURCES, VERSIONS, Row, read_rows
+from .folders import CODE, RESOURCES, SOLUTION, VERSIONS, Row, read_rows
 
 LEADING_KEYS = ["dataset", "model", "corruption", "corrupt"]
 """Config keys that every table shows."""
@@ -113,7 +113,16 @@ _NUMBERS = [
 ]
 USED = [f"used_{name}" for name in RESOURCES + VERSIONS]
 _COLUMNS = ["run_id", "state", *_NUMBERS, *USED, "git"]
-_NOT_KEYS = {*_COLUMNS, "folder", "signature", "fit_threshold", "host", "classes", "records"}
+_NOT_KEYS = {
+    *_COLUMNS,
+    *SOLUTION,
+    "folder",
+    "signature",
+    "fit_threshold",
+    "host",
+    "classes",
+    "records",
+}
 
 
 def _swept(rows: list[Row]) -> list[str]:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from randlabels.metrics import MEASURED
 
+from .folders import SOLUTION
 from .runs import SEEDS, USED, Collection, with_seed
 
 
@@ -14,6 +15,7 @@ def runs(found: Collection) -> pd.DataFrame:
     """One row per run, finished or not: state, swept keys, metrics, cost, origin."""
     results = [f"{kind}_{key}" for kind in ("final", "best") for key in MEASURED]
     columns = ["run_id", "state", *with_seed(found.swept), *results]
+    columns += [key for key in SOLUTION if key in found.runs]
     columns += ["epochs_to_fit", "parameters", "seconds", *USED, "git"]
     table = found.runs.reindex(columns=columns)
     return table.astype({"epochs_to_fit": "Int64", "parameters": "Int64"})
