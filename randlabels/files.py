@@ -27,7 +27,7 @@ def write_atomic(path: Path, data: bytes | str, previous: Path | None = None) ->
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
+            error.filename = error.filename or str(path)
         raise
     _sync_folder(path.parent)
 

@@ -5,7 +5,8 @@ what the command does, without the seconds that Python takes to start. A line of
 input describes a life, and a line of JSON answers how it ended:
 
 arguments: of `randlabels.run`; or one config as a mapping, for `execute` alone.
-seconds: when it is killed, counted from its beginning; null: not.
+seconds: when it is killed, counted from its first commit of a file; null: not.
+early: true to count from its beginning.
 call, after: it kills itself before, or after, this call (1-based) of those that commit a file
     (`os.fsync`, `os.replace`); null: not.
 """
@@ -55,7 +56,9 @@ def main() -> None:
     from randlabels.config import parse
 
     run.prepare_hydra()
-    experiment.load(parse({"dataset": {"name": "digits"}}).dataset)
+    data = experiment.load(parse({"dataset": {"name": "digits"}}).dataset)
+    assert data.sha256 and data.moments  # computed once
+    os.environ["PATH"] = ""  # git is not asked for its commit in each life
     answers = os.fdopen(os.dup(1), "w")
     os.chdir(sys.argv[1])
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -70,11 +73,13 @@ def main() -> None:
             _live(order, writer)
         os.close(writer)
         if order.get("seconds") is not None:
+            if not order["early"]:
+                os.read(reader, 1)
             time.sleep(order["seconds"])
             os.kill(pid, signal.SIGKILL)
-        calls = os.read(reader, 100)
-        os.close(reader)
         _, status = os.waitpid(pid, 0)
+        calls = os.read(reader, 100).strip(b".")
+        os.close(reader)
         ended = {"signal": status & 127, "code": status >> 8, "calls": int(calls or 0)}
         answers.write(json.dumps(ended) + "\n")
         answers.flush()
@@ -88,12 +93,15 @@ def _live(order: dict[str, Any], writer: int) -> None:
         def call(*arguments: Any, **options: Any) -> Any:
             nonlocal calls
             calls += 1
+            if calls == 1:
+                os.write(writer, b".")
             if calls == order.get("call") and not order["after"]:
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*arguments, **options)
-            if calls == order.get("call"):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            try:
+                return real(*arguments, **options)
+            finally:
+                if calls == order.get("call"):
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return call
 

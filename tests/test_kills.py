@@ -64,8 +64,9 @@ def test_sweep_killed_at_random_a_hundred_times_ends_with_the_undisturbed_number
         while kills < KILLS:
             out, left = f"out=sweep{sweeps}", tmp_path / f"sweep{sweeps}"
             while True:
-                wanted = rng.uniform(0.0, 1.6) if kills < KILLS else None
-                ended = lives.live([*SWEEP, out], seconds=wanted)
+                early = rng.random() < 0.1  # while it composes, loads and checks
+                wanted = rng.uniform(0.0, 0.8) if kills < KILLS else None
+                ended = lives.live([*SWEEP, out], seconds=wanted, early=early)
                 if ended["signal"] == 0:
                     assert ended["code"] == 0
                     break
