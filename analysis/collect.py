@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from randlabels.console import until_nobody_reads
+
 from .formats import LONGEST, write_csv, write_for_papers
 from .runs import USED, Collection, read
 from .tables import TABLES, for_papers, runs_in_short
@@ -110,4 +112,5 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    with until_nobody_reads():
+        main()

@@ -17,12 +17,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from randlabels.rundir import FINISHED
+from randlabels.rundir import FINISHED, RunDir
 
 from .folders import Row, read_rows
 
 PATIENCE = 120.0
-"""Seconds without a write, beyond three epochs, after which a run on another host is stale."""
+"""Seconds without a sign of life, beyond three epochs, after which a run is stale: twelve of those
+that a run gives every ten seconds."""
 
 TAIL = 16384
 """Bytes from the end of metrics.jsonl, some dozen records."""
@@ -65,12 +66,13 @@ def survey(root: Path, known: dict[str, Row]) -> tuple[list[dict[str, Any]], lis
 
 def _latest(row: Row) -> dict[str, Any]:
     """The survey of one run: its row, and the end of its log."""
-    last, torn, written = _tail(Path(row["folder"]) / "metrics.jsonl")
+    last, torn = _tail(Path(row["folder"]) / "metrics.jsonl")
+    written = RunDir(Path(row["folder"])).last_sign()
     age = None if written is None else max(0.0, time.time() - written)
     seconds, done = last.get("seconds"), int(last.get("epoch", -1)) + 1
     state = row["state"]
-    if state == "interrupted" and row.get("host") not in (None, socket.gethostname()):
-        # Its lock may be invisible from here.
+    elsewhere = row.get("host") not in (None, socket.gethostname())  # its lock may be invisible
+    if state == "running" or (state == "interrupted" and elsewhere):
         patience = PATIENCE + 3 * (seconds or 0.0)
         state = "running" if age is not None and age < patience else "stale"
     return {
@@ -90,16 +92,15 @@ def _latest(row: Row) -> dict[str, Any]:
     }
 
 
-def _tail(file: Path) -> tuple[dict[str, Any], bool, float | None]:
-    """The last whole record, with the latest accuracies before it where it has none, whether a
-    torn line follows it, and when the file was written."""
+def _tail(file: Path) -> tuple[dict[str, Any], bool]:
+    """The last whole record, with the latest accuracies before it where it has none, and whether
+    a torn line follows it."""
     try:
         with open(file, "rb") as log:
-            status = os.fstat(log.fileno())
-            log.seek(max(0, status.st_size - TAIL))
+            log.seek(max(0, os.fstat(log.fileno()).st_size - TAIL))
             content = log.read()
     except OSError:
-        return {}, False, None
+        return {}, False
     *lines, rest = content.split(b"\n")
     last: dict[str, Any] = {}
     for line in reversed(lines):
@@ -108,7 +109,7 @@ def _tail(file: Path) -> tuple[dict[str, Any], bool, float | None]:
         if last.get("train_acc") is not None:
             break
     torn = bool(rest) or (bool(lines) and not _record(lines[-1]))
-    return last, torn, status.st_mtime
+    return last, torn
 
 
 def _record(line: bytes) -> dict[str, Any]:

@@ -1,47 +1,109 @@
-"""The latest state of a run on disk, from which it resumes as if never interrupted."""
+"""The latest state of a run on disk, from which it resumes as if never interrupted.
+
+A checkpoint is what `torch.save` writes, followed by the sha256 of it in 64 hex digits, which
+`torch.load` passes over.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import rundir
+from .console import log
+from .files import write_atomic
+from .rundir import SCHEMA, RunDir
+
+DIGEST = 64
+"""Bytes of a checksum in hex digits."""
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Replace the checkpoint as a whole. `state` holds tensors and plain Python values only."""
+def save(path: Path, state: Mapping[str, Any], previous: Path | None = None) -> None:
+    """Replace the checkpoint as a whole; its old content is kept as `previous`.
+
+    `state` holds tensors and plain Python values only.
+    """
     buffer = io.BytesIO()
-    torch.save({"schema": rundir.SCHEMA, **state}, buffer)
-    rundir.write_atomic(path, buffer.getvalue())
+    torch.save({"schema": SCHEMA, **state}, buffer)
+    content = buffer.getvalue()
+    write_atomic(path, content + _digest(content), previous)
 
 
 def load(path: Path, config_hash: str) -> dict[str, Any] | None:
     """The state that `save` wrote for this config, on the CPU; None where there is none.
 
     Raises:
-        ValueError: the content is damaged, or of another config.
+        ValueError: the content is damaged, or of another config or version.
         OSError: the file cannot be read; it may be whole.
     """
     try:
-        content = io.BytesIO(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
+    # torch looks at no checksum: a flipped bit in a weight would be loaded.
+    if content[-DIGEST:] != _digest(content[:-DIGEST]):
+        raise ValueError(f"{path} is damaged: its checksum is not that of its content")
     try:
-        with zipfile.ZipFile(content) as archive:  # torch does not look at the checksums
-            if broken := archive.testzip():
-                raise ValueError(f"{path} is damaged: checksum of {broken}")
-        content.seek(0)
-        state = torch.load(content, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is damaged: {reason}") from error
-    if state["config_hash"] != config_hash:
-        raise ValueError(
-            f"{path} belongs to config {state['config_hash'][:8]}, not {config_hash[:8]}"
-        )
+        raise ValueError(f"{path} is no checkpoint: {reason}") from error
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is no checkpoint of schema {SCHEMA}")
+    if (other := state.get("config_hash")) != config_hash:
+        raise ValueError(f"{path} belongs to config {other}, not {config_hash}")
     return state
+
+
+def latest(run: RunDir, config_hash: str) -> dict[str, Any] | None:
+    """The state that a run of this config resumes from; None to start over.
+
+    A checkpoint that cannot be used is reported and kept under another name, and the one before
+    it is tried.
+    """
+    for file in (run.checkpoint, run.previous_checkpoint):
+        try:
+            if saved := load(file, config_hash):
+                return saved
+        except ValueError as error:
+            kept = file.replace(file.with_suffix(".damaged"))
+            instead = "starting from epoch 0"
+            if file == run.checkpoint and run.previous_checkpoint.exists():
+                instead = "going back to the one before"
+            log.warning("%s; %s. It is kept as %s.", error, instead, kept.name)
+    return None
+
+
+def require_like(saved: Any, template: Mapping[str, torch.Tensor], what: str) -> None:
+    """RuntimeError unless `saved` has the keys, shapes and dtypes of `template`.
+
+    `what` names the tensors, such as `model`.
+    """
+    found, wanted = _shapes(saved), _shapes(template)
+    for key in sorted({*found, *wanted}):
+        if found.get(key) != wanted.get(key):
+            raise RuntimeError(
+                f"the checkpoint's {what} has {key}: {found.get(key, 'missing')}, where this "
+                f"program has {wanted.get(key, 'nothing')}; go on with the program that began "
+                "the run, or start over with force=true"
+            )
+
+
+def _shapes(tensors: Any) -> dict[str, str]:
+    if not isinstance(tensors, Mapping):
+        return {}
+    return {
+        str(key): f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
+        if isinstance(value, torch.Tensor)
+        else type(value).__name__
+        for key, value in tensors.items()
+    }
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()

@@ -65,6 +65,7 @@ class Settings:
     force: bool = False
     plan: bool = False
     checkpoint_every: float = 10.0
+    time_limit: float | None = None
     fit_threshold: float = 0.999
 
     def __post_init__(self) -> None:
@@ -82,6 +83,8 @@ class Settings:
             )
         if not 0 <= self.checkpoint_every < math.inf:
             raise ValueError(f"checkpoint_every={self.checkpoint_every} must be 0 or more seconds")
+        if self.time_limit is not None and not 0 < self.time_limit < math.inf:
+            raise ValueError(f"time_limit={self.time_limit} must be above 0 seconds, or null")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device={self.device} is unknown; use auto, cpu, cuda or cuda:N")
         if self.precision not in ("auto", "fp32", "bf16", "fp64"):

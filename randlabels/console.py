@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,16 @@ def logging_to(*files: Path, prefix: str = "", quiet: bool = False) -> Iterator[
             log.removeHandler(handler)
             if isinstance(handler, logging.FileHandler):
                 handler.close()
+
+
+@contextmanager
+def until_nobody_reads() -> Iterator[None]:
+    """What a command prints last may be cut off by its reader (`| head`): no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -13,13 +13,14 @@ import torch
 from filelock import Timeout
 from omegaconf import OmegaConf
 
-from . import checkpoint, environment, exact, fit, metrics
+from . import checkpoint, environment, exact, fit, metrics, stopping
 from .config import Config
 from .console import log, logging_to, progress_bar
 from .environment import Resources
 from .experiment import Experiment, assemble
 from .metrics import Record
 from .rundir import FINISHED, RunDir, write_atomic, write_json
+from .stopping import Interrupted, Watch
 
 
 def execute(config: Config, job: int | None = None) -> str:
@@ -27,16 +28,20 @@ def execute(config: Config, job: int | None = None) -> str:
 
     `job` is the run's number in a sweep, None for a single run. What goes wrong in the fit is
     written to error.json, so that the other runs of a sweep go on. The state is "running" where
-    another process is at it.
+    another process is at it, and "interrupted" where it was stopped; it then goes on next time.
+    A process that was told to stop begins no run.
 
     Raises:
         ValueError: the run is refused; its folder was not made.
+        OSError: error.json could not be written; what was raised in the fit.
     """
     if config.exact:
         return execute_exact([config], job)[0]
     run = config.run
     prefix = "" if job is None else f"{config.run_id} "
     if run.state() not in FINISHED:
+        if stopping.reason(config.time_limit):
+            return run.state()
         experiment = assemble(config)
         resources = environment.resolve(config, job)
         with ExitStack() as held:
@@ -47,6 +52,8 @@ def execute(config: Config, job: int | None = None) -> str:
             if run.result() is None:  # nobody else finished it in the meantime
                 try:
                     return _fit(experiment, run, resources, bar=bar)
+                except Interrupted:
+                    return "interrupted"
                 except Exception as error:
                     return _fail([run], error)
     _tell(run, prefix)
@@ -63,12 +70,14 @@ def execute_exact(configs: Sequence[Config], job: int | None = None) -> list[str
         elif len(configs) == 1:
             _tell(config.run, _prefix(config, job is not None))
     for group in systems.values():
-        _solve(group, job)
+        if not stopping.reason(group[0].time_limit):
+            _solve(group, job)
     return [config.run.state() for config in configs]
 
 
 def _hold(run: RunDir, held: ExitStack, prefix: str) -> bool:
     """Make the run's folder and take its lock, unless another process has it."""
+    run.check_links()
     run.path.mkdir(parents=True, exist_ok=True)
     try:
         held.enter_context(run.lock(timeout=1).acquire())
@@ -79,13 +88,19 @@ def _hold(run: RunDir, held: ExitStack, prefix: str) -> bool:
     return True
 
 
-def _fail(runs: Iterable[RunDir], error: Exception) -> str:
-    """Write what was raised to the log and to each run's error.json."""
+def _fail(runs: Sequence[RunDir], error: Exception) -> str:
+    """Write what was raised to the log and to each run's error.json; raise it where the disk
+    takes no more."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(runs[0].path)
     text = traceback.format_exc()
     exception = f"{type(error).__name__}: {error}".strip()
-    for run in runs:
-        write_json(run.error, {"exception": exception, "traceback": text})
     log.error("%s", text)
+    for run in runs:
+        try:
+            write_json(run.error, {"exception": exception, "traceback": text})
+        except OSError:
+            raise error from None
     return "failed"
 
 
@@ -109,6 +124,7 @@ def _tell(run: RunDir, prefix: str) -> None:
 
 def _begin(experiment: Experiment, run: RunDir, resources: Resources) -> None:
     """Write what a run begins with."""
+    run.remove_leftovers()
     run.error.unlink(missing_ok=True)
     write_atomic(run.config, OmegaConf.to_yaml(OmegaConf.create(experiment.config.tree())))
     write_json(run.environment, environment.describe(resources, experiment.data_sha256))
@@ -118,7 +134,7 @@ def _begin(experiment: Experiment, run: RunDir, resources: Resources) -> None:
 def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool) -> str:
     """Train and record; the state that the run ends in."""
     config = experiment.config
-    saved = _saved(run, config)
+    saved = checkpoint.latest(run, config.hash)
     if saved:  # a run keeps the resources that it began with
         resources = _kept(saved, resources, run)
     torch.set_num_threads(resources.threads)
@@ -127,7 +143,7 @@ def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool
     state = fit.start(experiment, resources)
     if saved:
         state.restore(saved)
-        log.warning("Resuming after epoch %d.", state.epoch - 1)
+        log.warning("Resuming %s.", state.place)
     parameters = sum(p.numel() for p in state.model.parameters())
     log.info("Number of parameters: %d", parameters)
     write_atomic(run.metrics, metrics.encode_all(state.records))
@@ -135,15 +151,20 @@ def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool
     def commit() -> None:
         kept = {"threads": resources.threads, "precision": resources.precision}
         identity = {"config_hash": config.hash, "device": resources.kind, **kept}
-        checkpoint.save(run.checkpoint, {**identity, **state.to_dict()})
+        checkpoint.save(run.checkpoint, {**identity, **state.to_dict()}, run.previous_checkpoint)
 
     steps = -(-len(experiment.train.labels) // config.batch_size)
     committed = perf_counter()
     with (
         open(run.metrics, "a", encoding="utf-8") as file,
-        progress_bar(steps * config.epochs, steps * state.epoch, shown=bar) as (tick, caption),
+        progress_bar(steps * config.epochs, steps * state.epoch + state.step, shown=bar) as (
+            tick,
+            caption,
+        ),
+        _committed_when_interrupted(commit, state),
     ):
-        for record in fit.sgd(experiment, state, resources, tick):
+        watch = Watch(config.time_limit, [run.beat])
+        for record in fit.sgd(experiment, state, resources, tick, watch):
             if perf_counter() - committed >= config.checkpoint_every:
                 commit()
                 committed = perf_counter()
@@ -155,8 +176,19 @@ def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool
     return _finish(config, state.records, parameters, diverged_at=state.diverged_at)
 
 
+@contextmanager
+def _committed_when_interrupted(commit: Callable[[], None], state: fit.State) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted as reason:
+        commit()
+        log.warning("Stopped by %s; the same command goes on %s.", reason, state.place)
+        raise
+
+
 def _solve(configs: Sequence[Config], job: int | None) -> None:
-    """Exact fits of one system: one solution, several run folders."""
+    """Exact fits of one system: one solution, several run folders. There is no half of a
+    solution, so that a run that was interrupted begins anew."""
     with ExitStack() as held:
         several = len(configs) > 1 or job is not None
         mine = [
@@ -172,12 +204,21 @@ def _solve(configs: Sequence[Config], job: int | None) -> None:
         for experiment in experiments:
             _begin(experiment, experiment.config.run, resources)
         bar = job is None and sys.stderr.isatty()
+        watch = Watch(mine[0].time_limit, [config.run.beat for config in mine])
         with logging_to(*(config.run.log for config in mine), quiet=bar):
             try:
-                with progress_bar(1.0, 0, shown=bar) as (tick, caption):
+                with progress_bar(1.0, 0, shown=bar) as (advance, caption):
+
+                    def tick(share: float) -> None:
+                        advance(share)
+                        watch()
+
                     caption(f"{len(mine)} set{'s' * (len(mine) > 1)} of labels")
                     how = exact.means(experiments[0], resources, share=job is not None, tick=tick)
                     solved = exact.solve(experiments, resources, how)
+            except Interrupted as reason:
+                log.warning("Stopped by %s; the same command solves it anew.", reason)
+                return
             except Exception as error:
                 _fail([config.run for config in mine], error)
                 return
@@ -227,15 +268,6 @@ def _finish(
     if diverged_at is not None:
         log.warning("Diverged: a loss stopped being finite in epoch %d.", diverged_at)
     return outcome
-
-
-def _saved(run: RunDir, config: Config) -> dict[str, Any] | None:
-    """The checkpoint to resume from; a damaged one is reported and the run starts over."""
-    try:
-        return checkpoint.load(run.checkpoint, config.hash)
-    except ValueError as error:
-        log.warning("%s; starting from epoch 0.", error)
-        return None
 
 
 def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources:

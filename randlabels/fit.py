@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .checkpoint import require_like
 from .environment import Resources
 from .experiment import Examples, Experiment
 from .metrics import LOSSES, MEASURED, Record
@@ -26,13 +27,21 @@ EVALUATION_BATCH = {"cpu": 128, "cuda": 4096}
 class State:
     """Where a fit stands; with the config, all that its continuation depends on.
 
-    epoch: the next epoch to train, 0-based.
+    epoch: the epoch to train, 0-based.
+    step: how many training steps of that epoch are done, each with all of its effects below.
+    finite: () bool on the device, whether the losses of these steps are.
+    elapsed: seconds spent on these steps.
+    rngs: generators of the epoch by purpose, on the device.
     diverged_at: the epoch in which a loss stopped being finite, if one did.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     epoch: int = 0
+    step: int = 0
+    finite: torch.Tensor | None = None
+    elapsed: float = 0.0
+    rngs: dict[str, torch.Generator] = field(default_factory=dict)
     diverged_at: int | None = None
     records: list[Record] = field(default_factory=list)
 
@@ -43,14 +52,50 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "records": self.records,
+            "step": self.step,
+            "finite": self.finite is None or bool(self.finite),
+            "elapsed": self.elapsed,
+            "rngs": {purpose: rng.get_state() for purpose, rng in self.rngs.items()},
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Continue where `to_dict` was called."""
+        """Continue where `to_dict` was called.
+
+        Raises:
+            RuntimeError: the saved state is not one of this model and optimizer.
+        """
+        require_like(saved["model"], self.model.state_dict(), "model")
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for index, entry in saved["optimizer"]["state"].items():
+            moments = {k: v for k, v in entry.items() if getattr(v, "shape", ())}  # no counts
+            require_like(moments, dict.fromkeys(moments, parameters[index]), "optimizer")
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.epoch = saved["epoch"]
-        self.records = saved["records"]
+        device = parameters[0].device
+        self.epoch, self.records = saved["epoch"], saved["records"]
+        self.step, self.elapsed = saved["step"], saved["elapsed"]
+        self.finite = torch.tensor(saved["finite"], device=device)
+        self.rngs = {
+            purpose: torch.Generator(device).set_state(state)
+            for purpose, state in saved["rngs"].items()
+        }
+
+    @property
+    def place(self) -> str:
+        """Where the fit goes on, such as `after epoch 3` or `in epoch 4, after step 17`."""
+        if self.step:
+            return f"in epoch {self.epoch}, after step {self.step}"
+        return f"after epoch {self.epoch - 1}" if self.epoch else "from the start"
+
+    def enter_epoch(self, seed: int) -> None:
+        """Before the first step of an epoch."""
+        device = next(self.model.parameters()).device
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
+        self.elapsed = 0.0
+        self.rngs = {
+            purpose: generator(purpose, seed, self.epoch, device)
+            for purpose in ("dropout", "augment")
+        }
 
 
 def start(experiment: Experiment, resources: Resources) -> State:
@@ -66,12 +111,14 @@ def sgd(
     state: State,
     resources: Resources,
     tick: Callable[[], None] = lambda: None,
+    pause: Callable[[], None] = lambda: None,
 ) -> Iterator[Record]:
     """Train from `state` to the last epoch, yielding each epoch's record once it is complete.
 
-    Between two records `state` is that of the end of an epoch. A loss that is not finite ends
-    the fit: its epoch has no record and stands in `state.diverged_at`. `tick` is called after
-    each training step.
+    A loss that is not finite ends the fit: its epoch has no record and stands in
+    `state.diverged_at`. `tick` is called after each training step, and `pause` then and after
+    each batch of an evaluation. Between two records, and where `pause` raises, `state` is whole:
+    a fit that goes on from it ends as if it had not stopped.
     """
     config = experiment.config
     device, model, optimizer = resources.device, state.model, state.optimizer
@@ -94,37 +141,41 @@ def sgd(
     def predict(images: torch.Tensor) -> torch.Tensor:
         """Logits (N, K) float32 of all images, with the model in eval mode."""
         model.eval()
+        outputs = []
         with torch.inference_mode(), autocast:
-            return torch.cat(
-                [
-                    model(inputs(pixels(batch))).float()
-                    for batch in images.split(EVALUATION_BATCH[resources.kind])
-                ]
-            )
+            for batch in images.split(EVALUATION_BATCH[resources.kind]):
+                outputs.append(model(inputs(pixels(batch))).float())
+                pause()
+            return torch.cat(outputs)
 
     for epoch in range(state.epoch, config.epochs):
-        started = time.perf_counter()
+        if state.step == 0:
+            state.enter_epoch(config.seed)
+        assert state.finite is not None
+        started = time.perf_counter() - state.elapsed
         lr = config.optimizer.lr * config.schedule.factor(epoch, config.epochs)
         for group in optimizer.param_groups:
             group["lr"] = lr
 
         # Train on every image once, in the order of this seed and epoch; keep the last small batch.
         model.train()
-        reseed_dropout(model, generator("dropout", config.seed, epoch, device))
-        augment_rng = generator("augment", config.seed, epoch, device)
+        reseed_dropout(model, state.rngs["dropout"])
         order = torch.randperm(len(train.labels), generator=generator("order", config.seed, epoch))
-        finite = torch.ones((), dtype=torch.bool, device=device)
-        for batch in order.to(device).split(config.batch_size):
-            images = config.augment(pixels(train.images[batch]), (height, width), augment_rng)
+        for batch in order.to(device).split(config.batch_size)[state.step :]:
+            images = pixels(train.images[batch])
+            images = config.augment(images, (height, width), state.rngs["augment"])
             with autocast:
                 logits = model(inputs(images))
             loss = config.loss(logits.float(), train.labels[batch]).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            finite &= loss.detach().isfinite()
+            state.finite &= loss.detach().isfinite()
+            state.step += 1
+            state.elapsed = time.perf_counter() - started
             tick()
-        diverged = not finite.item()  # waits for the device
+            pause()
+        diverged = not state.finite.item()  # waits for the device
         trained = time.perf_counter()
 
         # Evaluate on the full sets, under both kinds of labels.
@@ -146,7 +197,7 @@ def sgd(
             "seconds": time.perf_counter() - started,
             "images_per_second": len(order) / (trained - started),
         }
-        state.epoch = epoch + 1
+        state.epoch, state.step = epoch + 1, 0
         state.records.append(record)
         yield record
 

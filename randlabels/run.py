@@ -15,7 +15,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import launchers
+from . import launchers, stopping
 from .config import parse, plain
 from .help import known_keys, options_help
 from .options import without_file
@@ -31,6 +31,7 @@ def main() -> None:
         if flag in sys.argv[2:]:
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
+    stopping.begin()
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
     try:
@@ -79,6 +80,7 @@ def task(tree: DictConfig) -> str:
     try:
         config = parse(plain(tree), settings.runtime.choices.get("sweep"))
         if of_sweep:
+            stopping.follow()
             return execute(config, job=settings.job.num)
         batch.check([config])
         if not config.plan:
@@ -90,7 +92,11 @@ def task(tree: DictConfig) -> str:
     if config.plan:
         batch.show_plan([config])
         sys.exit(0)
-    sys.exit(0 if execute(config) in (*FINISHED, "running") else 1)
+    with stopping.listening():
+        state = execute(config)
+        if state == "interrupted":
+            sys.exit(stopping.exit_code())
+        sys.exit(0 if state in (*FINISHED, "running") else 1)
 
 
 def in_one_sentence(error: Exception) -> str:

@@ -12,13 +12,14 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
+from .files import write_atomic
 
 SCHEMA = 1
 """Version of the files and of the hash; raised when a default or a format changes."""
@@ -34,6 +35,7 @@ NOT_HASHED = frozenset(
         "force",
         "plan",
         "checkpoint_every",
+        "time_limit",
         "fit_threshold",
         "dataset.root",
         "dataset.download",
@@ -126,6 +128,10 @@ class RunDir:
         return self.path / "checkpoint.pt"
 
     @property
+    def previous_checkpoint(self) -> Path:
+        return self.path / "checkpoint.prev.pt"
+
+    @property
     def done(self) -> Path:
         return self.path / "done.json"
 
@@ -157,6 +163,31 @@ class RunDir:
     @property
     def _lock_file(self) -> Path:
         return self.path / ".lock"
+
+    def beat(self) -> None:
+        """Leave a sign of life; its holder's, so that the lock's file is there."""
+        os.utime(self._lock_file)
+
+    def last_sign(self) -> float | None:
+        """When the run last showed that it is alive, in seconds since 1970."""
+        signs = []
+        for file in (self._lock_file, self.metrics):
+            with contextlib.suppress(OSError):
+                signs.append(file.stat().st_mtime)
+        return max(signs, default=None)
+
+    def check_links(self) -> None:
+        """ValueError if the folder, or a file in it, is a link: writing could lead elsewhere."""
+        for path in (self.path, *(self.path.iterdir() if self.path.is_dir() else ())):
+            if path.is_symlink():
+                raise ValueError(
+                    f"{path} is a link, and a run writes into its own folder only; remove the link"
+                )
+
+    def remove_leftovers(self) -> None:
+        """Delete what a killed process had not finished writing."""
+        for path in self.path.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
     def _locked(self) -> bool:
         """A shared lock needs no right to write, so that anyone who may read can look."""
@@ -192,29 +223,6 @@ class RunDir:
         """Who began the last execution of this run, such as `pid 17 on host a`."""
         began = read_json(self.environment) or {}
         return f"pid {began.get('pid', '?')} on host {began.get('host', '?')}"
-
-
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replace the content of `path` as a whole: a reader, or a crash, sees the old or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -234,3 +234,11 @@ def test_legend_names_a_level_whose_labels_are_all_corrupted(tmp_path: Path) -> 
     figure = figures.clean_and_corrupted(found)
     (legend,) = [panel.get_legend() for panel in figure.axes]
     assert [text.get_text() for text in legend.get_texts()] == ["0.5", "1"]
+
+
+def test_output_that_nobody_reads_is_no_error(sweep: Path) -> None:
+    """`| head -1` closes the pipe after all files are written."""
+    command = f"{sys.executable} -m analysis.collect {sweep} 2>{sweep}/errors | true"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"])
+    assert done.returncode == 0 and (sweep / "errors").read_text() == ""
+    assert (sweep / "summary" / "test_error.csv").is_file()

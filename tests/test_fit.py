@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from randlabels import fit
+from randlabels import checkpoint, fit
 from randlabels.config import parse
 from randlabels.environment import Resources
 from randlabels.experiment import Examples, Experiment, assemble
@@ -168,6 +169,50 @@ def test_resumed_fit_repeats_the_uninterrupted_one_bit_for_bit(model: dict) -> N
     resumed.restore(saved)
     list(fit.sgd(fresh, resumed, CPU))
     assert numbers(resumed.records) == expected
+    for key, value in final.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[key], value)
+
+
+STEPS = 10
+"""Places in an epoch of `experiment` where a fit may be left: 7 steps, 2 + 1 batches evaluated."""
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["mlp", "wrn"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_fit_left_at_any_place_goes_on_bit_for_bit(
+    model: dict, optimizer: str, tmp_path: Path
+) -> None:
+    """Through a checkpoint at each place in turn: every step, and in the middle of evaluations."""
+    keys = {"model": model, "optimizer": {"name": optimizer}, "augment": {"name": "crop_flip"}}
+    whole = experiment(epochs=2, **keys)
+    final = fit.start(whole, CPU)
+    list(fit.sgd(whole, final, CPU))
+
+    class Left(Exception):
+        pass
+
+    def leave() -> None:
+        nonlocal count
+        count += 1
+        if count == wanted:
+            raise Left
+
+    wanted, places, resumed = 0, set(), None
+    while True:
+        wanted, count = wanted % (STEPS - 1) + 1, 0
+        begun = experiment(epochs=2, **keys)
+        state = fit.start(begun, CPU)
+        if saved := checkpoint.load(tmp_path / "c.pt", "x"):
+            state.restore(saved)
+        try:
+            list(fit.sgd(begun, state, CPU, pause=leave))
+            resumed = state
+            break
+        except Left:
+            places.add((state.epoch, state.step))
+            checkpoint.save(tmp_path / "c.pt", {"config_hash": "x", **state.to_dict()})
+    assert {(0, 1), (0, 3), (0, 6), (0, 7), (1, 2), (1, 7)} <= places  # 7: while evaluating
+    assert numbers(resumed.records) == numbers(final.records)
     for key, value in final.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[key], value)
 

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")])
 
 FLOORS = [
-    ["randomness", "metrics", "console", "help", "optimizer", "loss", "schedule", "kernels"],
+    ["randomness", "metrics", "console", "help", "optimizer", "loss", "schedule", "kernels"]
+    + ["files", "stopping"],
     ["preprocess", "augment", "corruption", "models", "data", "rundir", "options"],
     ["config", "checkpoint"],
     ["environment", "experiment"],

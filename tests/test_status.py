@@ -90,6 +90,18 @@ def test_run_on_another_host_is_running_while_it_writes_and_stale_after(tmp_path
     assert found["state"] == "stale" and found["age"] == pytest.approx(130, abs=20)
 
 
+def test_run_that_holds_its_lock_without_a_sign_of_life_is_stale(tmp_path: Path) -> None:
+    """A process that hangs, or that was stopped; one that only takes long gives signs."""
+    run = write_run(tmp_path, [0.1], state="interrupted")
+    with run.lock():
+        long_ago = time.time() - status.PATIENCE - 10
+        for file in (run.metrics, run.path / ".lock"):
+            os.utime(file, (long_ago, long_ago))
+        assert status.survey(tmp_path, {})[0][0]["state"] == "stale"
+        run.beat()
+        assert status.survey(tmp_path, {})[0][0]["state"] == "running"
+
+
 def test_unchanged_folders_are_not_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

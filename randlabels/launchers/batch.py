@@ -84,13 +84,17 @@ def show_plan(configs: Sequence[Config]) -> None:
     print(f"In all {images:,} training images to go; nothing was started.")
 
 
-def close(configs: Sequence[Config], errors: Mapping[Path, str] | None = None) -> int:
+def close(
+    configs: Sequence[Config],
+    errors: Mapping[Path, str] | None = None,
+    stopped: str | None = None,
+) -> int:
     """Print what became of each run, from its files; the exit code.
 
-    `errors` tell, by folder, what went wrong before a run had files. The code is 1 if any run
-    has no result, unless another process is at it.
+    `errors` tell, by folder, what went wrong before a run had files, `stopped` what ended the
+    launch early. The code is 1 if any run has no result, unless another process is at it.
     """
-    rows, failures = [], []
+    rows, failures, unfinished = [], [], 0
     varied = varying(configs)
     for config, values in zip(configs, varied.values(), strict=True):
         run, state = config.run, config.run.state()
@@ -109,8 +113,12 @@ def close(configs: Sequence[Config], errors: Mapping[Path, str] | None = None) -
             ]
         )
         if state not in (*FINISHED, "running"):
+            unfinished += 1
             written = read_json(run.error) or {}
-            error = written.get("exception") or (errors or {}).get(run.path, "no result")
+            error = written.get("exception") or (errors or {}).get(run.path)
+            if error is None and stopped:
+                continue
+            error = error or "no result"
             where = f"; see {run.log}" if run.log.is_file() else ""
             failures.append(f"{run.run_id}: {state}, {error}{where}")
     measured = ["epochs", "train acc", "test acc", "epochs to fit", "seconds"]
@@ -120,7 +128,9 @@ def close(configs: Sequence[Config], errors: Mapping[Path, str] | None = None) -
         print(failure)
     for folder in sorted({config.folder for config in configs if config.folder.exists()}):
         print(f"Tables: python -m {ANALYSIS}.collect {folder}")
-    return 1 if failures else 0
+    if stopped and unfinished:
+        print(f"Stopped by {stopped}. The same command goes on with what is not finished.")
+    return 1 if unfinished else 0
 
 
 def varying(configs: Sequence[Config]) -> dict[Path, dict[str, str]]:

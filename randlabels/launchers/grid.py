@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from omegaconf import DictConfig, open_dict
 from ..config import Config, parse, plain
 from ..console import log, logging_to
 from ..rundir import FINISHED
+from ..stopping import exit_code, launching, reason
 
 LOCAL = ("basic", "joblib", "packed")
 """Launchers that run jobs on this machine. Exact fits are then executed here, one after the other
@@ -91,25 +92,43 @@ class GridSweeper(Sweeper):
             for folder in sorted({config.folder for config in configs} if pending else ()):
                 log.info("Progress: python -m %s.status %s --watch", batch.ANALYSIS, folder)
         exact = [config for config in configs if config.exact and config.run.path in pending]
-        if exact and self.config.hydra.runtime.choices["hydra/launcher"] in LOCAL:
-            execute_exact(exact)
-            pending = {p: o for p, o in pending.items() if p not in {c.run.path for c in exact}}
-        errors = self._launch(pending) if pending else {}
-        sys.exit(batch.close(configs, errors))
+        limit = configs[0].time_limit
+        with launching():
+            if exact and self.config.hydra.runtime.choices["hydra/launcher"] in LOCAL:
+                execute_exact(exact)
+                pending = {p: o for p, o in pending.items() if p not in {c.run.path for c in exact}}
+            errors = self._launch(pending, limit) if pending else {}
+            stopped = reason(limit)
+            code = batch.close(configs, errors, stopped)
+            sys.exit(exit_code() if stopped and code else code)
 
-    def _launch(self, pending: Mapping[Path, list[str]]) -> dict[Path, str]:
-        """Execute runs, given as overrides by folder; what was raised before a run had files."""
+    def _launch(self, pending: Mapping[Path, list[str]], limit: float | None) -> dict[Path, str]:
+        """Execute runs, given as overrides by folder, up to a time limit in seconds; what was
+        raised before a run had files."""
         assert self.launcher is not None
         try:
-            returns = self.launcher.launch(list(pending.values()), initial_job_idx=0)
+            jobs = _WhileGoingOn(pending.values(), limit)
+            returns = self.launcher.launch(jobs, initial_job_idx=0)
         except Exception as error:  # a killed worker, say; what became of whom is in the files
             print(f"The launcher gave up: {error}", file=sys.stderr)
             return {}
         return {
             path: f"{type(job._return_value).__name__}: {job._return_value}"
-            for path, job in zip(pending, returns, strict=True)
+            for path, job in zip(pending, returns, strict=False)  # fewer, if it was stopped
             if job.status == JobStatus.FAILED
         }
+
+
+class _WhileGoingOn(list[list[str]]):
+    """The overrides of runs; a launcher that iterates over them as it starts them is given no
+    more of them once this process is to stop."""
+
+    def __init__(self, runs: Iterable[list[str]], limit: float | None) -> None:
+        super().__init__(runs)
+        self.limit = limit
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return itertools.takewhile(lambda _: not reason(self.limit), super().__iter__())
 
 
 def _compose(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -> Config:

@@ -1,0 +1,190 @@
+"""When runs must end early: signals, the time limit, a launch that was stopped or has died.
+
+Nothing is interrupted in the middle of a step. A signal is noted, and a run asks at its safe
+points, with `Watch`, whether to go on; it ends with a checkpoint, so that no step is lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import IO
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""A person's Ctrl-C, and what schedulers send ahead of a kill."""
+
+LAUNCH = "RANDLABELS_LAUNCH"
+"""Environment variable of worker processes: pid of the launch, when it began (seconds of
+`time.monotonic`), and a file that it holds locked while it goes on."""
+
+POLL = 0.2
+"""Seconds between two looks at whether the launch of a worker goes on."""
+
+BEAT = 10.0
+"""Seconds between two signs of life of a run."""
+
+RESERVE = 10.0
+"""Seconds of a time limit that are left for the last checkpoint and the end of the process, or
+a fifth of the limit if that is less."""
+
+
+class Interrupted(Exception):
+    """Raised at a safe point; the text says by what."""
+
+
+@dataclass
+class _Here:
+    """What this process knows.
+
+    began: when the command began, in seconds of `time.monotonic`.
+    received: the first signal.
+    held: the locked file that tells workers to go on.
+    followed: the same file, in a worker.
+    gone: the launch of this worker was stopped or has died.
+    """
+
+    began: float = field(default_factory=lambda: time.monotonic())
+    received: signal.Signals | None = None
+    held: IO[bytes] | None = None
+    followed: int | None = None
+    gone: bool = False
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal; a Ctrl-C after another signal ends the process at once."""
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or signal.Signals(number)
+        if self.held:
+            fcntl.flock(self.held, fcntl.LOCK_UN)
+
+    def launch_is_gone(self) -> bool:
+        """The lock is free; asking takes it for a moment, shared, so that others may ask too."""
+        if self.followed is not None and not self.gone:
+            try:
+                fcntl.flock(self.followed, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(self.followed, fcntl.LOCK_UN)
+                self.gone = True
+            except BlockingIOError:
+                pass
+        return self.gone
+
+
+_here = _Here()
+
+
+def begin() -> None:
+    """A command begins: its time limit counts from here, and no signal has come yet."""
+    global _here
+    _here = _Here()
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Note SIGNALS instead of dying of them, and give earlier handlers back at the end.
+
+    Outside of the main thread, where Python allows no handlers, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {number: signal.signal(number, _here.note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def launching() -> Iterator[None]:
+    """`listening`, with worker processes that `follow` this one: they stop when it was told to
+    stop, and also when it has died, since its lock dies with it."""
+    with tempfile.NamedTemporaryFile(prefix="randlabels-") as file, listening():
+        fcntl.flock(file, fcntl.LOCK_EX)
+        _here.held = file.file
+        os.environ[LAUNCH] = f"{os.getpid()} {_here.began} {file.name}"
+        try:
+            yield
+        finally:
+            _here.held = None
+            del os.environ[LAUNCH]
+
+
+def follow() -> bool:
+    """In a worker process of a launch: follow it from now on; whether this is such a process.
+
+    The handlers of `listening` stay until the process ends, so that a Ctrl-C, which the terminal
+    sends to all processes, does not kill a worker that waits for its next run: joblib would end
+    the others.
+    """
+    if _here.followed is not None:
+        return True
+    pid, _, rest = os.environ.get(LAUNCH, "").partition(" ")
+    if pid != str(os.getppid()):  # no worker, or one that somebody else started
+        return False
+    began, _, file = rest.partition(" ")
+    _here.began = float(began)
+    try:
+        _here.followed = os.open(file, os.O_RDONLY)
+    except FileNotFoundError:
+        _here.gone = True
+    for number in SIGNALS:
+        signal.signal(number, _here.note)
+    return True
+
+
+def reason(time_limit: float | None, step: float = 0.0) -> str | None:
+    """Why to stop now, in words; None to go on.
+
+    time_limit: seconds from the beginning of the command, null for none.
+    step: seconds until the next question, as far as known.
+    """
+    if _here.received:
+        return _here.received.name
+    if _here.launch_is_gone():
+        return "the end of its launch"
+    if time_limit is not None:
+        left = _here.began + time_limit - time.monotonic()
+        if left < min(RESERVE, time_limit / 5) + 2 * step:
+            return f"time_limit={time_limit:g}"
+    return None
+
+
+def exit_code() -> int:
+    """Of a process that stopped early: 130 after Ctrl-C, else 143, as after a SIGTERM."""
+    return 130 if _here.received == signal.SIGINT else 143
+
+
+class Watch:
+    """Asks `reason` at the safe points of a run, and shows that the run is alive.
+
+    beats: called every BEAT seconds.
+    """
+
+    def __init__(self, time_limit: float | None, beats: Sequence[Callable[[], None]]) -> None:
+        self.time_limit = time_limit
+        self.beats = beats
+        self.asked = self.beaten = time.monotonic()
+        self.polled = -POLL
+
+    def __call__(self) -> None:
+        """Interrupted, if the run is to stop here; cheap enough for every training step."""
+        now = time.monotonic()
+        step, self.asked = now - self.asked, now
+        if now - self.beaten >= BEAT:
+            for beat in self.beats:
+                beat()
+            self.beaten = now
+        if _here.received is None and self.time_limit is None and now - self.polled < POLL:
+            return
+        self.polled = now
+        if found := reason(self.time_limit, step):
+            raise Interrupted(found)

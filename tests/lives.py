@@ -1,0 +1,132 @@
+"""Lives of a command that end by SIGKILL; `python -m tests.lives` is told what to do on stdin.
+
+This process has imported everything once, and each life is a fork of it: a real process that does
+what the command does, without the seconds that Python takes to start. A line of JSON on standard
+input describes a life, and a line of JSON answers how it ended:
+
+arguments: of `randlabels.run`; or one config as a mapping, for `execute` alone.
+seconds: when it is killed, counted from its first commit of a file; null: not.
+early: true to count from its beginning.
+call, after: it kills itself before, or after, this call (1-based) of those that commit a file
+    (`os.fsync`, `os.replace`); null: not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+class Lives:
+    """The process above, and its answers: {"signal": 9 or 0, "code", "calls"}."""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.lives", str(folder)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def live(self, arguments: Any, **end: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"arguments": arguments, **end}) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def __enter__(self) -> Lives:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.communicate()
+
+
+def main() -> None:
+    from randlabels import execute, experiment, run  # noqa: F401  all that a life needs
+    from randlabels.config import parse
+
+    run.prepare_hydra()
+    data = experiment.load(parse({"dataset": {"name": "digits"}}).dataset)
+    assert data.sha256 and data.moments  # computed once
+    os.environ["PATH"] = ""  # git is not asked for its commit in each life
+    answers = os.fdopen(os.dup(1), "w")
+    os.chdir(sys.argv[1])
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    for line in sys.stdin:
+        order = json.loads(line)
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reader)
+            _live(order, writer)
+        os.close(writer)
+        if order.get("seconds") is not None:
+            if not order["early"]:
+                os.read(reader, 1)
+            time.sleep(order["seconds"])
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        calls = os.read(reader, 100).strip(b".")
+        os.close(reader)
+        ended = {"signal": status & 127, "code": status >> 8, "calls": int(calls or 0)}
+        answers.write(json.dumps(ended) + "\n")
+        answers.flush()
+
+
+def _live(order: dict[str, Any], writer: int) -> None:
+    """One life, in the forked process; it never returns."""
+    code, calls = 1, 0
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                os.write(writer, b".")
+            if calls == order.get("call") and not order["after"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                return real(*arguments, **options)
+            finally:
+                if calls == order.get("call"):
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return call
+
+    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+    try:
+        code = _command(order["arguments"])
+    finally:
+        os.write(writer, str(calls).encode())
+        os._exit(code)
+
+
+def _command(arguments: Any) -> int:
+    from randlabels import run
+    from randlabels.config import parse
+    from randlabels.execute import execute
+
+    if isinstance(arguments, dict):
+        return int(execute(parse(arguments)) != "done")
+    sys.argv = ["randlabels", *arguments]
+    try:
+        run.main()
+    except SystemExit as end:
+        return int(end.code or 0) if not isinstance(end.code, str) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

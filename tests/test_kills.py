@@ -1,0 +1,114 @@
+"""SIGKILL at any moment: what was computed is kept, and the numbers are the undisturbed ones."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from randlabels import metrics
+from randlabels.config import parse
+from randlabels.rundir import RunDir
+
+from .conftest import BASIC, numbers
+from .lives import Lives
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+KILLS = 100
+
+SWEEP = ["-m", BASIC, "dataset=digits", "model=mlp", "model.hidden=[16]", "augment=crop_flip"]
+SWEEP += ["dataset.train_size=256", "corrupt=0.0,1.0", "seed=0,1", "epochs=40", "threads=1"]
+SWEEP += ["checkpoint_every=0"]
+
+
+def runs(root: Path) -> dict[str, RunDir]:
+    return {file.parent.name: RunDir(file.parent) for file in root.glob("*/*/config.yaml")}
+
+
+def final_state(run: RunDir) -> list[bytes]:
+    """The weights and momentum at the end."""
+    saved = torch.load(run.checkpoint, weights_only=True)
+    moments = [entry["momentum_buffer"] for entry in saved["optimizer"]["state"].values()]
+    return [tensor.numpy().tobytes() for tensor in [*saved["model"].values(), *moments]]
+
+
+def assert_same(found: dict[str, RunDir], undisturbed: dict[str, RunDir], epochs: int) -> None:
+    assert set(found) == set(undisturbed)
+    for run_id, run in found.items():
+        assert run.state() == "done"
+        assert numbers(run.path) == numbers(undisturbed[run_id].path)
+        assert final_state(run) == final_state(undisturbed[run_id])
+        assert [r["epoch"] for r in metrics.read(run.metrics)[0]] == list(range(epochs))
+        assert not list(run.path.glob(".*.tmp"))
+
+
+def logged_epochs(run: RunDir) -> list[str]:
+    """The epochs that all lives of a run together brought to their end, in order."""
+    return re.findall(r"^(\d{3}): Acc-tr", run.log.read_text(), re.M)
+
+
+def test_sweep_killed_at_random_a_hundred_times_ends_with_the_undisturbed_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """With a commit in each epoch, no epoch is ever computed to its end twice."""
+    rng = random.Random(0)
+    kills = sweeps = torn = 0
+    with Lives(tmp_path) as lives:
+        assert lives.live([*SWEEP, "out=undisturbed"])["code"] == 0
+        undisturbed = runs(tmp_path / "undisturbed")
+        assert len(undisturbed) == 4
+        while kills < KILLS:
+            out, left = f"out=sweep{sweeps}", tmp_path / f"sweep{sweeps}"
+            while True:
+                early = rng.random() < 0.1  # while it composes, loads and checks
+                wanted = rng.uniform(0.0, 0.8) if kills < KILLS else None
+                ended = lives.live([*SWEEP, out], seconds=wanted, early=early)
+                if ended["signal"] == 0:
+                    assert ended["code"] == 0
+                    break
+                kills += 1
+                for run in runs(left).values():  # what a kill of the machine may leave
+                    if rng.random() < 0.2 and run.state() == "interrupted" and run.metrics.exists():
+                        torn += 1
+                        with open(run.metrics, "a") as file:
+                            file.write('{"epoch": 99, "lr"')
+            assert_same(runs(left), undisturbed, 40)
+            for run in runs(left).values():
+                assert len(set(logged_epochs(run))) == len(logged_epochs(run))
+            sweeps += 1
+    with capsys.disabled():
+        print(f"\n{kills} kills over {sweeps} sweeps of 4 runs, {torn} torn logs: equal numbers")
+
+
+def test_kill_at_every_point_of_the_write_sequence_loses_nothing_that_was_committed(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Before and after each fsync and each replace of a run of two epochs."""
+    config = {
+        "dataset": {"name": "digits", "train_size": 64},
+        "model": {"name": "mlp", "hidden": [8]},
+        "epochs": 2,
+        "threads": "1",
+        "checkpoint_every": 0,
+    }
+    with Lives(tmp_path) as lives:
+        whole = lives.live({**config, "out": "undisturbed"})
+        assert whole["code"] == 0 and whole["calls"] >= 30
+        undisturbed = runs(tmp_path / "undisturbed")
+        for call in range(1, whole["calls"] + 1):
+            for after in (False, True):
+                out = f"killed-{call}-{after}"
+                killed = lives.live({**config, "out": out}, call=call, after=after)
+                assert killed["signal"] == 9
+                run = parse({**config, "out": str(tmp_path / out)}).run
+                # The last point lies behind the last write, done.json.
+                assert run.state() in ("planned", "interrupted", "done")
+                assert lives.live({**config, "out": out})["code"] == 0
+                assert_same(runs(tmp_path / out), undisturbed, 2)
+                assert len(set(logged_epochs(run))) == len(logged_epochs(run))
+    with capsys.disabled():
+        print(f"\n{2 * whole['calls']} points of the write sequence: equal numbers after each kill")
