@@ -22,10 +22,11 @@ from .metrics import Record
 from .rundir import FINISHED, RunDir, write_atomic, write_json
 
 
-def execute(config: Config, job: int | None = None) -> str:
+def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
     """Bring one run to its end, or find that it is there already; its state afterwards.
 
-    `job` is the run's number in a sweep, None for a single run. What goes wrong in the fit is
+    `job` is the run's number in a sweep, None for a single run, and `cores` are the CPU threads
+    of a run of a sweep. What goes wrong in the fit is
     written to error.json, so that the other runs of a sweep go on. The state is "running" where
     another process is at it.
 
@@ -33,12 +34,12 @@ def execute(config: Config, job: int | None = None) -> str:
         ValueError: the run is refused; its folder was not made.
     """
     if config.exact:
-        return execute_exact([config], job)[0]
+        return execute_exact([config], job, cores)[0]
     run = config.run
     prefix = "" if job is None else f"{config.run_id} "
     if run.state() not in FINISHED:
         experiment = assemble(config)
-        resources = environment.resolve(config, job)
+        resources = environment.resolve(config, job, cores)
         with ExitStack() as held:
             if not _hold(run, held, prefix):
                 return "running"
@@ -53,7 +54,7 @@ def execute(config: Config, job: int | None = None) -> str:
     return run.state()
 
 
-def execute_exact(configs: Sequence[Config], job: int | None = None) -> list[str]:
+def execute_exact(configs: Sequence[Config], job: int | None = None, cores: int = 1) -> list[str]:
     """`execute` for exact fits; those of one system are solved together."""
     systems: dict[tuple[str, str], list[Config]] = {}
     for config in configs:
@@ -63,7 +64,7 @@ def execute_exact(configs: Sequence[Config], job: int | None = None) -> list[str
         elif len(configs) == 1:
             _tell(config.run, _prefix(config, job is not None))
     for group in systems.values():
-        _solve(group, job)
+        _solve(group, job, cores)
     return [config.run.state() for config in configs]
 
 
@@ -155,7 +156,7 @@ def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool
     return _finish(config, state.records, parameters, diverged_at=state.diverged_at)
 
 
-def _solve(configs: Sequence[Config], job: int | None) -> None:
+def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
     """Exact fits of one system: one solution, several run folders."""
     with ExitStack() as held:
         several = len(configs) > 1 or job is not None
@@ -167,7 +168,7 @@ def _solve(configs: Sequence[Config], job: int | None) -> None:
         if not mine:
             return
         experiments = [assemble(config) for config in mine]
-        resources = environment.resolve(mine[0], job)
+        resources = environment.resolve(mine[0], job, cores)
         torch.set_num_threads(resources.threads)
         for experiment in experiments:
             _begin(experiment, experiment.config.run, resources)
