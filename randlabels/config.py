@@ -236,7 +236,7 @@ def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
         ValueError: one sentence with the key, its value and the rule that it breaks.
     """
     values = {key: value for key, value in tree.items() if key not in DEFAULTS}
-    settings = _typed(Settings, values, prefix="")
+    settings = typed(Settings, values, prefix="")
     settings.name = settings.name or (sweep or "default").replace("/", "-")
     chosen = {}
     for group in DEFAULTS:
@@ -245,11 +245,11 @@ def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
         known = options(group)
         if name not in known:
             raise ValueError(f"{group}={name} is unknown; use {_listed(known)}")
-        chosen[group] = _typed(known[name], keys, prefix=f"{group}.")
+        chosen[group] = typed(known[name], keys, prefix=f"{group}.")
     return Config(**vars(settings), **chosen)
 
 
-def _typed(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+def typed(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     """An instance of dataclass `cls` from plain values, converted to the types of its fields."""
     known = {f.name for f in dataclasses.fields(cls)}
     if unknown := sorted(set(values) - known):

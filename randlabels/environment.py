@@ -53,11 +53,11 @@ def check_device(config: Config) -> None:
         raise ValueError(f"device={config.device} does not exist; use cuda:0 to cuda:{count - 1}")
 
 
-def resolve(config: Config, job: int | None) -> Resources:
+def resolve(config: Config, job: int | None, cores: int = 1) -> Resources:
     """Decide every `auto`.
 
     `job` is the number of a run in its sweep, None for a single run. GPUs are dealt out to
-    the jobs round robin. A single run takes all CPU cores, each run of a sweep one.
+    the jobs round robin. A single run takes all CPU cores, each run of a sweep `cores`.
     """
     check_device(config)
     device = config.device
@@ -71,7 +71,7 @@ def resolve(config: Config, job: int | None) -> Resources:
     if config.threads != "auto":
         threads = int(config.threads)
     else:
-        threads = _cores() if job is None else 1
+        threads = _cores() if job is None else cores
     return Resources(device, precision, threads)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -59,8 +60,8 @@ def means(
     return Means(_dtype(resources), cache, tick)
 
 
-def check_model(config: Config, data: Data) -> None:
-    """Find out what the model would be refused for on these data.
+def check_model(config: Config, data: Data, *, here: bool = True) -> None:
+    """Find out what the model would be refused for on these data, and `here` for lack of memory.
 
     Raises:
         ValueError: it cannot be built for, or fitted to, such images, or not in the free memory.
@@ -68,12 +69,12 @@ def check_model(config: Config, data: Data) -> None:
     if not config.exact:
         build_model(config, data)
         return
-    resources = resolve(config, None)
+    resources = resolve(config if here else replace(config, device="cpu"), None)
     images = data.train.images[config.dataset.indices(data.train.labels, "train")]
     test = len(config.dataset.indices(data.test.labels, "test"))
     cropped = config.preprocess.crop(images)
     needed = _model(config).check(cropped, test, data.classes, Means(_dtype(resources)))
-    if needed > (free := free_memory(resources.device)):
+    if here and needed > (free := free_memory(resources.device)):
         raise ValueError(
             f"model={config.model.name} on {len(images):,} images in {resources.precision} needs "
             f"{needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are free; use "

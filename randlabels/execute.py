@@ -23,10 +23,11 @@ from .rundir import FINISHED, RunDir, write_atomic, write_json
 from .stopping import Interrupted, Watch
 
 
-def execute(config: Config, job: int | None = None) -> str:
+def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
     """Bring one run to its end, or find that it is there already; its state afterwards.
 
-    `job` is the run's number in a sweep, None for a single run. What goes wrong in the fit is
+    `job` is the run's number in a sweep, None for a single run, and `cores` are the CPU threads
+    of a run of a sweep. What goes wrong in the fit is
     written to error.json, so that the other runs of a sweep go on. The state is "running" where
     another process is at it, and "interrupted" where it was stopped; it then goes on next time.
     A process that was told to stop begins no run.
@@ -36,14 +37,14 @@ def execute(config: Config, job: int | None = None) -> str:
         OSError: error.json could not be written; what was raised in the fit.
     """
     if config.exact:
-        return execute_exact([config], job)[0]
+        return execute_exact([config], job, cores)[0]
     run = config.run
     prefix = "" if job is None else f"{config.run_id} "
     if run.state() not in FINISHED:
         if stopping.reason(config.time_limit):
             return run.state()
         experiment = assemble(config)
-        resources = environment.resolve(config, job)
+        resources = environment.resolve(config, job, cores)
         with ExitStack() as held:
             if not _hold(run, held, prefix):
                 return "running"
@@ -60,7 +61,7 @@ def execute(config: Config, job: int | None = None) -> str:
     return run.state()
 
 
-def execute_exact(configs: Sequence[Config], job: int | None = None) -> list[str]:
+def execute_exact(configs: Sequence[Config], job: int | None = None, cores: int = 1) -> list[str]:
     """`execute` for exact fits; those of one system are solved together."""
     systems: dict[tuple[str, str], list[Config]] = {}
     for config in configs:
@@ -71,7 +72,7 @@ def execute_exact(configs: Sequence[Config], job: int | None = None) -> list[str
             _tell(config.run, _prefix(config, job is not None))
     for group in systems.values():
         if not stopping.reason(group[0].time_limit):
-            _solve(group, job)
+            _solve(group, job, cores)
     return [config.run.state() for config in configs]
 
 
@@ -186,7 +187,7 @@ def _committed_when_interrupted(commit: Callable[[], None], state: fit.State) ->
         raise
 
 
-def _solve(configs: Sequence[Config], job: int | None) -> None:
+def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
     """Exact fits of one system: one solution, several run folders. There is no half of a
     solution, so that a run that was interrupted begins anew."""
     with ExitStack() as held:
@@ -199,7 +200,7 @@ def _solve(configs: Sequence[Config], job: int | None) -> None:
         if not mine:
             return
         experiments = [assemble(config) for config in mine]
-        resources = environment.resolve(mine[0], job)
+        resources = environment.resolve(mine[0], job, cores)
         torch.set_num_threads(resources.threads)
         for experiment in experiments:
             _begin(experiment, experiment.config.run, resources)

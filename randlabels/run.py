@@ -82,6 +82,8 @@ def task(tree: DictConfig) -> str:
         if of_sweep:
             stopping.follow()
             return execute(config, job=settings.job.num)
+        if settings.runtime.choices["hydra/launcher"] == "slurm":
+            raise ValueError("hydra/launcher=slurm submits sweeps; add -m, for one run too")
         batch.check([config])
         if not config.plan:
             batch.begin([config], [list(settings.overrides.task)])
@@ -112,6 +114,8 @@ def in_one_sentence(error: Exception) -> str:
         group, option = "/".join(parts[:depth]), "/".join(parts[depth:])
         files = sorted((CONF / group).rglob("*.yaml"))
         known = [f.relative_to(CONF / group).with_suffix("").as_posix() for f in files]
+        if depth == 2:  # plugins have options of their own, which Hydra lists one a line
+            known = re.findall(r"^\t(\S+)$", text, re.M)
         listed = f"; use {', '.join(known)}" if known else ""
         return f"{group}={option} is unknown{listed}"
     if unknown := re.search(r"Could not override '([^']+)'", text):

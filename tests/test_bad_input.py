@@ -32,7 +32,7 @@ CASES = {
     "depth": "'depth' cannot be read as KEY=VALUE; lists are a,b,c without spaces, and brackets ",
     "seed=range(0,2": "'seed=range(0,2' cannot be read as KEY=VALUE; lists are a,b,c without ",
     "sweep=nosuch": "sweep=nosuch is unknown; use demo, seed/readme\n",
-    "hydra/launcher=nosuch": "hydra/launcher=nosuch is unknown\n",
+    "hydra/launcher=nosuch": "hydra/launcher=nosuch is unknown; use basic, joblib, ",
     "out=/dev/null": "/dev/null",
     "+nosuch=1": "nosuch is no known key; the top level takes batch_size, ",
     "+model.nosuch=1": "model.nosuch is no known key; model=wrn takes depth, dropout, lr, widen",

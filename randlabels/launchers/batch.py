@@ -22,10 +22,11 @@ IN_RUN_ID = ("model", "dataset", "corruption", "corrupt", "seed")
 """Keys that a run id shows."""
 
 
-def check(configs: Sequence[Config]) -> None:
+def check(configs: Sequence[Config], *, here: bool = True) -> None:
     """Find out what any run would be refused for: device, data set, sizes, labels, model.
 
-    Missing data are downloaded here, once, before any worker asks for them.
+    Missing data are downloaded here, once, before any worker asks for them. Unless `here`, the
+    runs are executed on other machines, whose GPUs and memory cannot be seen.
 
     Raises:
         ValueError: one sentence with the value, the rule and the remedy.
@@ -35,11 +36,12 @@ def check(configs: Sequence[Config]) -> None:
         data = load(config.dataset)
         labels = (config.dataset, config.corruption, config.corrupt)
         if (key := repr((config.device, labels, config.model, config.preprocess))) not in checked:
-            check_device(config)
+            if here:
+                check_device(config)
             config.dataset.indices(data.train.labels, "train")
             config.dataset.indices(data.test.labels, "test")
             relabel(config, data, "train")
-            check_model(config, data)
+            check_model(config, data, here=here)
             checked.add(key)
         if config.force and config.run.state() == "running":
             raise ValueError(

@@ -22,6 +22,7 @@ from ..config import Config, parse, plain
 from ..console import log, logging_to
 from ..rundir import FINISHED
 from ..stopping import exit_code, launching, reason
+from .slurm import SlurmLauncher
 
 LOCAL = ("basic", "joblib", "packed")
 """Launchers that run jobs on this machine. Exact fits are then executed here, one after the other
@@ -58,7 +59,8 @@ class GridSweeper(Sweeper):
 
         Raises:
             ValueError: some run would be refused; none was started.
-            SystemExit: always otherwise; 0 if all runs are done, diverged or skipped, else 1.
+            SystemExit: always otherwise; 0 if all runs are done, diverged or skipped, or submitted
+                to Slurm without waiting, else 1.
         """
         from ..execute import execute_exact  # torch, for which --help need not wait
         from . import batch
@@ -77,10 +79,13 @@ class GridSweeper(Sweeper):
         configs = [config for config, _ in runs.values()]
         if not configs:
             raise ValueError(f"{' '.join(arguments)} describes no run: one of its lists is empty")
-        batch.check(configs)
+        slurm = self.launcher if isinstance(self.launcher, SlurmLauncher) else None
+        batch.check(configs, here=slurm is None)
         if configs[0].plan:
             batch.show_plan(configs)
             sys.exit(0)
+        if slurm:
+            slurm.check()
         with logging_to():
             batch.begin(configs, [overrides for _, overrides in runs.values()])
             pending = {
@@ -91,6 +96,11 @@ class GridSweeper(Sweeper):
             log.info("%d runs, %d of them to do", len(runs), len(pending))
             for folder in sorted({config.folder for config in configs} if pending else ()):
                 log.info("Progress: python -m %s.status %s --watch", batch.ANALYSIS, folder)
+        if slurm and pending:
+            slurm.submit([runs[path][0] for path in pending], batch.ANALYSIS)
+            if not slurm.keys.wait:
+                sys.exit(0)
+            pending = {}
         exact = [config for config in configs if config.exact and config.run.path in pending]
         limit = configs[0].time_limit
         with launching():

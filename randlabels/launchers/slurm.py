@@ -1,0 +1,244 @@
+"""The Slurm launcher: a sweep as one array of jobs, which go on after whatever stops them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from ..config import Config, plain, typed
+from .node import Job
+
+LOGS = ".slurm"
+"""Folder beside the runs, hidden from the tables: what the jobs printed, and their scripts."""
+
+OWN = {"array", "dependency", "error", "job-name", "open-mode", "output", "requeue", "signal"}
+"""Options of sbatch that the launcher sets itself; `sbatch` takes all others."""
+
+COLLECT_MINUTES = 60
+"""Time limit of the job that writes the tables; 5,000 runs take seconds."""
+
+
+@dataclass
+class Keys:
+    """The keys `hydra.launcher.*`; conf/hydra/launcher/slurm.yaml says what each means."""
+
+    name: ClassVar[str] = "slurm"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    cpus: int = 1
+    gpus: int = 0
+    memory_gb: float | None = None
+    minutes: int = 240
+    sbatch: dict[str, Any] = field(default_factory=dict)
+    setup: list[str] = field(default_factory=list)
+    runs_per_job: int = 1
+    at_once: int = 256
+    notice: int = 120
+    timeouts: int = 100
+    collect: bool = True
+    wait: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("cpus", "minutes", "runs_per_job", "at_once", "notice"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{PREFIX}{key}={getattr(self, key)} must be at least 1")
+        for key in ("gpus", "timeouts"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{PREFIX}{key}={getattr(self, key)} must be 0 or more")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise ValueError(f"{PREFIX}memory_gb={self.memory_gb} must be above 0 GB, or null")
+        if self.notice >= 60 * self.minutes:
+            raise ValueError(
+                f"{PREFIX}notice={self.notice} seconds leave nothing of minutes={self.minutes}; "
+                "give a shorter notice or more minutes"
+            )
+        for key in self.sbatch:
+            if key.replace("_", "-") in OWN:
+                raise ValueError(f"{PREFIX}sbatch.{key} is set by the launcher; leave it out")
+
+
+PREFIX = "hydra.launcher."
+
+
+class SlurmLauncher(Launcher):
+    """`hydra/launcher=slurm`: submits all runs of a sweep through submitit."""
+
+    def __init__(self, **keys: Any) -> None:
+        self.given = keys
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Read the keys.
+
+        Raises:
+            ValueError: a key has a wrong type or value.
+        """
+        self.keys: Keys = typed(Keys, plain(OmegaConf.create(self.given)), PREFIX)
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Not for this launcher: it takes configs that are checked.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("hydra/launcher=slurm works with hydra/sweeper=grid only; use that")
+
+    def check(self) -> None:
+        """Find out whether jobs can be submitted from here.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        for command in ("sbatch", "srun", "squeue"):
+            if shutil.which(command) is None:
+                raise ValueError(
+                    f"hydra/launcher=slurm needs Slurm's {command}, which is not on this machine; "
+                    "launch from a login node, or use another launcher"
+                )
+        try:
+            import submitit  # noqa: F401
+        except ImportError as error:
+            raise ValueError(
+                "hydra/launcher=slurm needs submitit; pip install 'randlabels[slurm]'"
+            ) from error
+
+    def submit(self, configs: Sequence[Config], analysis: str) -> None:
+        """Submit the runs as one array, and after it a job for the tables of each folder.
+
+        With `wait`, stay until all have ended. `analysis` is the package that collects.
+
+        Raises:
+            ValueError: Slurm refuses the array.
+        """
+        folder = configs[0].folder.absolute()
+        step = self.keys.runs_per_job
+        jobs = [
+            Job(
+                [config.tree() for config in configs[first : first + step]],
+                first=first,
+                cores=self.keys.cpus,
+                notice=self.keys.notice,
+            )
+            for first in range(0, len(configs), step)
+        ]
+        array = self._sbatch(folder, jobs, self._resources(folder.name))
+        ids = [array]
+        if self.keys.collect:
+            from submitit.helpers import CommandFunction
+
+            after = {**self._collector(folder.name), "dependency": f"afterany:{array}"}
+            for each in sorted({config.folder.absolute() for config in configs}):
+                command = [sys.executable, "-m", f"{analysis}.collect", str(each)]
+                ids.append(self._sbatch(folder, [CommandFunction(command)], after))
+        where = sorted({str(config.folder) for config in configs})
+        print(
+            f"Submitted {len(configs)} run{'s' * (len(configs) != 1)} as Slurm job {array} "
+            f"({len(jobs)} in its array). Follow: python -m {analysis}.status {where[0]} --watch; "
+            f"cancel: scancel {' '.join(ids)}; logs: {Path(where[0]) / LOGS}",
+            flush=True,
+        )
+        if self.keys.wait:
+            wait(ids)
+
+    def _resources(self, name: str) -> dict[str, Any]:
+        """submitit's parameters of the array."""
+        keys = self.keys
+        others = {key.replace("_", "-"): value for key, value in keys.sbatch.items()}
+        return {
+            **self._site(name),
+            "time": keys.minutes,
+            "cpus_per_task": keys.cpus,
+            "gpus_per_node": keys.gpus or None,
+            "mem": keys.memory_gb,
+            "array_parallelism": keys.at_once,
+            "signal_delay_s": keys.notice,
+            # srun does not take the cores over from sbatch since Slurm 22.05
+            "srun_args": [f"--cpus-per-task={keys.cpus}"],
+            "additional_parameters": {**others, "requeue": True},
+        }
+
+    def _collector(self, name: str) -> dict[str, Any]:
+        """submitit's parameters of the job that writes the tables."""
+        return {**self._site(f"{name}-tables"), "time": COLLECT_MINUTES}
+
+    def _site(self, name: str) -> dict[str, Any]:
+        """What every job is submitted with: who asks, and the environment of this process."""
+        return {
+            "job_name": name,
+            "partition": self.keys.partition,
+            "account": self.keys.account,
+            "qos": self.keys.qos,
+            "setup": [*_environment(), *self.keys.setup],
+        }
+
+    def _sbatch(self, folder: Path, jobs: Sequence[Any], parameters: Mapping[str, Any]) -> str:
+        """Submit callables; the id of their job or array."""
+        from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError
+
+        logs = folder / LOGS
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)  # jobs execute what submitit puts there
+        executor = SlurmExecutor(logs, max_num_timeout=self.keys.timeouts)
+        executor.update_parameters(
+            **{key: value for key, value in parameters.items() if value is not None}
+        )
+        try:
+            with redirect_stderr(StringIO()):  # where submitit repeats what it raises
+                submitted = executor.submit_array(jobs)
+        except FailedJobError as error:
+            lines = re.findall(r"sbatch: error: (.+)", str(error)) or [str(error)]
+            raise ValueError(
+                f"Slurm refuses {len(jobs)} job{'s' * (len(jobs) != 1)}: {'; '.join(lines)}"
+            ) from error
+        return str(submitted[0].job_id).partition("_")[0]
+
+
+def wait(ids: Sequence[str]) -> None:
+    """Return when none of the Slurm jobs waits or runs any more.
+
+    squeue forgets jobs some minutes after their end; while it cannot be asked, jobs may run.
+    """
+    delay = 1.0
+    while True:
+        asked = subprocess.run(
+            ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}"],
+            capture_output=True,
+            text=True,
+        )
+        known = asked.returncode == 0 or "Invalid job id" in asked.stderr
+        if known and not asked.stdout.strip():
+            return
+        time.sleep(delay)
+        delay = min(1.5 * delay, 10.0)
+
+
+def _environment() -> list[str]:
+    """Shell lines that give a job this process's folder, modules and data, even where a site
+    does not export the environment."""
+    lines = [f"cd {shlex.quote(str(Path.cwd()))}"]
+    if path := os.environ.get("PYTHONPATH"):
+        absolute = os.pathsep.join(str(Path(part).absolute()) for part in path.split(os.pathsep))
+        lines.append(f"export PYTHONPATH={shlex.quote(absolute)}")
+    if data := os.environ.get("RANDLABELS_DATA"):
+        lines.append(f"export RANDLABELS_DATA={shlex.quote(str(Path(data).absolute()))}")
+    return lines
