@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def describe(resources: Resources, data_sha256: str) -> dict[str, Any]:
     }
 
 
+@cache  # of a process; the code that it runs is what it had imported
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -126,6 +128,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@cache
 def _processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -136,6 +139,7 @@ def _processor() -> str:
     return platform.processor()
 
 
+@cache
 def _git() -> dict[str, Any] | None:
     """Commit and dirty flag of the checkout that this file is tracked in; None outside of one."""
 

@@ -7,13 +7,16 @@ import sys
 from hydra.core.plugins import Plugins
 
 from .grid import GridSweeper
+from .packed import PackedLauncher
 
 HYDRA_NAME = "hydra_plugins.randlabels"
 """Hydra instantiates plugins only from modules of this prefix; worker processes import it too."""
 
 
 def register() -> None:
-    """Make `_target_: hydra_plugins.randlabels.GridSweeper` known to Hydra."""
+    """Make `_target_: hydra_plugins.randlabels.GridSweeper`, and likewise each of our launchers,
+    known to Hydra."""
     sys.modules[HYDRA_NAME] = sys.modules[__name__]
-    GridSweeper.__module__ = HYDRA_NAME
-    Plugins.instance().register(GridSweeper)
+    for plugin in (GridSweeper, PackedLauncher):
+        plugin.__module__ = HYDRA_NAME
+        Plugins.instance().register(plugin)

@@ -16,11 +16,13 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from ..config import Config, parse, plain
+from ..config import Config
 from ..console import log, logging_to
 from ..rundir import FINISHED
+from .composer import Composer
+from .packed import PackedLauncher
 
 LOCAL = ("basic", "joblib", "packed")
 """Launchers that run jobs on this machine. Exact fits are then executed here, one after the other
@@ -64,9 +66,10 @@ class GridSweeper(Sweeper):
 
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
+        composer = Composer(loader, self.config)
         runs: dict[Path, tuple[Config, list[str]]] = {}
         for overrides in expand(arguments, self.runs, loader):
-            config = _compose(loader, self.config, overrides)
+            config = composer.config(overrides)
             same, _ = runs.setdefault(config.run.path, (config, overrides))
             if same.dataset.folder != config.dataset.folder:
                 raise ValueError(
@@ -83,9 +86,7 @@ class GridSweeper(Sweeper):
         with logging_to():
             batch.begin(configs, [overrides for _, overrides in runs.values()])
             pending = {
-                path: overrides
-                for path, (config, overrides) in runs.items()
-                if config.run.state() not in FINISHED
+                path: run for path, run in runs.items() if run[0].run.state() not in FINISHED
             }
             log.info("%d runs, %d of them to do", len(runs), len(pending))
             for folder in sorted({config.folder for config in configs} if pending else ()):
@@ -93,15 +94,18 @@ class GridSweeper(Sweeper):
         exact = [config for config in configs if config.exact and config.run.path in pending]
         if exact and self.config.hydra.runtime.choices["hydra/launcher"] in LOCAL:
             execute_exact(exact)
-            pending = {p: o for p, o in pending.items() if p not in {c.run.path for c in exact}}
+            pending = {p: run for p, run in pending.items() if not run[0].exact}
         errors = self._launch(pending) if pending else {}
         sys.exit(batch.close(configs, errors))
 
-    def _launch(self, pending: Mapping[Path, list[str]]) -> dict[Path, str]:
-        """Execute runs, given as overrides by folder; what was raised before a run had files."""
+    def _launch(self, pending: Mapping[Path, tuple[Config, list[str]]]) -> dict[Path, str]:
+        """Execute runs, given by folder; what was raised before a run had files."""
         assert self.launcher is not None
         try:
-            returns = self.launcher.launch(list(pending.values()), initial_job_idx=0)
+            if isinstance(self.launcher, PackedLauncher):
+                return self.launcher.execute([config for config, _ in pending.values()])
+            overrides = [overrides for _, overrides in pending.values()]
+            returns = self.launcher.launch(overrides, initial_job_idx=0)
         except Exception as error:  # a killed worker, say; what became of whom is in the files
             print(f"The launcher gave up: {error}", file=sys.stderr)
             return {}
@@ -110,14 +114,6 @@ class GridSweeper(Sweeper):
             for path, job in zip(pending, returns, strict=True)
             if job.status == JobStatus.FAILED
         }
-
-
-def _compose(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -> Config:
-    composed = loader.load_sweep_config(master, overrides)
-    sweep = composed.hydra.runtime.choices.get("sweep")
-    with open_dict(composed):  # its interpolations wait for a job
-        del composed["hydra"]
-    return parse(plain(composed), sweep)
 
 
 def expand(
