@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,7 +258,7 @@ def typed(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
         raise ValueError(
             f"{prefix}{unknown[0]} is no known key; {_kind(cls, prefix)} takes {_listed(known)}"
         )
-    schema = OmegaConf.structured(cls)
+    schema = copy.deepcopy(_schema(cls))
     for key, value in values.items():
         try:
             schema[key] = value
@@ -266,6 +268,12 @@ def typed(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
                 f"{prefix}{key}={value} has the wrong type; give {IN_WORDS.get(wanted, wanted)}"
             ) from error
     return OmegaConf.to_object(schema)
+
+
+@cache
+def _schema(cls: type) -> DictConfig:
+    """The fields of a dataclass with types and defaults; a copy costs a third of a new one."""
+    return OmegaConf.structured(cls)
 
 
 def _kind(cls: type, prefix: str) -> str:

@@ -10,8 +10,8 @@ from time import perf_counter
 from typing import Any
 
 import torch
+import yaml
 from filelock import Timeout
-from omegaconf import OmegaConf
 
 from . import checkpoint, environment, exact, fit, metrics, stopping
 from .config import Config
@@ -127,7 +127,8 @@ def _begin(experiment: Experiment, run: RunDir, resources: Resources) -> None:
     """Write what a run begins with."""
     run.remove_leftovers()
     run.error.unlink(missing_ok=True)
-    write_atomic(run.config, OmegaConf.to_yaml(OmegaConf.create(experiment.config.tree())))
+    tree = experiment.config.tree()
+    write_atomic(run.config, yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False))
     write_json(run.environment, environment.describe(resources, experiment.data_sha256))
     write_json(run.corruption, experiment.corruption)
 

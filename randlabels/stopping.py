@@ -118,8 +118,11 @@ def launching() -> Iterator[None]:
             del os.environ[LAUNCH]
 
 
-def follow() -> bool:
+def follow(launch: str | None = None) -> bool:
     """In a worker process of a launch: follow it from now on; whether this is such a process.
+
+    launch: the content of LAUNCH in the parent; None to read this process's own, which counts if
+        the parent set it.
 
     The handlers of `listening` stay until the process ends, so that a Ctrl-C, which the terminal
     sends to all processes, does not kill a worker that waits for its next run: joblib would end
@@ -127,8 +130,8 @@ def follow() -> bool:
     """
     if _here.followed is not None:
         return True
-    pid, _, rest = os.environ.get(LAUNCH, "").partition(" ")
-    if pid != str(os.getppid()):  # no worker, or one that somebody else started
+    pid, _, rest = (launch or os.environ.get(LAUNCH, "")).partition(" ")
+    if not launch and pid != str(os.getppid()):  # no worker, or one that somebody else started
         return False
     began, _, file = rest.partition(" ")
     _here.began = float(began)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
             torch.set_num_threads(threads)
             if workers := reusable_executor._executor:  # they stay in the folder of this test
                 workers.shutdown(wait=True)
+            forkserver._forkserver._stop()  # type: ignore[attr-defined]  # as does the launcher `packed`
         out, err = capfd.readouterr()
         if isinstance(code, str):  # as the interpreter does at exit
             code, err = 1, err + code + "\n"

@@ -24,7 +24,8 @@ FLOORS = [
     ["environment", "experiment"],
     ["fit"],
     ["exact"],
-    ["execute", "launchers"],
+    ["execute"],
+    ["launchers"],
     ["run"],
 ]
 """From the ground up; a module imports from its own package and from the floors below."""

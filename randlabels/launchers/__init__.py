@@ -7,6 +7,7 @@ import sys
 from hydra.core.plugins import Plugins
 
 from .grid import GridSweeper
+from .packed import PackedLauncher
 from .slurm import SlurmLauncher
 
 HYDRA_NAME = "hydra_plugins.randlabels"
@@ -16,6 +17,6 @@ HYDRA_NAME = "hydra_plugins.randlabels"
 def register() -> None:
     """Make `_target_: hydra_plugins.randlabels.<class>` known to Hydra."""
     sys.modules[HYDRA_NAME] = sys.modules[__name__]
-    for plugin in (GridSweeper, SlurmLauncher):
+    for plugin in (GridSweeper, PackedLauncher, SlurmLauncher):
         plugin.__module__ = HYDRA_NAME
         Plugins.instance().register(plugin)

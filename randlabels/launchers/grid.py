@@ -16,12 +16,14 @@ from hydra.core.utils import JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from ..config import Config, parse, plain
+from ..config import Config
 from ..console import log, logging_to
 from ..rundir import FINISHED
 from ..stopping import exit_code, launching, reason
+from .composer import Composer
+from .packed import PackedLauncher
 from .slurm import SlurmLauncher
 
 LOCAL = ("basic", "joblib", "packed")
@@ -67,9 +69,10 @@ class GridSweeper(Sweeper):
 
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
+        composer = Composer(loader, self.config)
         runs: dict[Path, tuple[Config, list[str]]] = {}
         for overrides in expand(arguments, self.runs, loader):
-            config = _compose(loader, self.config, overrides)
+            config = composer.config(overrides)
             same, _ = runs.setdefault(config.run.path, (config, overrides))
             if same.dataset.folder != config.dataset.folder:
                 raise ValueError(
@@ -89,9 +92,7 @@ class GridSweeper(Sweeper):
         with logging_to():
             batch.begin(configs, [overrides for _, overrides in runs.values()])
             pending = {
-                path: overrides
-                for path, (config, overrides) in runs.items()
-                if config.run.state() not in FINISHED
+                path: run for path, run in runs.items() if run[0].run.state() not in FINISHED
             }
             log.info("%d runs, %d of them to do", len(runs), len(pending))
             for folder in sorted({config.folder for config in configs} if pending else ()):
@@ -106,18 +107,22 @@ class GridSweeper(Sweeper):
         with launching():
             if exact and self.config.hydra.runtime.choices["hydra/launcher"] in LOCAL:
                 execute_exact(exact)
-                pending = {p: o for p, o in pending.items() if p not in {c.run.path for c in exact}}
+                pending = {p: run for p, run in pending.items() if not run[0].exact}
             errors = self._launch(pending, limit) if pending else {}
             stopped = reason(limit)
             code = batch.close(configs, errors, stopped)
             sys.exit(exit_code() if stopped and code else code)
 
-    def _launch(self, pending: Mapping[Path, list[str]], limit: float | None) -> dict[Path, str]:
-        """Execute runs, given as overrides by folder, up to a time limit in seconds; what was
-        raised before a run had files."""
+    def _launch(
+        self, pending: Mapping[Path, tuple[Config, list[str]]], limit: float | None
+    ) -> dict[Path, str]:
+        """Execute runs, given by folder, up to a time limit in seconds; what was raised before a
+        run had files."""
         assert self.launcher is not None
         try:
-            jobs = _WhileGoingOn(pending.values(), limit)
+            if isinstance(self.launcher, PackedLauncher):
+                return self.launcher.execute([config for config, _ in pending.values()], limit)
+            jobs = _WhileGoingOn([overrides for _, overrides in pending.values()], limit)
             returns = self.launcher.launch(jobs, initial_job_idx=0)
         except Exception as error:  # a killed worker, say; what became of whom is in the files
             print(f"The launcher gave up: {error}", file=sys.stderr)
@@ -139,14 +144,6 @@ class _WhileGoingOn(list[list[str]]):
 
     def __iter__(self) -> Iterator[list[str]]:
         return itertools.takewhile(lambda _: not reason(self.limit), super().__iter__())
-
-
-def _compose(loader: ConfigLoader, master: DictConfig, overrides: list[str]) -> Config:
-    composed = loader.load_sweep_config(master, overrides)
-    sweep = composed.hydra.runtime.choices.get("sweep")
-    with open_dict(composed):  # its interpolations wait for a job
-        del composed["hydra"]
-    return parse(plain(composed), sweep)
 
 
 def expand(

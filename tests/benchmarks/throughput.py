@@ -34,7 +34,7 @@ MEAN, DEVIATION = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 class PlainDataset(VisionDataset):
     """One image at a time, as torchvision's CIFAR10 hands it out."""
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split | Examples) -> None:
         self.images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = split.labels.tolist()
         normalize = transforms.Normalize(
@@ -51,10 +51,12 @@ class PlainDataset(VisionDataset):
         return self.transform(self.images[index]), self.labels[index]
 
 
-def plain_epoch(model: nn.Module, data: Data, lr: float) -> tuple[float, float]:
+def plain_epoch(
+    model: nn.Module, train_part: Split | Examples, test_part: Split | Examples, lr: float
+) -> tuple[float, float]:
     """Seconds of training and of both evaluations."""
-    train = DataLoader(PlainDataset(data.train), 128, shuffle=True, num_workers=1)
-    test = DataLoader(PlainDataset(data.test), 128, num_workers=1)
+    train = DataLoader(PlainDataset(train_part), 128, shuffle=True, num_workers=1)
+    test = DataLoader(PlainDataset(test_part), 128, num_workers=1)
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
     started = time.perf_counter()
     model.train()
@@ -110,7 +112,7 @@ def main() -> None:
         plain, ours = [], []
         for _ in range(options.repeats):
             model = build_model(parse({"model": {"name": name}}), data)
-            plain.append(plain_epoch(model, data, lr))
+            plain.append(plain_epoch(model, data.train, data.test, lr))
             ours.append(our_epoch(name, data))
         seconds = [[median(arm[i] for arm in arms) for i in (0, 1)] for arms in (plain, ours)]
         for arm, (training, evaluation) in zip(("plain loop", "randlabels"), seconds, strict=True):

@@ -1,0 +1,69 @@
+"""Do bf16 and fp32 tell the same story? Curves of both, beside what another seed changes.
+
+    python -m tests.benchmarks.honesty [--seeds 3] [--epochs 40] [--launcher packed]
+
+An MLP [512,512] and WRN-10-1 on the embedded digits, true and random labels. For each
+precision: epochs to fit and final accuracies, mean and standard deviation over the seeds; the
+last column says whether the means differ by no more than two standard errors of a difference of
+means, or by the grain of the figure (one epoch, one image).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from pathlib import Path
+from statistics import mean, stdev
+
+from randlabels.console import print_table
+
+from .sweep import ours
+
+MODELS = {"mlp": ["model=mlp", "model.hidden=[512,512]", "optimizer.lr=0.03"]}
+MODELS["wrn"] = ["model=wrn", "model.depth=10"]
+FIGURES = {"epochs to fit": 1.0, "train acc": 1 / 1437, "test acc": 1 / 360}
+"""... and the grain of each; the digits are cut into 1,437 and 360 images."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--launcher", default="packed")
+    options = parser.parse_args()
+    common = ["dataset=digits", "batch_size=32", "schedule=cosine", f"epochs={options.epochs}"]
+    common += [f"seed=range(0,{options.seeds})", f"hydra/launcher={options.launcher}"]
+    rows = []
+    for model, keys in MODELS.items():
+        for corrupt in ("0.0", "1.0"):
+            found = {}
+            for precision in ("fp32", "bf16"):
+                with tempfile.TemporaryDirectory() as folder:
+                    chosen = [*common, *keys, f"corrupt={corrupt}", f"precision={precision}"]
+                    _, runs = ours(chosen, Path(folder))
+                    found[precision] = [json.loads((r / "done.json").read_text()) for r in runs]
+            for figure, grain in FIGURES.items():
+                rows.append([f"{model}, p={corrupt}", figure, *compare(found, figure, grain)])
+    columns = ["run", "figure", "fp32", "bf16", "within noise"]
+    print_table(f"{options.seeds} seeds, {options.epochs} epochs", columns, rows)
+
+
+def compare(found: dict[str, list[dict]], figure: str, grain: float) -> list[str]:
+    """Mean ± deviation of each precision, and whether they agree."""
+    values = [[_read(result, figure) for result in found[p]] for p in ("fp32", "bf16")]
+    shown = [f"{mean(v):.4g} ± {stdev(v):.2g}" for v in values]
+    noise = 2 * math.sqrt(sum(stdev(v) ** 2 / len(v) for v in values))
+    agree = abs(mean(values[0]) - mean(values[1])) <= max(noise, grain)
+    return [*shown, "yes" if agree else "NO"]
+
+
+def _read(result: dict, figure: str) -> float:
+    if figure == "epochs to fit":
+        return float(result["epochs_to_fit"] or math.nan)
+    return float(result["final"][figure.replace(" ", "_")])
+
+
+if __name__ == "__main__":
+    main()

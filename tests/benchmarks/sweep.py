@@ -1,0 +1,221 @@
+"""A sweep's epoch by four programs, and the overhead of many small runs by three launchers.
+
+    python -m tests.benchmarks.sweep [--original CHECKOUT] [--models mlp,wrn] [--images 5000]
+                                     [--epochs 2] [--repeats 3] [--runs 100] [--precision auto]
+
+Part 1, on CIFAR-10 (RANDLABELS_DATA) in its own proportions: IMAGES trained and 6/5 of them
+evaluated in every epoch, labels random (corrupt=1). Arms, in turns: the original code if a
+checkout of pluskid/fitting-random-labels is given (one run after the other with all threads, as
+it is used), a plain DataLoader loop likewise, and ours with joblib and packed (one run on each
+core, one thread each). An epoch's cost is its wall clock divided by the runs at work beside each
+other; starting up is left out, the first epoch is not. The accuracies are printed side by side.
+
+Part 2, on the embedded digits: RUNS runs of an MLP with 64 units, 10 epochs each; whole commands,
+starting up included. Overhead is what a worker spends from the end of one run to the end of the
+next, beyond the seconds of its epochs.
+
+A machine with other work on it stretches both sides alike at best: look at the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from randlabels.config import parse
+from randlabels.console import print_table
+from randlabels.experiment import assemble, build_model, load
+from randlabels.launchers.packed import cores
+
+from .throughput import plain_epoch
+
+ARCHITECTURES = {"mlp": "mlp", "wrn": "wide-resnet"}
+"""Our models' names in the original code."""
+
+
+def original(checkout: str, model: str, images: int, epochs: int) -> tuple[list[float], float]:
+    """Seconds of each epoch, and the last train accuracy (fraction)."""
+    module = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.original"]
+    arguments = [checkout, ARCHITECTURES[model], str(images), str(epochs), "1.0"]
+    done = subprocess.run(module + arguments, capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [line["seconds"] for line in lines], lines[-1]["train_acc"] / 100
+
+
+def ours(arguments: list[str], folder: Path) -> tuple[float, list[Path]]:
+    """Seconds of the whole command, and its finished runs' folders."""
+    command = [sys.executable, "-m", "randlabels.run", "-m", f"out={folder}", *arguments]
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    seconds = time.perf_counter() - started
+    return seconds, sorted(file.parent for file in folder.glob("*/*/done.json"))
+
+
+def epochs_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def floating_point_operations(model: str, images: int) -> float:
+    """Of an epoch: forward and backward on IMAGES, forward on 6/5 of them."""
+    config = parse({"model": {"name": model}})
+    network = build_model(config, load(config.dataset))
+    batch = torch.zeros(128, 3, 32, 32)
+    with FlopCounterMode(display=False) as forward:
+        network(batch)
+    with FlopCounterMode(display=False) as both:
+        network(batch).sum().backward()
+    total = both.get_total_flops() * images + forward.get_total_flops() * images * 6 / 5
+    return total / 128
+
+
+def ceilings() -> dict[str, float]:
+    """Operations a second of large matrix products, and bytes a second copied, on all cores."""
+    torch.set_num_threads(len(cores()))
+    found = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = (torch.ones(2000, 2000, dtype=dtype) for _ in range(2))
+        found[name] = 2 * 2000**3 / min(_timed(lambda a=a, b=b: a @ b) for _ in range(5))
+    source, target = torch.ones(2**27, dtype=torch.uint8), torch.empty(2**27, dtype=torch.uint8)
+    found["copy"] = 2 * 2**27 / min(_timed(lambda: target.copy_(source)) for _ in range(5))
+    return found
+
+
+def _timed(work: object) -> float:
+    started = time.perf_counter()
+    work()  # type: ignore[operator]
+    return time.perf_counter() - started
+
+
+def compare_epochs(options: argparse.Namespace, model: str) -> None:
+    """Part 1 for one model."""
+    workers, sizes = len(cores()), [options.images, options.images // 5]
+    arguments = [f"dataset.train_size={sizes[0]}", f"dataset.test_size={sizes[1]}", "threads=1"]
+    arguments += [f"model={model}", "corrupt=1.0", f"epochs={options.epochs}"]
+    arguments += [f"seed=range(0,{workers})", f"precision={options.precision}"]
+    config = parse(
+        {
+            "dataset": {"train_size": sizes[0], "test_size": sizes[1]},
+            "model": {"name": model},
+            "corrupt": 1.0,
+        }
+    )
+    seconds: dict[str, list[float]] = {}
+    accuracy: dict[str, float] = {}
+    for _ in range(options.repeats):
+        if options.original:
+            found, accuracy["original"] = original(
+                options.original, model, sizes[0], options.epochs
+            )
+            seconds.setdefault("original", []).extend(found)
+        torch.set_num_threads(workers)
+        built = assemble(config)
+        assert built.model is not None and config.optimizer.lr is not None
+        for _ in range(options.epochs):
+            arm = plain_epoch(built.model, built.train, built.test, config.optimizer.lr)
+            seconds.setdefault("plain loop", []).append(sum(arm))
+        for launcher in ("joblib", "packed"):
+            with tempfile.TemporaryDirectory() as folder:
+                _, runs = ours([*arguments, f"hydra/launcher={launcher}"], Path(folder))
+                records = [record for run in runs for record in epochs_of(run)]
+            seconds.setdefault(launcher, []).extend(r["seconds"] / workers for r in records)
+            accuracy[launcher] = mean(
+                r["train_acc"] for r in records if r["epoch"] + 1 == options.epochs
+            )
+    operations, top = floating_point_operations(model, sizes[0]), ceilings()
+    baseline = median(seconds.get("original", seconds["plain loop"]))
+    rows = []
+    for arm, values in seconds.items():
+        cost = median(values)
+        rows.append(
+            [
+                arm,
+                f"{cost:.2f}",
+                f"{sizes[0] / cost:,.0f}",
+                f"{baseline / cost:.1f}",
+                f"{operations / cost / top['fp32']:.0%}",
+                f"{operations / cost / top['bf16']:.0%}",
+                f"{accuracy[arm]:.2%}" if arm in accuracy else "-",
+            ]
+        )
+    columns = ["arm", "seconds per epoch", "trained images/s", "times faster"]
+    columns += ["of fp32 peak", "of bf16 peak", "train acc"]
+    print_table(
+        f"{model}: {sizes[0]:,} trained, {sum(sizes):,} evaluated; {workers} cores, "
+        f"precision={options.precision}, median of {options.repeats} x {options.epochs} epochs; "
+        f"peaks {top['fp32'] / 1e9:,.0f} and {top['bf16'] / 1e9:,.0f} GFLOP/s, "
+        f"copies {top['copy'] / 1e9:.1f} GB/s",
+        columns,
+        rows,
+    )
+
+
+def compare_launchers(options: argparse.Namespace) -> None:
+    """Part 2."""
+    arguments = ["dataset=digits", "model=mlp", "model.hidden=[64]", "epochs=10"]
+    arguments += [f"seed=range(0,{options.runs})"]
+    totals: dict[str, list[float]] = {}
+    overheads: dict[str, list[float]] = {}
+    trained: dict[str, list[float]] = {}
+    for _ in range(options.repeats):
+        for launcher in ("basic", "joblib", "packed"):
+            with tempfile.TemporaryDirectory() as folder:
+                chosen = [*arguments, f"hydra/launcher={launcher}"]
+                seconds, runs = ours(chosen, Path(folder))
+                totals.setdefault(launcher, []).append(seconds)
+                ends: dict[int, list[tuple[float, float]]] = {}
+                for run in runs:
+                    training = json.loads((run / "done.json").read_text())["seconds"]
+                    pid = json.loads((run / "environment.json").read_text())["pid"]
+                    end = (run / "done.json").stat().st_mtime
+                    ends.setdefault(pid, []).append((end, training))
+                    trained.setdefault(launcher, []).append(training)
+            for each in ends.values():
+                gaps = [b - a - training for (a, _), (b, training) in pairwise(sorted(each))]
+                overheads.setdefault(launcher, []).extend(gaps)
+    rows = [
+        [
+            launcher,
+            f"{median(totals[launcher]):.1f}",
+            f"{options.runs / median(totals[launcher]):.1f}",
+            f"{median(totals['joblib']) / median(totals[launcher]):.1f}",
+            f"{1e3 * median(trained[launcher]):.0f}",
+            f"{1e3 * median(overheads[launcher]):.0f}",
+        ]
+        for launcher in totals
+    ]
+    columns = ["launcher", "seconds", "runs/s", "times joblib", "training ms", "overhead ms"]
+    print_table(f"{options.runs} runs on digits, median of {options.repeats}", columns, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--original", help="a checkout of pluskid/fitting-random-labels")
+    parser.add_argument("--models", default="mlp,wrn", help="of part 1; empty for part 2 alone")
+    parser.add_argument("--images", type=int, default=5_000, help="trained images of part 1")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=100, help="runs of part 2; 0 to leave it out")
+    parser.add_argument("--precision", default="auto")
+    options = parser.parse_args()
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])
+    )
+    for model in filter(None, options.models.split(",")):
+        compare_epochs(options, model)
+    if options.runs:
+        compare_launchers(options)
+
+
+if __name__ == "__main__":
+    main()

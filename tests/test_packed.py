@@ -1,0 +1,172 @@
+"""The launcher `packed`, with real processes and signals: same numbers, no orphans."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from randlabels import metrics
+from randlabels.config import parse
+from randlabels.launchers import packed
+from randlabels.launchers.packed import PackedLauncher, by_data
+from randlabels.rundir import RunDir
+
+from .conftest import BASIC, TINY, Cli, numbers
+
+PACKED = "hydra/launcher=packed"
+LONG = ["-m", *TINY, "epochs=100000", "checkpoint_every=0.05", PACKED]
+"""Runs that do not end by themselves."""
+
+
+def facts(root: Path, key: str) -> list:
+    """One entry of each run's environment.json."""
+    found = root.glob("runs/*/*/environment.json")
+    return [json.loads(file.read_text())[key] for file in found]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_numbers_are_those_of_a_run_alone(cli: Cli, tmp_path: Path) -> None:
+    runs = "{model: wrn, model.depth: 10}, {model: mlp, model.hidden: [8], corrupt: '0.0,1.0'}"
+    cells = ["-m", *TINY[:1], *TINY[3:], f"hydra.sweeper.runs=[{runs}]", "threads=1"]
+    assert cli(*cells, PACKED, "hydra.launcher.workers=2", "out=packed").code == 0
+    assert cli(*cells, PACKED, "hydra.launcher.workers=1", "out=one").code == 0
+    assert cli(*cells, BASIC, "out=basic").code == 0
+    folders = sorted((tmp_path / "basic" / "default").glob("*/metrics.jsonl"))
+    assert len(folders) == 3
+    for folder in (file.parent for file in folders):
+        for other in ("packed", "one"):
+            assert numbers(tmp_path / other / "default" / folder.name) == numbers(folder)
+
+
+def test_a_worker_stays_for_several_runs_and_no_more_start_than_asked(
+    cli: Cli, tmp_path: Path
+) -> None:
+    done = cli("-m", *TINY, "seed=range(0,6)", PACKED, "hydra.launcher.workers=2")
+    assert done.code == 0 and "6 runs in runs/default: 6 done" in done.out
+    pids = facts(tmp_path, "pid")
+    assert len(pids) == 6 and 1 <= len(set(pids)) <= 2 and os.getpid() not in pids
+    assert facts(tmp_path, "threads") == [1] * 6
+
+
+def test_finished_runs_start_no_process(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = ["-m", *TINY, "seed=0,1", PACKED]
+    assert cli(*sweep).code == 0
+    monkeypatch.setattr(packed.Worker, "start", None)
+    again = cli(*sweep)
+    assert again.code == 0 and "2 runs, 0 of them to do" in again.out
+
+
+def test_killed_worker_loses_its_run_only_and_the_next_call_resumes_it(tmp_path: Path) -> None:
+    """The only worker is killed in the first run, and another one takes the rest."""
+    runs = "hydra.sweeper.runs=[{seed: 0, epochs: 800}, {seed: 'range(1,4)', epochs: 20}]"
+    sweep = ["-m", *TINY[:4], "checkpoint_every=0.02", runs, PACKED]
+    command = [sys.executable, "-m", "randlabels.run", *sweep, "hydra.launcher.workers=1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+        wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.pt")))
+        (pid,) = facts(tmp_path, "pid")
+        os.kill(pid, signal.SIGKILL)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert "4 runs in runs/default: 3 done, 1 interrupted" in out
+    assert ": interrupted, its worker died (killed by SIGKILL); see " in out
+    assert len(set(facts(tmp_path, "pid"))) == 2
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0 and "Resuming after epoch" in again.stdout
+    for file in tmp_path.glob("runs/*/*/metrics.jsonl"):
+        epochs = [record["epoch"] for record in metrics.read(file)[0]]
+        assert epochs == list(range(len(epochs))) and len(epochs) in (20, 800)
+
+
+def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "randlabels.run", *LONG, "seed=0,1"]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=tmp_path, **silent) as process:
+        wait_until(lambda: len(list(tmp_path.glob("runs/*/*/checkpoint.pt"))) >= 1)
+        pids = facts(tmp_path, "pid")
+        process.kill()
+    wait_until(lambda: not any(map(alive, pids)))
+    states = {RunDir(file.parent).state() for file in tmp_path.glob("runs/*/*/config.yaml")}
+    assert states == {"interrupted"}
+
+
+def test_control_c_ends_the_workers_and_exits_with_130(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "randlabels.run", *LONG, "seed=0,1"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes) as process:
+        wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.pt")))
+        pids = facts(tmp_path, "pid")
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert not any(map(alive, pids))
+
+
+def test_run_that_is_refused_in_its_worker_is_listed(cli: Cli, tmp_path: Path) -> None:
+    """Data that vanish between the check and the run."""
+    launcher = PackedLauncher(workers=1)
+    tree = {"dataset": {"name": "image_folder", "root": str(tmp_path / "gone")}}
+    gone = parse({**tree, "out": str(tmp_path / "runs")})
+    small = {"name": "digits", "train_size": 64}
+    model = {"name": "mlp", "hidden": [8]}
+    good = parse({"dataset": small, "model": model, "epochs": 1, "out": str(tmp_path / "runs")})
+    errors = launcher.execute([gone, good])
+    assert list(errors) == [gone.run.path] and "gone" in errors[gone.run.path]
+    assert good.run.state() == "done"
+
+
+def test_runs_of_one_data_set_follow_each_other() -> None:
+    def run(name: str, seed: int) -> object:
+        return parse({"dataset": {"name": name}, "seed": seed})
+
+    mixed = [run("mnist", 0), run("digits", 1), run("mnist", 2), run("digits", 3)]
+    assert [config.seed for config in by_data(mixed)] == [0, 2, 1, 3]
+
+
+@pytest.mark.parametrize(("threads", "workers"), [("auto", 8), ("1", 8), ("3", 2), ("16", 1)])
+def test_workers_fill_the_cores(
+    threads: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "cores", lambda: list(range(8)))
+    config = parse({"threads": threads, "device": "cpu"})
+    assert PackedLauncher()._size([config]) == workers
+
+
+def test_workers_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list = []
+    monkeypatch.setattr(packed, "cores", lambda: [0, 2, 4, 6])
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, mine: pinned.append(mine))
+    for slot, size in [(0, 4), (3, 4), (1, 2), (0, 3), (0, 5)]:
+        packed._pin(slot, size)
+    assert pinned == [[0], [6], [4, 6]]  # three and five workers do not divide four cores
+
+
+def test_bad_number_of_workers_and_another_sweeper_are_refused(cli: Cli) -> None:
+    outcome = cli("-m", *TINY, PACKED, "hydra.launcher.workers=0")
+    assert outcome.code == 1
+    assert outcome.err.endswith("workers=0 must be auto or a number of at least 1\n")
+    other = cli("-m", *TINY, PACKED, "hydra/sweeper=basic")
+    assert "takes its runs from hydra/sweeper=grid only" in other.err
