@@ -96,7 +96,8 @@ def task(tree: DictConfig) -> str:
         sys.exit(0)
     with stopping.listening():
         state = execute(config)
-        if state == "interrupted":
+        if state not in FINISHED and (why := stopping.reason(config.time_limit)):
+            print(f"Stopped by {why}: {config.run.path} is {state}.", file=sys.stderr)
             sys.exit(stopping.exit_code())
         sys.exit(0 if state in (*FINISHED, "running") else 1)
 

@@ -5,8 +5,9 @@ what the command does, without the seconds that Python takes to start. A line of
 input describes a life, and a line of JSON answers how it ended:
 
 arguments: of `randlabels.run`; or one config as a mapping, for `execute` alone.
-seconds: when it is killed, counted from its first commit of a file; null: not.
-early: true to count from its beginning.
+seconds: when it is killed, counted from the call of that number which commits a file, 0 for the
+    beginning; null: not.
+number: of such a call.
 call, after: it kills itself before, or after, this call (1-based) of those that commit a file
     (`os.fsync`, `os.replace`); null: not.
 """
@@ -52,12 +53,15 @@ class Lives:
 
 
 def main() -> None:
+    import torch
+
     from randlabels import execute, experiment, run  # noqa: F401  all that a life needs
     from randlabels.config import parse
 
     run.prepare_hydra()
     data = experiment.load(parse({"dataset": {"name": "digits"}}).dataset)
     assert data.sha256 and data.moments  # computed once
+    torch.optim.SGD([torch.zeros(1)])  # the first one imports much
     os.environ["PATH"] = ""  # git is not asked for its commit in each life
     answers = os.fdopen(os.dup(1), "w")
     os.chdir(sys.argv[1])
@@ -73,12 +77,12 @@ def main() -> None:
             _live(order, writer)
         os.close(writer)
         if order.get("seconds") is not None:
-            if not order["early"]:
-                os.read(reader, 1)
+            for _ in range(order["number"]):
+                os.read(reader, 1)  # nothing, at once, when the life has ended
             time.sleep(order["seconds"])
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
-        calls = os.read(reader, 100).strip(b".")
+        calls = os.read(reader, 65536).strip(b".")
         os.close(reader)
         ended = {"signal": status & 127, "code": status >> 8, "calls": int(calls or 0)}
         answers.write(json.dumps(ended) + "\n")
@@ -93,8 +97,7 @@ def _live(order: dict[str, Any], writer: int) -> None:
         def call(*arguments: Any, **options: Any) -> Any:
             nonlocal calls
             calls += 1
-            if calls == 1:
-                os.write(writer, b".")
+            os.write(writer, b".")
             if calls == order.get("call") and not order["after"]:
                 os.kill(os.getpid(), signal.SIGKILL)
             try:

@@ -158,3 +158,18 @@ def test_hostile_pickle_is_not_executed(kind: str, cli: Cli, tmp_path: Path) -> 
     wanted = "is no checkpoint: Weights only load failed" if kind == "signed" else "is damaged"
     assert again.out.count(wanted) == 2
     assert not (tmp_path / "executed").exists()
+
+
+def test_resumed_run_computes_as_it_began(cli: Cli, tmp_path: Path) -> None:
+    """In a sweep `threads=auto` is 1, alone all cores: what it was is kept. A device is not."""
+    cli("-m", "hydra/launcher=basic", *TINY)
+    run = RunDir(only_run(tmp_path))
+    run.done.unlink()
+    assert cli(*TINY).code == 0
+    assert json.loads(run.environment.read_text())["threads"] == 1
+    saved = checkpoint.load(run.checkpoint, json.loads(run.done.read_text())["config_hash"])
+    assert saved is not None
+    checkpoint.save(run.checkpoint, {**saved, "device": "cuda"})
+    run.done.unlink()
+    outcome = cli(*TINY)
+    assert outcome.code == 1 and "was begun on cuda and cannot go on on cpu" in outcome.out

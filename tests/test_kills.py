@@ -56,7 +56,7 @@ def test_sweep_killed_at_random_a_hundred_times_ends_with_the_undisturbed_number
 ) -> None:
     """With a commit in each epoch, no epoch is ever computed to its end twice."""
     rng = random.Random(0)
-    kills = sweeps = torn = 0
+    kills = sweeps = torn = resumed = 0
     with Lives(tmp_path) as lives:
         assert lives.live([*SWEEP, "out=undisturbed"])["code"] == 0
         undisturbed = runs(tmp_path / "undisturbed")
@@ -64,9 +64,8 @@ def test_sweep_killed_at_random_a_hundred_times_ends_with_the_undisturbed_number
         while kills < KILLS:
             out, left = f"out=sweep{sweeps}", tmp_path / f"sweep{sweeps}"
             while True:
-                early = rng.random() < 0.1  # while it composes, loads and checks
-                wanted = rng.uniform(0.0, 0.8) if kills < KILLS else None
-                ended = lives.live([*SWEEP, out], seconds=wanted, early=early)
+                wanted = rng.uniform(0.0, 0.03) if kills < KILLS else None
+                ended = lives.live([*SWEEP, out], seconds=wanted, number=rng.randrange(80))
                 if ended["signal"] == 0:
                     assert ended["code"] == 0
                     break
@@ -79,9 +78,12 @@ def test_sweep_killed_at_random_a_hundred_times_ends_with_the_undisturbed_number
             assert_same(runs(left), undisturbed, 40)
             for run in runs(left).values():
                 assert len(set(logged_epochs(run))) == len(logged_epochs(run))
+                resumed += run.log.read_text().count("Resuming after epoch")
             sweeps += 1
+        assert resumed > KILLS / 4  # the others fell where nothing was committed yet
     with capsys.disabled():
-        print(f"\n{kills} kills over {sweeps} sweeps of 4 runs, {torn} torn logs: equal numbers")
+        print(f"\n{kills} kills over {sweeps} sweeps of 4 runs, {resumed} times resumed, ", end="")
+        print(f"{torn} torn logs: equal numbers")
 
 
 def test_kill_at_every_point_of_the_write_sequence_loses_nothing_that_was_committed(

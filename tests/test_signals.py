@@ -188,14 +188,51 @@ def test_time_limit_stops_before_it_with_a_checkpoint_and_makes_progress_each_ti
     assert places[0] < places[1]
 
 
-def test_time_limit_of_a_sweep_starts_no_more_runs(cli: Cli, tmp_path: Path) -> None:
-    arguments = ["-m", BASIC, *SLOW[:-1], "corrupt=0.0,0.5,1.0", "epochs=1000", "time_limit=2"]
-    stopped = cli(*arguments)
+def test_time_limit_of_a_sweep_starts_no_more_runs(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each training step takes a second more: ninety of them fit."""
+    real = stopping.Watch.__call__
+
+    def slowly(watch: stopping.Watch) -> None:
+        stopping._here.began -= 1
+        real(watch)
+
+    monkeypatch.setattr(stopping.Watch, "__call__", slowly)
+    arguments = ["-m", BASIC, *SLOW[:-1], "corrupt=0.0,0.5,1.0", "epochs=1000"]
+    stopped = cli(*arguments, "time_limit=100")
     assert stopped.code == 143
     assert "3 runs in runs/default: 1 interrupted, 2 planned" in stopped.out
-    assert stopped.out.splitlines()[-1].startswith("Stopped by time_limit=2. The same command")
-    again = cli(*arguments, "time_limit=1.5")  # no part of the run's identity
+    assert stopped.out.splitlines()[-1].startswith("Stopped by time_limit=100. The same command")
+    again = cli(*arguments, "time_limit=90")  # no part of the run's identity
     assert again.code == 143 and "Resuming" in again.out
+
+
+@pytest.mark.parametrize("launcher", [[], ["-m", BASIC], ["-m", "hydra.launcher.n_jobs=2"]])
+def test_time_limit_that_is_over_starts_nothing(launcher: list[str], cli: Cli) -> None:
+    stopped = cli(*launcher, "dataset=digits", "model=linear", "time_limit=1e-9")
+    assert stopped.code == 143 and "Stopped by time_limit=1e-09" in stopped.out + stopped.err
+    stopped = cli(*launcher, "dataset=digits", "model=kernel", "time_limit=1e-9")
+    assert stopped.code == 143 and "planned" in stopped.out + stopped.err
+
+
+def told_to_stop(watch: stopping.Watch, *arguments: object) -> None:
+    """In place of Watch.__init__: the signal comes when the work begins."""
+    watch.time_limit, watch.beats, watch.polled = None, [], -1.0
+    watch.asked = watch.beaten = time.monotonic()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_exact_fit_is_left_between_two_blocks_and_begins_anew(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["dataset=digits", "model=kernel"]
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping.Watch, "__init__", told_to_stop)
+        stopped = cli(*arguments)
+    assert stopped.code == 143 and "Stopped by SIGTERM; the same command solves it" in stopped.out
+    assert RunDir(only_run(tmp_path)).state() == "interrupted"
+    assert cli(*arguments).code == 0
 
 
 def test_time_limit_leaves_room_for_the_next_step_and_the_end(
