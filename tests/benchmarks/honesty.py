@@ -1,6 +1,7 @@
 """Do bf16 and fp32 tell the same story? Curves of both, beside what another seed changes.
 
-    python -m tests.benchmarks.honesty [--seeds 3] [--epochs 40] [--launcher packed]
+    python -m tests.benchmarks.honesty [--seeds 3] [--epochs 60]
+                                       [--models mlp,wrn] [--launcher packed]
 
 An MLP [512,512] and WRN-10-1 on the embedded digits, true and random labels. For each
 precision: epochs to fit and final accuracies, mean and standard deviation over the seeds; the
@@ -30,18 +31,24 @@ FIGURES = {"epochs to fit": 1.0, "train acc": 1 / 1437, "test acc": 1 / 360}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--launcher", default="packed")
+    parser.add_argument("--models", default="mlp,wrn")
     options = parser.parse_args()
     common = ["dataset=digits", "batch_size=32", "schedule=cosine", f"epochs={options.epochs}"]
     common += [f"seed=range(0,{options.seeds})", f"hydra/launcher={options.launcher}"]
     rows = []
-    for model, keys in MODELS.items():
+    for model in options.models.split(","):
         for corrupt in ("0.0", "1.0"):
             found = {}
             for precision in ("fp32", "bf16"):
                 with tempfile.TemporaryDirectory() as folder:
-                    chosen = [*common, *keys, f"corrupt={corrupt}", f"precision={precision}"]
+                    chosen = [
+                        *common,
+                        *MODELS[model],
+                        f"corrupt={corrupt}",
+                        f"precision={precision}",
+                    ]
                     _, runs = ours(chosen, Path(folder))
                     found[precision] = [json.loads((r / "done.json").read_text()) for r in runs]
             for figure, grain in FIGURES.items():
@@ -53,6 +60,9 @@ def main() -> None:
 def compare(found: dict[str, list[dict]], figure: str, grain: float) -> list[str]:
     """Mean ± deviation of each precision, and whether they agree."""
     values = [[_read(result, figure) for result in found[p]] for p in ("fp32", "bf16")]
+    if any(math.isnan(value) for v in values for value in v):
+        fitted = [f"{sum(not math.isnan(value) for value in v)} fitted" for v in values]
+        return [*fitted, "-"]
     shown = [f"{mean(v):.4g} ± {stdev(v):.2g}" for v in values]
     noise = 2 * math.sqrt(sum(stdev(v) ** 2 / len(v) for v in values))
     agree = abs(mean(values[0]) - mean(values[1])) <= max(noise, grain)
