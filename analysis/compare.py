@@ -116,7 +116,7 @@ def _values(
     if number.metric == "test_error":
         return 1 - runs["final_test_acc"]
     if number.metric in SOLUTION:
-        return runs[number.metric] if number.metric in runs else runs["state"].iloc[:0]
+        return runs.get(number.metric, pd.Series(dtype=float))
     if number.epoch == "last":
         return runs[f"final_{number.metric}"]
     records = curves[number.metric]

@@ -15,7 +15,7 @@ CASES = {
     "corrupt=1.5": "corrupt=1.5 is no probability; use 0 to 1",
     "corrupt=nan": "corrupt=nan is no probability; use 0 to 1",
     "corrupt=abc": "corrupt=abc has the wrong type; give a number\n",
-    "model=vgg": "model=vgg is unknown; use linear, mlp, wrn\n",
+    "model=vgg": "model=vgg is unknown; use alexnet, inception, ",
     "model.depth=27": "model.depth=27 is no depth of a wide ResNet, which has 6n+4 layers; "
     "try 22 or 28",
     "epochs=0": "epochs=0 must be at least 1\n",
@@ -31,7 +31,7 @@ CASES = {
     "model.hiden=1": "model.hiden is no key of the chosen options; did you mean model.hidden? ",
     "depth": "'depth' cannot be read as KEY=VALUE; lists are a,b,c without spaces, and brackets ",
     "seed=range(0,2": "'seed=range(0,2' cannot be read as KEY=VALUE; lists are a,b,c without ",
-    "sweep=nosuch": "sweep=nosuch is unknown; use demo, seed/readme\n",
+    "sweep=nosuch": "sweep=nosuch is unknown; use demo, ",
     "hydra/launcher=nosuch": "hydra/launcher=nosuch is unknown; use basic, joblib, ",
     "out=/dev/null": "/dev/null",
     "+nosuch=1": "nosuch is no known key; the top level takes batch_size, ",
