@@ -26,6 +26,12 @@ BASIC = "hydra/launcher=basic"
 """In this process, so that a test may reach in; the default launcher has tests of its own."""
 
 
+@pytest.fixture(autouse=True)
+def fresh_hydra() -> None:
+    """Hydra is initialised once a process, and every test is to find it as a new process does."""
+    GlobalHydra.instance().clear()
+
+
 class Outcome(NamedTuple):
     code: int
     out: str

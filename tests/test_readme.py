@@ -53,6 +53,8 @@ def test_every_command_runs_in_order(tmp_path: Path) -> None:
             if "randlabels.run" in line and "--help" not in line:
                 exact = "model=kernel" in line  # which takes no number of epochs
                 line = " ".join([line, *SHORT[: 2 if exact else 3]])
+            if "randlabels.corruption" in line:
+                line += " dataset=digits"
             line = line.replace("python", sys.executable, 1)
             done = subprocess.run(
                 line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
