@@ -98,7 +98,7 @@ def test_two_preemptions_and_a_time_out_change_no_number(
 ) -> None:
     """The first run is requeued twice by hand, the second by its time limit; the tables come
     after both, and the earlier results that `force` sets aside stay set aside once."""
-    sweep = ["-m", *LONG, "epochs=500,1500", "corrupt=0.5"]
+    sweep = ["-m", *LONG, "epochs=500,4000", "corrupt=0.5"]
     undisturbed = beside([sys.executable, "-m", "randlabels.run", *sweep, BASIC, "out=alone"])
     planned = cli(*sweep, "plan=true").out
     first, second = (

@@ -10,6 +10,7 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from .. import stopping
 from ..config import Config, parse
 from ..console import log, logging_to
 from ..rundir import FINISHED
@@ -75,12 +76,11 @@ def execute_all(trees: Sequence[Tree], first: int, cores: int) -> None:
 
     configs = [parse(tree) for tree in trees]
     exact = [config for config in configs if config.exact]
-    _try(exact, partial(execute_exact, exact, first, cores))
-    for number, config in enumerate(configs, first):
-        if not config.exact:
-            _try([config], partial(execute, config, number, cores))
-            if config.run.state() == "interrupted":  # so is this process
-                break
+    with stopping.listening():
+        _try(exact, partial(execute_exact, exact, first, cores))
+        for number, config in enumerate(configs, first):
+            if not config.exact:
+                _try([config], partial(execute, config, number, cores))
     states = {config.run.state() for config in configs}
     sys.exit(0 if states <= {*FINISHED, "running"} else 1)
 

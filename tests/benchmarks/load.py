@@ -45,8 +45,10 @@ def main() -> None:
     assert first is not None and last is not None, "too few runs to compare"
     print(f"{options.launcher}: {done} of {options.runs} runs done, exit code {process.returncode}")
     print(f"{seconds:.0f} s, {1000 * seconds / options.runs:.0f} ms a run")
-    print(f"memory {first[0]:.0f} MB after a tenth, {last[0]:.0f} MB at the end: "
-          f"{last[0] - first[0]:+.1f} MB")
+    print(
+        f"memory {first[0]:.0f} MB after a tenth, {last[0]:.0f} MB at the end: "
+        f"{last[0] - first[0]:+.1f} MB"
+    )
     print(f"open files {first[1]} and {last[1]}")
 
 
