@@ -15,6 +15,7 @@ import torch
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
+from randlabels import experiment
 from randlabels.data import Data, Split, balanced_subset
 from randlabels.data.digits import Digits
 from randlabels.data.vision import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
@@ -227,3 +228,20 @@ def test_subset_depends_on_its_seed_and_on_the_part() -> None:
     assert not torch.equal(first.indices(labels, "train"), first.indices(labels, "test"))
     other = Digits(train_size=100, subset_seed=1)
     assert not torch.equal(first.indices(labels, "train"), other.indices(labels, "train"))
+
+
+def test_holdout_takes_the_place_of_the_test_images() -> None:
+    """Disjoint from what is trained on, as many from each class, and never a test image."""
+    whole = experiment.load(Digits())
+    held = experiment.load(Digits(holdout=200))
+    assert len(held.train.labels) == 1442 - 200 and len(held.test.labels) == 200
+    pixels = [part.images.flatten(1).tolist() for part in (held.train, held.test, whole.train)]
+    trained, tested, all_ = (sorted(part) for part in pixels)
+    assert sorted(trained + tested) == all_
+    counts = held.test.labels.bincount()
+    assert counts.max() - counts.min() <= 1
+    assert torch.equal(experiment.load(Digits(holdout=200)).test.images, held.test.images)
+    other = experiment.load(Digits(holdout=200, subset_seed=1))
+    assert not torch.equal(other.test.images, held.test.images)
+    with pytest.raises(ValueError, match="dataset.holdout=1442 leaves none of the 1,442"):
+        experiment.load(Digits(holdout=1442))
