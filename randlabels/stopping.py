@@ -49,6 +49,7 @@ class _Here:
     held: the locked file that tells workers to go on.
     followed: the same file, in a worker.
     gone: the launch of this worker was stopped or has died.
+    stopped: why a run of this process was stopped, if one was.
     """
 
     began: float = field(default_factory=lambda: time.monotonic())
@@ -56,6 +57,7 @@ class _Here:
     held: IO[bytes] | None = None
     followed: int | None = None
     gone: bool = False
+    stopped: str | None = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal; a Ctrl-C after another signal ends the process at once."""
@@ -152,6 +154,8 @@ def reason(time_limit: float | None, step: float = 0.0) -> str | None:
     """
     if _here.received:
         return _here.received.name
+    if _here.stopped:
+        return _here.stopped
     if _here.launch_is_gone():
         return "the end of its launch"
     if time_limit is not None:
@@ -190,4 +194,5 @@ class Watch:
             return
         self.polled = now
         if found := reason(self.time_limit, step):
+            _here.stopped = found  # for a shorter step, some time would still be left
             raise Interrupted(found)

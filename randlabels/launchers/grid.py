@@ -110,6 +110,8 @@ class GridSweeper(Sweeper):
                 pending = {p: run for p, run in pending.items() if not run[0].exact}
             errors = self._launch(pending, limit) if pending else {}
             stopped = reason(limit)
+            if limit and any(config.run.state() == "interrupted" for config in configs):
+                stopped = stopped or f"time_limit={limit:g}"  # a worker saw it come, a step ago
             code = batch.close(configs, errors, stopped)
             sys.exit(exit_code() if stopped and code else code)
 
