@@ -74,9 +74,10 @@ class Paper:
 
     def __call__(self, images: torch.Tensor, moments: Moments) -> torch.Tensor:
         images = images / 255.0
-        variance, mean = torch.var_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
-        least = 1 / math.sqrt(images[0].numel())
-        return images.sub_(mean).div_(variance.sqrt().clamp(min=least))
+        images -= images.mean((1, 2, 3), keepdim=True)
+        # not torch.var_mean, which takes ten times as long on a CPU
+        deviation = images.square().mean((1, 2, 3), keepdim=True).sqrt()
+        return images.div_(deviation.clamp(min=1 / math.sqrt(images[0].numel())))
 
 
 @dataclass
