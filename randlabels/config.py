@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
     from .schedule import Schedule
 
-TRAINING_KEYS = ("epochs", "batch_size", "eval_every")
+TRAINING_KEYS = ("epochs", "batch_size", "eval_every", "sensitivity")
 TRAINING_GROUPS = ("optimizer", "loss", "schedule", "augment")
-"""What says how a model is trained."""
+"""What says how a model is trained, and watched on the way."""
 
 IN_WORDS = {
     "int": "a whole number",
@@ -56,6 +56,7 @@ class Settings:
     epochs: int = 300
     batch_size: int = 128
     eval_every: int = 1
+    sensitivity: int = 0
 
     device: str = "auto"
     precision: str = "auto"
@@ -79,6 +80,8 @@ class Settings:
         for key in ("epochs", "batch_size", "eval_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
+        if self.sensitivity < 0:
+            raise ValueError(f"sensitivity={self.sensitivity} must be 0 or more training images")
         if not 0 < self.fit_threshold <= 1:
             raise ValueError(
                 f"fit_threshold={self.fit_threshold} is no train accuracy; use above 0 to 1"

@@ -19,8 +19,8 @@ def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]]
         lines = groups.setdefault(group, [])
         for file in sorted((conf / group).rglob("*.yaml")):
             name = file.relative_to(conf / group).with_suffix("").as_posix()
-            keys = yaml.safe_load(file.read_text())
-            lines += _option(group, name, _first_comment(file), keys if "name" in keys else {})
+            keys = {} if group == "sweep" else yaml.safe_load(file.read_text())
+            lines += _option(group, name, _first_comment(file), keys)
     for group, name, keys in extra:
         groups[group] += _option(group, name, "", keys)
     paragraphs = ("\n".join([f"{group}:", *lines]) for group, lines in groups.items())
