@@ -13,6 +13,7 @@ from ..environment import check_device
 from ..exact import check_model
 from ..experiment import load, relabel
 from ..rundir import FINISHED, flat_keys, merge_plan, read_json
+from .packed import by_data
 
 PACKAGE = Path(__file__).parent.parent
 ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "analysis"
@@ -25,24 +26,33 @@ IN_RUN_ID = ("model", "dataset", "corruption", "corrupt", "seed")
 def check(configs: Sequence[Config], *, here: bool = True) -> None:
     """Find out what any run would be refused for: device, data set, sizes, labels, model.
 
-    Missing data are downloaded here, once, before any worker asks for them. Unless `here`, the
-    runs are executed on other machines, whose GPUs and memory cannot be seen.
+    Missing data are downloaded here, once, before any worker asks for them. What several runs have
+    in common is checked once. Unless `here`, the runs are executed on other machines, whose GPUs
+    and memory cannot be seen.
 
     Raises:
         ValueError: one sentence with the value, the rule and the remedy.
     """
-    checked = set()
-    for config in configs:
-        data = load(config.dataset)
-        labels = (config.dataset, config.corruption, config.corrupt)
-        if (key := repr((config.device, labels, config.model, config.preprocess))) not in checked:
-            if here:
-                check_device(config)
-            config.dataset.indices(data.train.labels, "train")
-            config.dataset.indices(data.test.labels, "test")
+    checked: set[str] = set()
+
+    def new(*keys: object) -> bool:
+        """Nothing with these keys was checked before."""
+        size = len(checked)
+        checked.add(repr(keys))
+        return len(checked) > size
+
+    for config in by_data(configs):
+        dataset = config.dataset
+        if here and new("device", config.device):
+            check_device(config)
+        data = load(dataset)
+        if new("labels", dataset, config.corruption, config.corrupt):
+            dataset.indices(data.train.labels, "train")
+            dataset.indices(data.test.labels, "test")
             relabel(config, data, "train")
+        resources = config.device, config.precision
+        if new("model", *resources, dataset, config.model, config.preprocess):
             check_model(config, data, here=here)
-            checked.add(key)
         if config.force and config.run.state() == "running":
             raise ValueError(
                 f"{config.run.path} is being executed by {config.run.holder()}; "
@@ -51,8 +61,8 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
         before = (read_json(config.run.environment) or {}).get("data_sha256", data.sha256)
         if before != data.sha256 and not config.force:
             raise ValueError(
-                f"{config.run.path} was computed on other data than {config.dataset.name} in "
-                f"{config.dataset.folder} is now; give this launch a name=, or force=true to set "
+                f"{config.run.path} was computed on other data than {dataset.name} in "
+                f"{dataset.folder} is now; give this launch a name=, or force=true to set "
                 "the old results aside"
             )
 
