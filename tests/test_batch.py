@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,15 @@ def test_sweep_is_refused_for_one_precision_before_any_run_starts(
     assert refused.err.startswith("Error: model=kernel on 1,442 images in fp64 needs ")
     assert list(tmp_path.iterdir()) == []
     assert cli(*KERNEL, "precision=fp32").code == 0
+
+
+def test_plan_counts_an_exact_fit_once(cli: Cli) -> None:
+    """1,442 images solved for once, beside 64 of them trained on twice."""
+    digits = "dataset: digits, model"
+    small = f"{digits}: mlp, epochs: 2, dataset.train_size: 64"
+    shown = cli("-m", f"hydra.sweeper.runs=[{{{digits}: kernel}}, {{{small}}}]", "plan=true").out
+    assert "In all 1,570 training images to go" in shown
+    assert re.findall(r"(\d+) │ +([\d,]+) │ +([\d,]+) │$", shown, re.M) == [
+        ("1", "1,442", "1,442"),
+        ("2", "64", "128"),
+    ]

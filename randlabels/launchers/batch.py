@@ -12,7 +12,7 @@ from ..console import log, print_table
 from ..environment import check_device
 from ..exact import check_model
 from ..experiment import load, relabel
-from ..rundir import FINISHED, flat_keys, merge_plan, read_json
+from ..rundir import FINISHED, flat_keys, merge_plan, planned_records, read_json
 from .packed import by_data
 
 PACKAGE = Path(__file__).parent.parent
@@ -86,11 +86,10 @@ def show_plan(configs: Sequence[Config]) -> None:
     for config, values in zip(configs, varied.values(), strict=True):
         state = config.run.state()
         size = config.dataset.train_size or len(load(config.dataset).train.labels)
-        cost = 0 if state in FINISHED and not config.force else size * config.epochs
+        epochs = planned_records(flat_keys(config.tree()))
+        cost = 0 if state in FINISHED and not config.force else size * epochs
         images += cost
-        rows.append(
-            [config.run_id, state, *values.values(), str(config.epochs), f"{size:,}", f"{cost:,}"]
-        )
+        rows.append([config.run_id, state, *values.values(), str(epochs), f"{size:,}", f"{cost:,}"])
     columns = ["run", "state", *values, "epochs", "images", "images to train on"]
     print_table(f"Plan: {_counted(configs)}", columns, rows)
     print(f"In all {images:,} training images to go; nothing was started.")
