@@ -12,6 +12,7 @@ from ..console import log, print_table
 from ..environment import check_device
 from ..exact import check_model
 from ..experiment import load, relabel
+from ..help import as_typed
 from ..rundir import FINISHED, flat_keys, merge_plan, planned_records, read_json
 from .packed import by_data
 
@@ -89,9 +90,9 @@ def show_plan(configs: Sequence[Config]) -> None:
         epochs = planned_records(flat_keys(config.tree()))
         cost = 0 if state in FINISHED and not config.force else size * epochs
         images += cost
-        rows.append([config.run_id, state, *values.values(), str(epochs), f"{size:,}", f"{cost:,}"])
-    columns = ["run", "state", *values, "epochs", "images", "images to train on"]
-    print_table(f"Plan: {_counted(configs)}", columns, rows)
+        costs = {"epochs": str(epochs), "images": f"{size:,}", "images to go": f"{cost:,}"}
+        rows.append({"run": config.run_id, "state": state, **values, **costs})
+    _print_table(f"Plan: {_counted(configs)}", rows)
     print(f"In all {images:,} training images to go; nothing was started.")
 
 
@@ -111,18 +112,15 @@ def close(
         run, state = config.run, config.run.state()
         result = run.result() or {}
         final = result.get("final", {})
-        rows.append(
-            [
-                config.run_id,
-                state if state != "diverged" else f"diverged in epoch {result['diverged_at']}",
-                *values.values(),
-                _number(result.get("epochs"), "d"),
-                _number(final.get("train_acc"), ".2%"),
-                _number(final.get("test_acc"), ".2%"),
-                _number(result.get("epochs_to_fit"), "d"),
-                _number(result.get("seconds"), ".1f"),
-            ]
-        )
+        measured = {
+            "epochs": str(result.get("epochs", values.get("epochs", "-"))),
+            "train acc": _number(final.get("train_acc"), ".2%"),
+            "test acc": _number(final.get("test_acc"), ".2%"),
+            "epochs to fit": _number(result.get("epochs_to_fit"), "d"),
+            "seconds": _number(result.get("seconds"), ".1f"),
+        }
+        told = f"diverged in epoch {result['diverged_at']}" if state == "diverged" else state
+        rows.append({"run": config.run_id, "state": told, **values, **measured})
         if state not in (*FINISHED, "running"):
             unfinished += 1
             written = read_json(run.error) or {}
@@ -132,9 +130,7 @@ def close(
             error = error or "no result"
             where = f"; see {run.log}" if run.log.is_file() else ""
             failures.append(f"{run.run_id}: {state}, {error}{where}")
-    measured = ["epochs", "train acc", "test acc", "epochs to fit", "seconds"]
-    columns = ["run", "state", *values, *measured]
-    print_table(_counted(configs), columns, rows)
+    _print_table(_counted(configs), rows)
     for failure in failures:
         print(failure)
     for folder in sorted({config.folder for config in configs if config.folder.exists()}):
@@ -157,7 +153,8 @@ def varying(configs: Sequence[Config]) -> dict[Path, dict[str, str]]:
         if differs and key not in IN_RUN_ID:
             several.append(key)
     return {
-        path: {key: str(keys.get(key, "-")) for key in several} for path, keys in keys_of.items()
+        path: {key: as_typed(keys.get(key, "-")) for key in several}
+        for path, keys in keys_of.items()
     }
 
 
@@ -166,6 +163,10 @@ def _counted(configs: Sequence[Config]) -> str:
     folders = ", ".join(sorted({str(config.folder) for config in configs}))
     states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
     return f"{len(configs)} run{'s' * (len(configs) != 1)} in {folders}: {states}"
+
+
+def _print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    print_table(title, list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _number(value: Any, spec: str) -> str:
