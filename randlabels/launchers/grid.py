@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from ..config import Config
 from ..console import log, logging_to
+from ..help import as_typed
 from ..rundir import FINISHED
 from ..stopping import exit_code, launching, reason
 from .composer import Composer
@@ -171,7 +172,7 @@ def expand(
     for grid in grids or [{}]:
         if own := [key for key in grid if key.partition(".")[0].partition("/")[0] == "hydra"]:
             raise ValueError(f"runs has the key {own[0]}, which one launch cannot vary; move it up")
-        lines = [f"{key}={_text(value)}" for key, value in grid.items() if not replaced(key)]
+        lines = [f"{key}={as_typed(value)}" for key, value in grid.items() if not replaced(key)]
         choices = {**_by_key(parser.parse_overrides(lines)), **given}
         runs += [list(run) for run in itertools.product(*map(_values, choices.values()))]
     return runs
@@ -179,12 +180,6 @@ def expand(
 
 def _by_key(overrides: Sequence[Override]) -> dict[str, Override]:
     return {override.key_or_group: override for override in overrides}
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _values(override: Override) -> list[str]:
