@@ -42,6 +42,7 @@ IN_WORDS = {
     "str | None": "a text or null",
     "list[int]": "a list of whole numbers such as [512,256]",
     "list[float]": "a list of numbers such as [4,8]",
+    "list[str]": "a list of texts such as ['module load cuda']",
     "bool | None": "true, false or null",
 }
 """Types of keys, as error messages name them."""

@@ -15,7 +15,7 @@ import torch
 from .config import Config
 from .data import Data
 from .environment import Resources, free_memory, resolve
-from .experiment import Examples, Experiment, build_model
+from .experiment import Examples, Experiment, check_network
 from .fit import measure
 from .metrics import LOSSES, Record
 from .models import ExactModel, Means
@@ -67,7 +67,7 @@ def check_model(config: Config, data: Data, *, here: bool = True) -> None:
         ValueError: it cannot be built for, or fitted to, such images, or not in the free memory.
     """
     if not config.exact:
-        build_model(config, data)
+        check_network(config, data)
         return
     resources = resolve(config if here else replace(config, device="cpu"), None)
     images = data.train.images[config.dataset.indices(data.train.labels, "train")]

@@ -36,6 +36,15 @@ def known_keys(conf: Path) -> list[str]:
     return sorted(set(keys) | {"hydra/launcher", "sweep"})
 
 
+def launcher_keys(conf: Path) -> list[tuple[str, str]]:
+    """Each launcher of our own, with its keys."""
+    found = []
+    for file in sorted((conf / "hydra" / "launcher").glob("*.yaml")):
+        keys = yaml.safe_load(file.read_text())
+        found.append((file.stem, ", ".join(key for key in keys if key != "_target_")))
+    return found
+
+
 def _top_level(conf: Path) -> list[str]:
     """The commented keys of config.yaml, as they stand there."""
     lines = (conf / "config.yaml").read_text().splitlines()

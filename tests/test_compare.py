@@ -235,3 +235,16 @@ def test_command_lists_what_no_run_covers(tmp_path: Path, capsys) -> None:
     shown = capsys.readouterr().out
     assert "0 of 174 published numbers have runs" in shown
     assert "Table 4: 6 numbers, as of Inception, weight decay, random labels" in shown
+
+
+def test_command_names_what_the_nearest_run_lacks(tmp_path: Path, capsys) -> None:
+    """A look at a published sweep, shortened, covers nothing; it says by which keys."""
+    keys = {**CIFAR, "preprocess": {"name": "paper"}, "schedule": {"name": "exponential"}}
+    keys |= {"model": {"name": "mlp", "hidden": [512], "bias": True}}
+    keys |= {"optimizer": {"weight_decay": 0.0}}
+    write_run(tmp_path, [0.1] * 64, **keys, state="failed")
+    short = write_run(tmp_path, [0.1] * 5, **keys)
+    compare.main([str(tmp_path), "--to", "paper"])
+    lines = {line.split(":")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert lines["Figure 1c"].endswith(f"; nearest is {short.run_id} with epochs=5, not 64")
+    assert "nearest" not in lines["Table 3"]
