@@ -151,6 +151,15 @@ def test_sweep_covers_every_published_number_of_its_table(sweep: str) -> None:
             assert compare.covering(table, line).sum() == 1, line
 
 
+def test_page_of_the_paper_has_each_of_its_sweeps_with_their_numbers_of_runs() -> None:
+    text = (CONF.parent / "docs" / "paper.md").read_text()
+    rows = re.findall(r"^\|[^|]*\| `([\w/]+)` \| ([^|]+) \|.*$", text, re.M)
+    listed = {*(sweep for sweep, _ in rows), *re.findall(r"`(paper/\w+_mini)`", text)}
+    assert listed == {sweep for sweep in SWEEPS if sweep.startswith(("paper/", "seed/"))}
+    for sweep, stated in rows:
+        assert stated == "the same" or int(stated) == len(runs(sweep)), sweep
+
+
 @pytest.mark.parametrize("ending", ["", "_mini"])
 def test_both_figures_of_corruption_levels_share_their_runs(ending: str) -> None:
     first, second = runs(f"paper/figure1b{ending}"), runs(f"paper/figure1c{ending}")
