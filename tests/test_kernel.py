@@ -13,7 +13,7 @@ import torch
 from randlabels.kernels import cholesky, conv, features, functions, system
 from randlabels.kernels.cholesky import Breakdown, Triangle
 from randlabels.kernels.rows import Rows
-from randlabels.models import Means
+from randlabels.models import SolveOptions
 from randlabels.models.kernel import Kernel
 
 
@@ -202,7 +202,7 @@ def test_ten_thousand_mnist_images_are_classified_as_by_scipy(real_data: Path) -
         z.view(-1, 1, 28, 28),
         [y],
         torch.Generator(),
-        Means(torch.float32),
+        SolveOptions(torch.float32),
     )[0]
     pixels, unseen = ((part.data.flatten(1).double() / 255).numpy() for part in parts)
     pixels = pixels[:10_000]

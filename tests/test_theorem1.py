@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from randlabels.models import Means
+from randlabels.models import SolveOptions
 from randlabels.models.theorem1 import Theorem1, evaluate, represent
 
 from .conftest import Cli
@@ -20,9 +20,8 @@ def test_theorem_represents_random_labels_with_2n_plus_d_weights(n: int) -> None
     x = torch.randn(n, 50, generator=rng)
     labels = torch.randint(0, 10, (n,), generator=rng)
     model = Theorem1()
-    fit = model.solve(x[:, None, None], x[:, None, None], [model.encode(labels, 10)], rng, Means())[
-        0
-    ]
+    images, targets = x[:, None, None], [model.encode(labels, 10)]
+    fit = model.solve(images, images, targets, rng, SolveOptions())[0]
     assert fit.parameters == 2 * n + 50
     assert (fit.train[:, 0] - labels).abs().max() < 1e-5
     assert torch.equal(model.decode(fit.train), labels)
@@ -46,7 +45,7 @@ def test_theorem_refuses_equal_images_by_their_indices() -> None:
     images = torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8)
     images[17] = images[5]
     with pytest.raises(ValueError, match="training images 5 and 17 are equal"):
-        Theorem1().check(images, 10, 10, Means())
+        Theorem1().check(images, 10, 10, SolveOptions())
     with pytest.raises(ArithmeticError, match="have the same projection"):
         represent(torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
 
