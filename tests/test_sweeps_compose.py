@@ -22,7 +22,7 @@ from randlabels.data import Data, Split
 from randlabels.environment import Resources
 from randlabels.help import options_help
 from randlabels.launchers.grid import expand
-from randlabels.models import Means
+from randlabels.models import SolveOptions
 from randlabels.options import DEFAULTS
 from randlabels.randomness import generator
 from randlabels.run import CONF, prepare_hydra
@@ -113,8 +113,7 @@ def test_sweep_solves_its_exact_fits(
             assembled = experiment.assemble(
                 dataclasses.replace(config, dataset=dataset, model=model)
             )
-            how = Means(torch.float32)
-            (solved,) = exact.solve([assembled], CPU, how)
+            (solved,) = exact.solve([assembled], CPU, SolveOptions(torch.float32))
             assert solved.record["train_acc"] is not None
 
 
