@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from randlabels import exact
@@ -80,6 +81,38 @@ def test_processes_share_one_factorisation_through_a_file(
     assert outcome.code == 0 and "is damaged and is replaced" in outcome.out
     assert counted == [1442, 1442]
     assert cli(*KERNEL, "corrupt=0.2", "model.cache=true").code == 0 and len(counted) == 2
+
+
+@pytest.mark.parametrize("number", [0.0, 3e7, float("nan")])
+def test_cache_with_one_wrong_number_gives_the_right_solution(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: float
+) -> None:
+    counted = count_factorisations(monkeypatch)
+    assert cli(*KERNEL, "model.cache=true", "corrupt=0.5").code == 0
+    (run,) = (tmp_path / "runs/default").glob("kernel-*")
+    right = read_json(run / "done.json")
+    (cache,) = (tmp_path / "runs/default/.factors").glob("*.npy")
+    values = np.load(cache, mmap_mode="r+")
+    values[0] = number  # the first entry of the diagonal
+    values.flush()
+    del values
+    outcome = cli(*KERNEL, "model.cache=true", "corrupt=0.5", "force=true")
+    assert outcome.code == 0 and "is damaged and is replaced" in outcome.out
+    assert counted == [1442, 1442]
+    again = read_json(run / "done.json")
+    assert right is not None and again is not None
+    assert (again["final"], again["solution"]) == (right["final"], right["solution"])
+    assert cli(*KERNEL, "model.cache=true", "corrupt=0.2").code == 0 and len(counted) == 2
+
+
+def test_patch_that_does_not_fit_is_refused_before_the_run_has_a_folder(
+    cli: Cli, tmp_path: Path
+) -> None:
+    features = ("model.kernel=linear", "model.features=random_conv", "model.filters=10")
+    outcome = cli(*KERNEL, *features, "model.patch=8")
+    assert outcome.code == 1
+    assert "model.patch=8 leaves no two patches on images of 8x8 pixels" in outcome.err
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("moment", ["factorise", "save"])

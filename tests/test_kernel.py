@@ -143,6 +143,14 @@ def test_refinement_that_does_not_arrive_is_refused(small_blocks: None) -> None:
         system.solve(equations, factor, [torch.randn(80, 1, dtype=torch.float64)])
 
 
+def test_factor_of_nothing_but_nan_ends_the_refinement(small_blocks: None) -> None:
+    rows = Rows(torch.eye(6))
+    equations = system.KernelSystem(rows, rows, functions.linear(), 0.0)
+    factor = triangle(torch.full((6, 6), math.nan), torch.float32)
+    with pytest.raises(Breakdown, match="stopped at a relative residual of 1"):
+        system.solve(equations, factor, [torch.eye(6, dtype=torch.float64)])
+
+
 def test_random_convolutional_kernel_is_the_product_of_its_features(small_blocks: None) -> None:
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(90, 3, 12, 12, generator=rng)

@@ -93,6 +93,12 @@ class Kernel:
         n = len(images)
         triangle = Triangle.size(n) * options.dtype.itemsize
         if self.features == "random_conv":
+            height, width = images.shape[2:]
+            if min(height, width) < self.patch + self.stride:
+                raise ValueError(
+                    f"model.patch={self.patch} leaves no two patches on images of "
+                    f"{height}x{width} pixels; use a smaller one"
+                )
             width = 4 * min(self.filters, ConvSystem.BATCH)
         else:
             width = self._rows(images[:1].float()).values.shape[1]
@@ -116,12 +122,7 @@ class Kernel:
     ) -> list[Fit]:
         equations = self._system(train, test, rng)
         try:
-            factor = self._factor(equations, options, str(train.device))
-            solutions = [
-                solution
-                for start in range(0, len(targets), AT_ONCE)
-                for solution in system.solve(equations, factor, targets[start : start + AT_ONCE])
-            ]
+            solutions = _solved(equations, targets, options, str(train.device))
         except Breakdown as error:
             precise = "" if options.dtype is torch.float64 else " or precision=fp64"
             raise ArithmeticError(
@@ -163,18 +164,45 @@ class Kernel:
             images = features.gabor(images, self.orientations, self.wavelengths, self.pool)
         return Rows(images.flatten(1))
 
-    def _factor(self, equations: system.System, options: SolveOptions, device: str) -> Triangle:
-        """L of K + λI, from the cache if it is there; one process at a time works on a cache."""
-        if options.cache is None:
-            return _factorised(equations, options, device)
-        options.cache.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(options.cache.with_suffix(".lock")):
-            if factor := _opened(options.cache, equations.n, device):
-                log.info("Factorisation found in %s.", options.cache)
-                return factor
+
+def _solved(
+    equations: system.System, targets: list[torch.Tensor], options: SolveOptions, device: str
+) -> list[system.Solution]:
+    """With L of K + λI from the cache, if it is there; one process at a time works on a cache.
+
+    The residual tells whether a factorisation was good: where one from the cache was not, it is
+    computed anew.
+    """
+    if options.cache is None:
+        return _solutions(equations, _factorised(equations, options, device), targets)
+    options.cache.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(options.cache.with_suffix(".lock"))
+    with lock:
+        factor = found = _opened(options.cache, equations.n, device)
+        if factor is None:
             factor = _factorised(equations, options, device)
             _save(factor, options.cache)
-            return factor
+        else:
+            log.info("Factorisation found in %s.", options.cache)
+    try:
+        return _solutions(equations, factor, targets)
+    except Breakdown as error:
+        if found is None:
+            raise
+        log.warning("%s is damaged and is replaced: %s", options.cache, error)
+    with lock:
+        options.cache.unlink(missing_ok=True)
+    return _solved(equations, targets, options, device)
+
+
+def _solutions(
+    equations: system.System, factor: Triangle, targets: list[torch.Tensor]
+) -> list[system.Solution]:
+    return [
+        solution
+        for start in range(0, len(targets), AT_ONCE)
+        for solution in system.solve(equations, factor, targets[start : start + AT_ONCE])
+    ]
 
 
 def _factorised(equations: system.System, options: SolveOptions, device: str) -> Triangle:
