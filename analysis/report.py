@@ -22,6 +22,7 @@ from . import figures
 from .collect import PAPER_TABLES, collect, mixtures, parser, thresholds
 from .formats import LONGEST, numeric
 from .runs import LEADING_KEYS, Collection
+from .series import series
 from .tables import for_papers
 
 CAPTIONS = {
@@ -45,7 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
         write_atomic(out / "figures" / f"{name}.png", images[name])
         write_atomic(out / "figures" / f"{name}.pdf", _image(figure, "pdf"))
     write_atomic(out / "report.html", render(options.dir, found, tables, drawn, images, given))
-    print(f"{out / 'report.html'}\n{out / 'figures'}")
+    print(out / "report.html")
+    for name, (_, caption) in drawn.items():
+        print(f"{out / 'figures' / name}.png  {caption}")
 
 
 def render(
@@ -65,7 +68,7 @@ def render(
     )
     runs = found.runs
     done = runs["state"] == "done"
-    _, _, listed = figures.series(found)
+    _, _, listed = series(found)
     return environment.get_template("report.html.j2").render(
         title=f"Corruption sweep {folder.resolve().name}",
         version=__version__,

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from randlabels.console import no_folder
 from randlabels.rundir import FINISHED, RunDir, planned_records
 
 from .folders import Row, read_rows
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Show the table once, or again and again until interrupted or all runs are finished."""
     options = _parser().parse_args(arguments)
     if not options.dir.is_dir():
-        sys.exit(f"Error: {options.dir} is no folder")
+        sys.exit(f"Error: {no_folder(options.dir)}")
     known: dict[str, Row] = {}
     runs, problems = survey(options.dir, known)
     if not runs and not problems:

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
     from .schedule import Schedule
 
-TRAINING_KEYS = ("epochs", "batch_size", "eval_every")
+TRAINING_KEYS = ("epochs", "batch_size", "eval_every", "sensitivity")
 TRAINING_GROUPS = ("optimizer", "loss", "schedule", "augment")
-"""What says how a model is trained."""
+"""What says how a model is trained, and watched on the way."""
 
 IN_WORDS = {
     "int": "a whole number",
@@ -42,6 +42,7 @@ IN_WORDS = {
     "str | None": "a text or null",
     "list[int]": "a list of whole numbers such as [512,256]",
     "list[float]": "a list of numbers such as [4,8]",
+    "list[str]": "a list of texts such as ['module load cuda']",
     "bool | None": "true, false or null",
 }
 """Types of keys, as error messages name them."""
@@ -56,6 +57,7 @@ class Settings:
     epochs: int = 300
     batch_size: int = 128
     eval_every: int = 1
+    sensitivity: int = 0
 
     device: str = "auto"
     precision: str = "auto"
@@ -79,6 +81,8 @@ class Settings:
         for key in ("epochs", "batch_size", "eval_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
+        if self.sensitivity < 0:
+            raise ValueError(f"sensitivity={self.sensitivity} must be 0 or more training images")
         if not 0 < self.fit_threshold <= 1:
             raise ValueError(
                 f"fit_threshold={self.fit_threshold} is no train accuracy; use above 0 to 1"

@@ -21,6 +21,9 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+LISTED = 20
+"""Names in one sentence."""
+
 log = logging.getLogger("randlabels")
 
 NUMBER = re.compile(r"[-+\d][-+\d.,e %±]*|null")
@@ -91,6 +94,13 @@ def progress_bar(
             lambda amount=1: bar.advance(task, amount),
             lambda caption: bar.update(task, description=caption),
         )
+
+
+def no_folder(path: Path) -> str:
+    """That there is no folder `path`, and which there are beside it."""
+    beside = sorted(p.name for p in path.parent.glob("*/") if not p.name.startswith("."))
+    listed = f"; {path.parent} has {', '.join(beside[:LISTED])}" if beside else ""
+    return f"{path} is no folder{listed}{', …' if len(beside) > LISTED else ''}"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -216,8 +216,10 @@ def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
                         watch()
 
                     caption(f"{len(mine)} set{'s' * (len(mine) > 1)} of labels")
-                    how = exact.means(experiments[0], resources, share=job is not None, tick=tick)
-                    solved = exact.solve(experiments, resources, how)
+                    options = exact.solve_options(
+                        experiments[0], resources, share=job is not None, tick=tick
+                    )
+                    solved = exact.solve(experiments, resources, options)
             except Interrupted as reason:
                 log.warning("Stopped by %s; the same command solves it anew.", reason)
                 return

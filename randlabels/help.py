@@ -19,8 +19,8 @@ def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]]
         lines = groups.setdefault(group, [])
         for file in sorted((conf / group).rglob("*.yaml")):
             name = file.relative_to(conf / group).with_suffix("").as_posix()
-            keys = yaml.safe_load(file.read_text())
-            lines += _option(group, name, _first_comment(file), keys if "name" in keys else {})
+            keys = {} if group == "sweep" else yaml.safe_load(file.read_text())
+            lines += _option(group, name, _first_comment(file), keys)
     for group, name, keys in extra:
         groups[group] += _option(group, name, "", keys)
     paragraphs = ("\n".join([f"{group}:", *lines]) for group, lines in groups.items())
@@ -34,6 +34,15 @@ def known_keys(conf: Path) -> list[str]:
         group = file.parent.name
         keys += [group, *(f"{group}.{key}" for key in yaml.safe_load(file.read_text()))]
     return sorted(set(keys) | {"hydra/launcher", "sweep"})
+
+
+def launcher_keys(conf: Path) -> list[tuple[str, str]]:
+    """Each launcher of our own, with its keys."""
+    found = []
+    for file in sorted((conf / "hydra" / "launcher").glob("*.yaml")):
+        keys = yaml.safe_load(file.read_text())
+        found.append((file.stem, ", ".join(key for key in keys if key != "_target_")))
+    return found
 
 
 def _top_level(conf: Path) -> list[str]:

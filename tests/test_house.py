@@ -19,7 +19,7 @@ SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rgl
 FLOORS = [
     ["randomness", "metrics", "console", "help", "optimizer", "loss", "schedule", "kernels"]
     + ["files", "histogram", "stopping"],
-    ["preprocess", "augment", "corruption", "models", "data", "rundir", "options"],
+    ["preprocess", "augment", "corruption", "models", "data", "rundir", "options", "sensitivity"],
     ["config", "checkpoint"],
     ["environment", "experiment"],
     ["fit"],

@@ -12,16 +12,17 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-import yaml
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from analysis import compare
 from randlabels import exact, experiment, fit
 from randlabels.config import Config, parse, plain
 from randlabels.data import Data, Split
 from randlabels.environment import Resources
+from randlabels.help import options_help
 from randlabels.launchers.grid import expand
-from randlabels.models import Means
+from randlabels.models import SolveOptions
 from randlabels.options import DEFAULTS
 from randlabels.randomness import generator
 from randlabels.run import CONF, prepare_hydra
@@ -40,11 +41,11 @@ IMAGES = {"colour": (3, 32, 32), "grey": (1, 28, 28)}
 @cache
 def runs(sweep: str) -> list[Config]:
     """The runs of a committed sweep, composed as the command line does."""
-    grids = yaml.safe_load((CONF / "sweep" / f"{sweep}.yaml").read_text())["hydra"]["sweeper"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
+        launch = compose("config", [f"sweep={sweep}"], return_hydra_config=True)
         return [
             parse(plain(compose("config", [f"sweep={sweep}", *overrides])), sweep)
-            for overrides in expand([], grids["runs"])
+            for overrides in expand([], OmegaConf.to_object(launch.hydra.sweeper.runs))
         ]
 
 
@@ -112,8 +113,7 @@ def test_sweep_solves_its_exact_fits(
             assembled = experiment.assemble(
                 dataclasses.replace(config, dataset=dataset, model=model)
             )
-            how = Means(torch.float32)
-            (solved,) = exact.solve([assembled], CPU, how)
+            (solved,) = exact.solve([assembled], CPU, SolveOptions(torch.float32))
             assert solved.record["train_acc"] is not None
 
 
@@ -129,9 +129,9 @@ COVERED = {
     "paper/table3": ("paper", {"Table 3": 4, "Table 3, text": 1, "Section 5, text": 2}),
     "paper/table1": ("paper", {"Table 1": 38}),
     "paper/table4": ("paper", {"Table 4": 6}),
-    "paper/fig1a": ("paper", {"Figure 1a": 57}),
-    "paper/fig1b": ("paper", {"Figure 1b": 33, "Figure 1c": 33}),
-    "paper/fig1c": ("paper", {"Figure 1b": 33, "Figure 1c": 33}),
+    "paper/figure1a": ("paper", {"Figure 1a": 57}),
+    "paper/figure1b": ("paper", {"Figure 1b": 33, "Figure 1c": 33}),
+    "paper/figure1c": ("paper", {"Figure 1b": 33, "Figure 1c": 33}),
     "noise/phuber_mnist": ("noise", {"dmizr/phuber, README": 12}),
 }
 """The sources that a sweep covers whole, and how many numbers they have."""
@@ -150,9 +150,24 @@ def test_sweep_covers_every_published_number_of_its_table(sweep: str) -> None:
             assert compare.covering(table, line).sum() == 1, line
 
 
-def test_both_figures_of_corruption_levels_share_their_runs() -> None:
-    first, second = runs("paper/fig1b"), runs("paper/fig1c")
+def test_page_of_the_paper_has_each_of_its_sweeps_with_their_numbers_of_runs() -> None:
+    text = (CONF.parent / "docs" / "paper.md").read_text()
+    rows = re.findall(r"^\|[^|]*\| `([\w/]+)` \| ([^|]+) \|.*$", text, re.M)
+    listed = {*(sweep for sweep, _ in rows), *re.findall(r"`(paper/\w+_mini)`", text)}
+    assert listed == {sweep for sweep in SWEEPS if sweep.startswith(("paper/", "seed/"))}
+    for sweep, stated in rows:
+        assert stated == "the same" or int(stated) == len(runs(sweep)), sweep
+
+
+@pytest.mark.parametrize("ending", ["", "_mini"])
+def test_both_figures_of_corruption_levels_share_their_runs(ending: str) -> None:
+    first, second = runs(f"paper/figure1b{ending}"), runs(f"paper/figure1c{ending}")
     assert [config.run.path for config in first] == [config.run.path for config in second]
+
+
+def test_help_lists_a_sweep_by_its_first_sentence_alone() -> None:
+    shown = options_help(CONF)
+    assert all(f"  {sweep} " in shown for sweep in SWEEPS) and "sweep.hydra" not in shown
 
 
 def test_folder_of_sweeps_is_that_of_the_checkout() -> None:

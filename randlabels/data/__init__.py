@@ -26,6 +26,23 @@ class Split:
     images: torch.Tensor
     labels: torch.Tensor
 
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if len(shape) != 4 or self.images.dtype != torch.uint8:
+            raise ValueError(
+                f"images must be a tensor (N, C, H, W) of torch.uint8; these are "
+                f"{self.images.dtype} {shape}"
+            )
+        if shape[3] in (1, 3) and shape[1] == shape[2] > 3:
+            raise ValueError(
+                f"images {shape} seem to be (N, H, W, C); give (N, C, H, W), permute(0, 3, 1, 2)"
+            )
+        if tuple(self.labels.shape) != shape[:1] or self.labels.dtype != torch.int64:
+            raise ValueError(
+                f"labels must be a tensor ({shape[0]},) of torch.int64, one for each image; these "
+                f"are {self.labels.dtype} {tuple(self.labels.shape)}"
+            )
+
 
 @dataclass(frozen=True)
 class Data:
@@ -39,6 +56,15 @@ class Data:
     test: Split
     classes: int
     published_moments: tuple[list[float], list[float]] | None = None
+
+    def __post_init__(self) -> None:
+        for split in (self.train, self.test):
+            low, high = (int(x) for x in split.labels.aminmax()) if len(split.labels) else (0, 0)
+            if not 0 <= low <= high < self.classes:
+                raise ValueError(
+                    f"labels must be 0 to {self.classes - 1} for {self.classes} classes; these are "
+                    f"{low} to {high}"
+                )
 
     @property
     def image(self) -> tuple[int, int, int]:

@@ -92,6 +92,9 @@ class GridSweeper(Sweeper):
         batch.check(configs, here=slurm is None)
         if configs[0].plan:
             batch.show_plan(configs)
+            if slurm:
+                to_do = [c for c in configs if c.force or c.run.state() not in FINISHED]
+                print(slurm.request(len(to_do)))
             sys.exit(0)
         if slurm:
             slurm.check()

@@ -17,7 +17,7 @@ from ..kernels import features, functions, system
 from ..kernels.cholesky import Breakdown, Triangle
 from ..kernels.conv import ConvSystem
 from ..kernels.rows import Rows
-from . import Fit, Means
+from . import Fit, SolveOptions
 
 log = logging.getLogger("randlabels")
 
@@ -89,9 +89,9 @@ class Kernel:
     def draws(self) -> bool:
         return self.features == "random_conv"
 
-    def check(self, images: torch.Tensor, test: int, classes: int, means: Means) -> int:
+    def check(self, images: torch.Tensor, test: int, classes: int, options: SolveOptions) -> int:
         n = len(images)
-        triangle = Triangle.size(n) * means.dtype.itemsize
+        triangle = Triangle.size(n) * options.dtype.itemsize
         if self.features == "random_conv":
             width = 4 * min(self.filters, ConvSystem.BATCH)
         else:
@@ -112,20 +112,20 @@ class Kernel:
         test: torch.Tensor,
         targets: list[torch.Tensor],
         rng: torch.Generator,
-        means: Means,
+        options: SolveOptions,
     ) -> list[Fit]:
         equations = self._system(train, test, rng)
         try:
-            factor = self._factor(equations, means, str(train.device))
+            factor = self._factor(equations, options, str(train.device))
             solutions = [
                 solution
                 for start in range(0, len(targets), AT_ONCE)
                 for solution in system.solve(equations, factor, targets[start : start + AT_ONCE])
             ]
         except Breakdown as error:
-            precise = "" if means.dtype is torch.float64 else " or precision=fp64"
+            precise = "" if options.dtype is torch.float64 else " or precision=fp64"
             raise ArithmeticError(
-                f"K is singular in {str(means.dtype).removeprefix('torch.')}: {error}; "
+                f"K is singular in {str(options.dtype).removeprefix('torch.')}: {error}; "
                 f"use a larger model.ridge{precise}"
             ) from error
         return [
@@ -163,27 +163,27 @@ class Kernel:
             images = features.gabor(images, self.orientations, self.wavelengths, self.pool)
         return Rows(images.flatten(1))
 
-    def _factor(self, equations: system.System, means: Means, device: str) -> Triangle:
+    def _factor(self, equations: system.System, options: SolveOptions, device: str) -> Triangle:
         """L of K + λI, from the cache if it is there; one process at a time works on a cache."""
-        if means.cache is None:
-            return _factorised(equations, means, device)
-        means.cache.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(means.cache.with_suffix(".lock")):
-            if factor := _opened(means.cache, equations.n, device):
-                log.info("Factorisation found in %s.", means.cache)
+        if options.cache is None:
+            return _factorised(equations, options, device)
+        options.cache.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(options.cache.with_suffix(".lock")):
+            if factor := _opened(options.cache, equations.n, device):
+                log.info("Factorisation found in %s.", options.cache)
                 return factor
-            factor = _factorised(equations, means, device)
-            _save(factor, means.cache)
+            factor = _factorised(equations, options, device)
+            _save(factor, options.cache)
             return factor
 
 
-def _factorised(equations: system.System, means: Means, device: str) -> Triangle:
+def _factorised(equations: system.System, options: SolveOptions, device: str) -> Triangle:
     started = time.perf_counter()
-    factor = Triangle.empty(equations.n, means.dtype, device)
+    factor = Triangle.empty(equations.n, options.dtype, device)
     equations.fill(factor)
     built = time.perf_counter()
     operations = factor.operations()
-    factor.factorise(lambda done: means.tick(done / operations))
+    factor.factorise(lambda done: options.tick(done / operations))
     took = time.perf_counter() - built
     log.info(
         "K of %d images built in %.1f s and factorised in %.1f s, n³/3 at %.0f GFLOP/s.",
