@@ -65,14 +65,19 @@ class GridSweeper(Sweeper):
             SystemExit: always otherwise; 0 if all runs are done, diverged or skipped, or submitted
                 to Slurm without waiting, else 1.
         """
-        from ..execute import execute_exact  # torch, for which --help need not wait
-        from . import batch
-
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
         composer = Composer(loader, self.config)
+        lists = expand(arguments, self.runs, loader)
+        if isinstance(self.launcher, PackedLauncher) and lists:
+            if not composer.tree(lists[0])[0].get("plan"):
+                self.launcher.prepare()
+
+        from ..execute import execute_exact  # torch, for which neither --help nor `prepare` waits
+        from . import batch
+
         runs: dict[Path, tuple[Config, list[str]]] = {}
-        for overrides in expand(arguments, self.runs, loader):
+        for overrides in lists:
             config = composer.config(overrides)
             same, _ = runs.setdefault(config.run.path, (config, overrides))
             if same.dataset.folder != config.dataset.folder:
