@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -27,6 +28,8 @@ from randlabels.options import DEFAULTS
 from randlabels.randomness import generator
 from randlabels.run import CONF, prepare_hydra
 from randlabels.rundir import flat_keys
+
+from .noise import balanced, part
 
 prepare_hydra()
 
@@ -80,6 +83,20 @@ def test_sweep_states_its_number_of_runs(sweep: str) -> None:
     header = " ".join(line for line in lines if line.startswith("#"))
     stated = re.search(r"(\d+) runs", header)
     assert stated is not None and int(stated[1]) == len(runs(sweep))
+
+
+@pytest.mark.parametrize("ending", ["", "_mini"])
+def test_noise_models_are_compared_at_equal_shares_of_changed_labels(ending: str) -> None:
+    """By the transition matrices that the kinds state, on classes of equal size."""
+    shares: dict[float, set[str]] = {}
+    for config in runs(f"noise/compare{ending}"):
+        labels = balanced(10_000)
+        of = part(labels, dataset=config.dataset.name)
+        kept = np.diag(config.corruption.transition(of, config.corrupt)).mean()
+        shares.setdefault(round(1 - kept, 2), set()).add(config.corruption.name)
+        assert 1 - kept == pytest.approx(round(1 - kept, 2), abs=0.0025)
+    kinds = {"uniform", "uniform_exclusive", "pair_flip", "asymmetric", "instance"}
+    assert shares == {0.0: {"uniform"}, 0.2: kinds, 0.4: kinds}
 
 
 @pytest.mark.parametrize("colour", IMAGES)
