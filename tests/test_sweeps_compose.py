@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -27,6 +28,8 @@ from randlabels.options import DEFAULTS
 from randlabels.randomness import generator
 from randlabels.run import CONF, prepare_hydra
 from randlabels.rundir import flat_keys
+
+from .noise import balanced, part
 
 prepare_hydra()
 
@@ -80,6 +83,49 @@ def test_sweep_states_its_number_of_runs(sweep: str) -> None:
     header = " ".join(line for line in lines if line.startswith("#"))
     stated = re.search(r"(\d+) runs", header)
     assert stated is not None and int(stated[1]) == len(runs(sweep))
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_sweep_begins_with_its_command_and_states_its_cost(sweep: str) -> None:
+    """A miniature takes at most ten minutes."""
+    lines = (CONF / "sweep" / f"{sweep}.yaml").read_text().splitlines()
+    header = " ".join(line for line in lines if line.startswith("#"))
+    assert lines[1] == f"# python -m randlabels.run sweep={sweep}"
+    assert re.search(r"(minute|hour|day)s?\b", header) and re.search(r"\b(cores?|CPU)\b", header)
+    if sweep.endswith("_mini"):
+        minutes = re.search(r"about (\d+) minutes on two CPU cores", header)
+        assert minutes is not None and int(minutes[1]) <= 10
+
+
+MINIATURES = [f"paper/{name}" for name in ("figure1a", "figure1b", "figure1c", "figure2b")]
+MINIATURES += ["paper/table1", "paper/table4", "seed/readme", "noise/compare"]
+
+
+@pytest.mark.parametrize("sweep", MINIATURES)
+def test_miniature_has_a_run_for_each_kind_of_run(sweep: str) -> None:
+    """Of the same network too, but for noise/compare, whose miniature has a smaller one."""
+
+    def told_apart(config: Config) -> tuple[Any, ...]:
+        network = config.model.name, len(getattr(config.model, "hidden", []))
+        decay = config.optimizer.weight_decay > 0
+        kind = config.corruption.name, config.augment.name, decay
+        return kind if sweep == "noise/compare" else (*network, *kind)
+
+    assert {*map(told_apart, runs(f"{sweep}_mini"))} == {*map(told_apart, runs(sweep))}
+
+
+@pytest.mark.parametrize("ending", ["", "_mini"])
+def test_noise_models_are_compared_at_equal_shares_of_changed_labels(ending: str) -> None:
+    """By the transition matrices that the kinds state, on classes of equal size."""
+    shares: dict[float, set[str]] = {}
+    for config in runs(f"noise/compare{ending}"):
+        labels = balanced(10_000)
+        of = part(labels, dataset=config.dataset.name)
+        kept = np.diag(config.corruption.transition(of, config.corrupt)).mean()
+        shares.setdefault(round(1 - kept, 2), set()).add(config.corruption.name)
+        assert 1 - kept == pytest.approx(round(1 - kept, 2), abs=0.0025)
+    kinds = {"uniform", "uniform_exclusive", "pair_flip", "asymmetric", "instance"}
+    assert shares == {0.0: {"uniform"}, 0.2: kinds, 0.4: kinds}
 
 
 @pytest.mark.parametrize("colour", IMAGES)
