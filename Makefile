@@ -1,10 +1,11 @@
-# make demo: a first sweep, its table and report    make test: lint, types, tests
-# Both set up .venv by themselves and find it the next time.
+# make demo: a first sweep, its table and report    make lint: style and types
+# make test: lint and all tests                     make bench: what is how fast, some minutes
+# All set up .venv by themselves and find it the next time.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: .venv/.installed
 	$(BIN)/python -m randlabels.run sweep=demo
@@ -18,6 +19,9 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/.installed
+	$(BIN)/python -m tests.benchmarks
 
 .venv/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from randlabels.console import until_nobody_reads
+from randlabels.console import no_folder, until_nobody_reads
 
 from .formats import LONGEST, write_csv, write_for_papers
 from .memorisation import in_the_end
@@ -18,6 +18,11 @@ from .tables import TABLES, for_papers, runs_in_short
 
 SHOWN = 60
 """Rows that are printed."""
+
+REMEDIES = {
+    "used_precision": "; precision=auto decides by model, precision=fp32 is the same for all"
+}
+"""How to avoid a mixture that no machine is the reason of, by column."""
 
 PAPER_TABLES = ("corruption_vs_epochs", "time_to_fit", "test_error")
 """Tables of means that stand whole in the report."""
@@ -39,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"Warning: {warning}")
     out = options.out or options.dir / "summary"
     print("\n".join(f"{out / name}.csv" for name in ["epochs", *TABLES]))
+    print(f"Figures: python -m {__package__}.report {options.dir}")
 
 
 def collect(
@@ -54,7 +60,7 @@ def collect(
     out = out or folder / "summary"
     try:
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is no folder")
+            raise FileNotFoundError(no_folder(folder))
         if (folder / "config.yaml").is_file():
             raise FileNotFoundError(f"{folder} is a single run; give the folder above it")
         found = read(folder, out, fit_threshold)
@@ -80,7 +86,8 @@ def mixtures(runs: pd.DataFrame) -> list[str]:
         values = finished[column].dropna().astype(str)
         if values.nunique() > 1:
             counts = ", ".join(f"{value} ({n})" for value, n in sorted(Counter(values).items()))
-            found.append(f"the tables mix runs with different {column}: {counts}")
+            remedy = REMEDIES.get(column, "")
+            found.append(f"the tables mix runs with different {column}: {counts}{remedy}")
     if "," in (text := thresholds(finished)):
         found.append(f"time_to_fit mixes runs with different fit_threshold: {text}")
     return found

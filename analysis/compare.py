@@ -36,8 +36,14 @@ PUBLISHED = Path(__file__).parent / "published"
 """CSV files, one per target: row, metric, epoch (0-based, or `last`), value (empty where training
 failed to converge), uncertainty (of reading a figure), source, note, keys."""
 
+ERRORS = {"test_error": "test_acc", "test_error_noisy": "test_acc_noisy"}
+"""Published as errors, logged as accuracies."""
+
 ROUNDING = 1e-9
 """So that 0.87 differs from 0.86 by 0.01 and not by more."""
+
+MOST_LACKING = 4
+"""Keys in which a run may differ from a published one to be named as near."""
 
 FEWEST_SEEDS = 3
 """Runs from which a deviation is taken seriously."""
@@ -50,7 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--to", choices=targets, required=True, help="whose numbers")
     chosen = options.parse_args(arguments)
     found, _ = collect(chosen.dir, chosen.out, chosen.fit_threshold)
-    table = compare(found, pd.read_csv(PUBLISHED / f"{chosen.to}.csv", keep_default_na=True))
+    published = pd.read_csv(PUBLISHED / f"{chosen.to}.csv", keep_default_na=True)
+    table = compare(found, published)
     out = (chosen.out or chosen.dir / "summary") / f"compare_{chosen.to}.csv"
     write_csv(table, out)
     readable = for_reading(table)
@@ -62,7 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
     missing = table.loc[table["verdict"] == "missing"]
     print(f"{len(covered)} of {len(table)} published numbers have runs; none covers")
     for source, numbers in missing.groupby("source", sort=False):
-        print(f"  {source}: {len(numbers)} numbers, as of {numbers['row'].iloc[0]}")
+        near = nearest(found.runs, published.loc[numbers.index, "keys"].unique().tolist())
+        print(f"  {source}: {len(numbers)} numbers, as of {numbers['row'].iloc[0]}{near}")
     print(out)
     sys.stdout.flush()
 
@@ -85,11 +93,43 @@ def compare(found: Collection, published: pd.DataFrame) -> pd.DataFrame:
 def covering(runs: pd.DataFrame, keys: str) -> pd.Series:
     """Which runs (N,) bool are finished and have all `keys`, `key=value` separated by spaces."""
     fits = runs["state"].isin(FINISHED)
-    for key, _, value in (part.partition("=") for part in keys.split()):
+    for key, value in _pairs(keys):
         if key not in runs or not fits.any():
             return fits & False
-        fits &= runs[key].map(_canonical) == _canonical(yaml.safe_load(value))
+        fits &= runs[key].map(_canonical) == _canonical(value)
     return fits
+
+
+def nearest(runs: pd.DataFrame, choices: list[str]) -> str:
+    """The finished run that comes closest to any of `choices` of keys, and what it lacks of them;
+    nothing if more than `MOST_LACKING` keys differ."""
+    finished = runs[runs["state"].isin(FINISHED)]
+    canonical: dict[str, pd.Series] = {}
+    found, least = "", MOST_LACKING + 1
+    for keys in choices:
+        wanted = dict(_pairs(keys))
+        if finished.empty or not wanted.keys() <= set(finished.columns):
+            continue
+        for key in wanted.keys() - canonical.keys():
+            canonical[key] = finished[key].map(_canonical)
+        differs = pd.DataFrame({k: canonical[k] != _canonical(v) for k, v in wanted.items()})
+        run: Any = differs.sum(axis=1).idxmin()
+        lacking = [key for key in wanted if differs.loc[run, key]]
+        if len(lacking) < least:
+            least = len(lacking)
+            texts = [f"{k}={_text(finished.loc[run, k])}, not {_text(wanted[k])}" for k in lacking]
+            found = f"; nearest is {finished.loc[run, 'run_id']} with {'; '.join(texts)}"
+    return found
+
+
+def _pairs(keys: str) -> list[tuple[str, Any]]:
+    """Keys and values of `key=value` texts separated by spaces."""
+    pairs = (part.partition("=") for part in keys.split())
+    return [(key, yaml.safe_load(value)) for key, _, value in pairs]
+
+
+def _text(value: Any) -> str:
+    return "null" if _canonical(value) == "null" else str(value)
 
 
 def _canonical(value: Any) -> str:
@@ -113,8 +153,8 @@ def _values(
         clean = " ".join("corrupt=0.0" if key.startswith("corrupt=") else key for key in keys)
         base = found.runs.loc[covering(found.runs, clean), "epochs_to_fit"]
         return runs["epochs_to_fit"] / base.mean(skipna=False) if len(base) else base
-    if number.metric == "test_error":
-        return 1 - runs["final_test_acc"]
+    if number.metric in ERRORS:
+        return 1 - runs[f"final_{ERRORS[number.metric]}"]
     if number.metric in SOLUTION:
         return runs.get(number.metric, pd.Series(dtype=float))
     if number.epoch == "last":

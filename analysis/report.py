@@ -46,7 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
         write_atomic(out / "figures" / f"{name}.png", images[name])
         write_atomic(out / "figures" / f"{name}.pdf", _image(figure, "pdf"))
     write_atomic(out / "report.html", render(options.dir, found, tables, drawn, images, given))
-    print(f"{out / 'report.html'}\n{out / 'figures'}")
+    print(out / "report.html")
+    for name, (_, caption) in drawn.items():
+        print(f"{out / 'figures' / name}.png  {caption}")
 
 
 def render(

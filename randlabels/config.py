@@ -42,6 +42,7 @@ IN_WORDS = {
     "str | None": "a text or null",
     "list[int]": "a list of whole numbers such as [512,256]",
     "list[float]": "a list of numbers such as [4,8]",
+    "list[str]": "a list of texts such as ['module load cuda']",
     "bool | None": "true, false or null",
 }
 """Types of keys, as error messages name them."""
@@ -250,8 +251,16 @@ def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
         known = options(group)
         if name not in known:
             raise ValueError(f"{group}={name} is unknown; use {_listed(known)}")
-        chosen[group] = typed(known[name], keys, prefix=f"{group}.")
+        choice = known[name], repr(keys)
+        if choice not in _chosen:
+            _chosen[choice] = typed(known[name], keys, prefix=f"{group}.")
+        chosen[group] = copy.deepcopy(_chosen[choice])
     return Config(**vars(settings), **chosen)
+
+
+_chosen: dict[tuple[type, str], Any] = {}
+"""Options by class and keys, to be copied: a new one takes ten times as long, and the runs of a
+sweep have most of them in common."""
 
 
 def typed(cls: type, values: Mapping[str, Any], prefix: str) -> Any:

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from .config import Config
 from .corruption import Part
 from .corruption.pixels import PixelCorruption
 from .data import Data, Dataset
 from .preprocess import Moments
-from .randomness import generator
+from .randomness import derive_seed, generator
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,47 @@ def assemble(config: Config) -> Experiment:
 
 
 def build_model(config: Config, data: Data) -> nn.Module:
-    """The model with the initial weights of `config.seed`, drawn on the CPU."""
+    """The model with the initial weights of `config.seed`, drawn on the CPU.
+
+    Layers that a model leaves to torch's own initialisation follow the seed too.
+    """
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(derive_seed("init/layers", config.seed))
+        return config.model.build(
+            _image(config, data), data.classes, generator("init", config.seed)
+        )
+
+
+def check_network(config: Config, data: Data) -> None:
+    """Build the model, and let it see two images.
+
+    Raises:
+        ValueError: it refuses them, gives other than logits, or draws what could not be repeated.
+    """
+    model = build_model(config, data).eval()
+    name, image = f"model={config.model.name}", _image(config, data)
+    if any(isinstance(layer, _DropoutNd) for layer in model.modules()):
+        raise ValueError(
+            f"{name} has torch's own dropout, which no run could repeat; take Dropout from "
+            "randlabels.models.dropout"
+        )
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(2, *image))
+    except RuntimeError as error:
+        raise ValueError(f"{name} fails on images of shape {image}: {error}") from error
+    if logits.shape != (2, data.classes):
+        raise ValueError(
+            f"{name} makes {tuple(logits.shape)} of 2 images of shape {image}; it must make "
+            f"(2, {data.classes}), a logit for each class"
+        )
+
+
+def _image(config: Config, data: Data) -> tuple[int, int, int]:
+    """Shape of one image as the model sees it: channels, height, width."""
     stored = torch.empty(1, *data.image, device="meta")
     channels, height, width = config.preprocess.crop(stored).shape[1:]
-    image = (channels, height, width)
-    return config.model.build(image, data.classes, generator("init", config.seed))
+    return channels, height, width
 
 
 def load(dataset: Dataset) -> Data:

@@ -36,6 +36,15 @@ def known_keys(conf: Path) -> list[str]:
     return sorted(set(keys) | {"hydra/launcher", "sweep"})
 
 
+def launcher_keys(conf: Path) -> list[tuple[str, str]]:
+    """Each launcher of our own, with its keys."""
+    found = []
+    for file in sorted((conf / "hydra" / "launcher").glob("*.yaml")):
+        keys = yaml.safe_load(file.read_text())
+        found.append((file.stem, ", ".join(key for key in keys if key != "_target_")))
+    return found
+
+
 def _top_level(conf: Path) -> list[str]:
     """The commented keys of config.yaml, as they stand there."""
     lines = (conf / "config.yaml").read_text().splitlines()
@@ -43,7 +52,7 @@ def _top_level(conf: Path) -> list[str]:
 
 
 def _option(group: str, name: str, comment: str, keys: Mapping[str, Any]) -> list[str]:
-    values = [f"{group}.{key}={_value(value)}" for key, value in keys.items() if key != "name"]
+    values = [f"{group}.{key}={as_typed(value)}" for key, value in keys.items() if key != "name"]
     lines = [f"  {name:<16} {comment}".rstrip()]
     return [*lines, f"      {' '.join(values)}"] if values else lines
 
@@ -55,7 +64,10 @@ def _first_comment(file: Path) -> str:
     return ""
 
 
-def _value(value: object) -> str:
+def as_typed(value: object) -> str:
+    """A value as one types it on the command line."""
     if value is None:
         return "null"
-    return str(value).replace(" ", "").lower() if isinstance(value, bool | list) else str(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(as_typed, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

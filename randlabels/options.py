@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -33,8 +34,12 @@ DEFAULTS = {
 MODULES = {**{group: group for group in DEFAULTS}, "dataset": "data", "model": "models"}
 """The module or package of each group."""
 
-REQUIRED = {"model": "lr", "corruption": "seed"}
-"""A key that each option of a group must have."""
+REQUIRED = {
+    "dataset": ("root", "load"),
+    "corruption": ("seed", "relabel", "transition"),
+    "model": ("lr", "build or solve"),
+}
+"""The key, and the methods, that each option of a group must have."""
 
 
 @cache
@@ -47,10 +52,23 @@ def options(group: str) -> dict[str, type]:
         if dataclasses.is_dataclass(cls) and isinstance(cls, type) and hasattr(cls, "name")
     }
     for name, cls in found.items():
-        key = REQUIRED.get(group)
-        if key is not None and key not in {f.name for f in dataclasses.fields(cls)}:
-            raise ValueError(f"{group}={name} has no key {key}; class {cls.__name__} must have one")
+        _check(f"{group}={name}", cls, *REQUIRED.get(group, ()))
     return found
+
+
+def _check(option: str, cls: type, key: str | None = None, *methods: str) -> None:
+    """Refuse an option without a key or method of its group, or with a key without a default."""
+    fields = dataclasses.fields(cls)
+    bare = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+    if bare:
+        raise ValueError(f"{option} has the key {bare[0]} without a default; give it one")
+    if key is not None and key not in {f.name for f in fields}:
+        raise ValueError(
+            f"{option} has no key {key}; class {cls.__name__} must have one, with its type"
+        )
+    for method in methods:
+        if not any(hasattr(cls, name) for name in method.split(" or ")):
+            raise ValueError(f"{option} has no method {method}; class {cls.__name__} must have one")
 
 
 def _modules(group: str) -> Iterator[ModuleType]:
@@ -69,11 +87,15 @@ def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for group, module in MODULES.items():
         for file in sorted(HERE.glob(f"{module}.py")) + sorted(HERE.glob(f"{module}/*.py")):
             for name in _declared(file):
-                if not (conf / group / f"{name}.yaml").is_file():
-                    if name not in options(group):
-                        raise ValueError(f"{file}: the class named {name!r} is no dataclass")
-                    defaults = dataclasses.asdict(options(group)[name]())
-                    yield group, name, {"name": name, **defaults}
+                written = conf / group / f"{name}.yaml"
+                if written.is_file():
+                    if not re.search(rf"^name: {name}\b", written.read_text(), re.M):
+                        raise ValueError(f"{written} must have the line `name: {name}`; add it")
+                    continue
+                if name not in options(group):
+                    raise ValueError(f"{file}: the class named {name!r} is no dataclass")
+                defaults = dataclasses.asdict(options(group)[name]())
+                yield group, name, {"name": name, **defaults}
 
 
 def _declared(file: Path) -> list[str]:

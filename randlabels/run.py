@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from . import launchers, stopping
 from .config import parse, plain
-from .help import known_keys, options_help
+from .help import known_keys, launcher_keys, options_help
 from .options import without_file
 
 HERE = Path(__file__).parent
@@ -82,8 +82,9 @@ def task(tree: DictConfig) -> str:
         if of_sweep:
             stopping.follow()
             return execute(config, job=settings.job.num)
-        if settings.runtime.choices["hydra/launcher"] == "slurm":
-            raise ValueError("hydra/launcher=slurm submits sweeps; add -m, for one run too")
+        if settings.launcher["_target_"].endswith(".SlurmLauncher"):
+            name = settings.runtime.choices["hydra/launcher"]
+            raise ValueError(f"hydra/launcher={name} submits sweeps; add -m, for one run too")
         batch.check([config])
         if not config.plan:
             batch.begin([config], [list(settings.overrides.task)])
@@ -123,6 +124,8 @@ def in_one_sentence(error: Exception) -> str:
         return _unknown_key(unknown[1])
     if "--multirun" in text and (values := re.search(r"(?:argument|parameters) '([^']+)'", text)):
         return f"{values[1]} lists several values; add -m to sweep over them"
+    if "`_target_`" in text:  # a name stands where a group's keys belong
+        return "a launcher is chosen with a slash, hydra/launcher=NAME; its keys have dots"
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override!r} cannot be read as KEY=VALUE; lists are a,b,c without spaces, and "
@@ -133,6 +136,9 @@ def in_one_sentence(error: Exception) -> str:
 
 def _unknown_key(key: str) -> str:
     """`key` is none, and what may have been meant."""
+    if key.startswith("hydra.launcher."):
+        listed = "; ".join(f"{name} takes {keys}" for name, keys in launcher_keys(CONF))
+        return f"{key} is no key of the chosen options; of hydra/launcher, {listed} (docs/slurm.md)"
     known = known_keys(CONF)
     meant = [name for name in known if name.endswith(f".{key}")][:3]
     meant = meant or difflib.get_close_matches(key, known, n=1, cutoff=0.6)

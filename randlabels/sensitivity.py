@@ -1,4 +1,4 @@
-"""How the loss and the decision of a network react to small changes of training images.
+"""How a network's loss and decision react to small changes of training images.
 
 Source: Arpit et al. 2017, "A Closer Look at Memorization in Deep Networks", sections 3.2 and 5, and
 the search as their code has it (xingjunm/dimensionality-driven-learning, lass_tf.py).

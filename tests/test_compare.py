@@ -13,7 +13,7 @@ import pytest
 from analysis import compare
 from analysis.collect import collect
 
-from .synthetic import write_run
+from .synthetic import OTHER_METRICS, write_run
 
 SEED = pd.read_csv(compare.PUBLISHED / "seed.csv")
 PAPER = pd.read_csv(compare.PUBLISHED / "paper.csv")
@@ -209,6 +209,10 @@ def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> Non
     ratio = half[half["metric"] == "relative"].iloc[0]
     assert ratio["ours"] == pytest.approx(18 / 10)
     assert (ratio["n"], ratio["verdict"]) == (3, "agrees")
+    noisy = half[half["metric"] == "test_error_noisy"].iloc[0]
+    assert noisy["ours"] == pytest.approx(1 - OTHER_METRICS)
+    on_true = published.assign(metric=published["metric"].replace("test_error_noisy", "test_error"))
+    half = compared(tmp_path, on_true).set_index("row").loc["MLP 1x512, corrupt 0.5"]
     error = half[half["metric"] == "test_error"].iloc[0]
     assert error["ours"] == pytest.approx(1 - (0.9 - 0.4 + 0.01))
     assert error["sd"] == pytest.approx(0.01)
@@ -235,3 +239,16 @@ def test_command_lists_what_no_run_covers(tmp_path: Path, capsys) -> None:
     shown = capsys.readouterr().out
     assert "0 of 174 published numbers have runs" in shown
     assert "Table 4: 6 numbers, as of Inception, weight decay, random labels" in shown
+
+
+def test_command_names_what_the_nearest_run_lacks(tmp_path: Path, capsys) -> None:
+    """A look at a published sweep, shortened, covers nothing; it says by which keys."""
+    keys = {**CIFAR, "preprocess": {"name": "paper"}, "schedule": {"name": "exponential"}}
+    keys |= {"model": {"name": "mlp", "hidden": [512], "bias": True}}
+    keys |= {"optimizer": {"weight_decay": 0.0}}
+    write_run(tmp_path, [0.1] * 64, **keys, state="failed")
+    short = write_run(tmp_path, [0.1] * 5, **keys)
+    compare.main([str(tmp_path), "--to", "paper"])
+    lines = {line.split(":")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert lines["Figure 1c"].endswith(f"; nearest is {short.run_id} with epochs=5, not 64")
+    assert "nearest" not in lines["Table 3"]

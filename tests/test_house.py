@@ -18,7 +18,7 @@ SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rgl
 
 FLOORS = [
     ["randomness", "metrics", "console", "help", "optimizer", "loss", "schedule", "kernels"]
-    + ["files", "stopping"],
+    + ["files", "histogram", "stopping"],
     ["preprocess", "augment", "corruption", "models", "data", "rundir", "options", "sensitivity"],
     ["config", "checkpoint"],
     ["environment", "experiment"],
@@ -29,6 +29,9 @@ FLOORS = [
     ["run"],
 ]
 """From the ground up; a module imports from its own package and from the floors below."""
+
+READ_BY_ANALYSIS = ("rundir", "metrics", "console")
+"""What the package of the tables knows of ours."""
 
 
 def imported(file: Path) -> set[str]:
@@ -69,12 +72,27 @@ def test_no_import_goes_up_a_floor() -> None:
             assert floor[other] < floor[own], f"{file} imports {other}"
 
 
+def test_drawing_of_the_floors_is_that_of_the_code() -> None:
+    from . import layout
+
+    assert layout.PAGE.read_text() == layout.page(), "draw it anew: python -m tests.layout"
+    named = re.findall(r"`(\w+)`", layout.PAGE.read_text().partition("`analysis` imports")[2])
+    assert set(named[: len(READ_BY_ANALYSIS)]) == set(READ_BY_ANALYSIS)
+
+
 def test_analysis_reads_run_folders_through_two_modules_and_never_imports_torch() -> None:
     for file in SOURCES:
         if "analysis" in file.parts:
-            assert imported(file) <= {"rundir", "metrics", "console", "__version__"}, file
+            assert imported(file) <= {*READ_BY_ANALYSIS, "__version__"}, file
     code = "import sys, analysis.collect; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_make_bench_runs_every_benchmark_or_says_why_not() -> None:
+    from .benchmarks.__main__ import LEFT_OUT, SHORT
+
+    files = {file.stem for file in (ROOT / "tests" / "benchmarks").glob("[!_]*.py")}
+    assert files == SHORT.keys() | LEFT_OUT.keys() and not SHORT.keys() & LEFT_OUT.keys()
 
 
 def test_help_does_not_wait_for_torch() -> None:

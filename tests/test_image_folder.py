@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from randlabels.data import folder
 from randlabels.data.folder import ImageFolder
+from randlabels.experiment import load
 
 
 def rng() -> np.random.RandomState:
@@ -91,6 +93,14 @@ def test_damaged_cache_is_decoded_anew_and_repaired(tree: Path) -> None:
     assert sorted((tree / folder.CACHE).iterdir()) == files  # no temporary file stays
 
 
+def test_images_that_are_not_split_are_tested_on_held_out_ones(tree: Path) -> None:
+    shutil.rmtree(tree / "test")
+    data = load(ImageFolder(root=str(tree), size=8, holdout=2))
+    assert sorted(data.test.labels.tolist()) == [0, 1] and len(data.train.labels) == 4
+    pixels = [*data.train.images[:, 0, 0, 0].tolist(), *data.test.images[:, 0, 0, 0].tolist()]
+    assert sorted(pixels) == [0, 10, 20, 100, 110, 120]
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
@@ -98,7 +108,7 @@ def test_damaged_cache_is_decoded_anew_and_repaired(tree: Path) -> None:
         (lambda t: (t / "test" / "bird").mkdir(), "has class 'bird', which train lacks"),
         (lambda t: (t / "train" / "dog" / "1.bmp").write_bytes(b"BM"), "1.bmp is no readable"),
         (lambda t: (t / "train" / "dog" / "x.txt").write_text("x"), "x.txt is no readable image"),
-        (lambda t: os.rename(t / "test", t / "tset"), "test is no folder"),
+        (lambda t: os.rename(t / "test", t / "tset"), "test is no folder.* dataset.holdout="),
     ],
 )
 def test_spoilt_image_folder_is_refused_by_name(tree: Path, spoil, sentence: str) -> None:

@@ -14,9 +14,11 @@ from randlabels.models import Model
 from randlabels.models.alexnet import AlexNet, local_response_norm
 from randlabels.models.inception import Inception, InceptionNoBN
 from randlabels.models.lenet import LeNet
+from randlabels.models.linear import Linear
 from randlabels.models.mlp import MLP
 from randlabels.models.resnet import ResNet18
 from randlabels.models.same import pad_same
+from randlabels.models.wrn import WRN
 
 from . import plain
 from .test_models import CIFAR, IMAGES, count, rng
@@ -222,8 +224,9 @@ def test_the_papers_networks_begin_with_glorots_deviations(model: Model) -> None
             assert layer.bias is not None and not layer.bias.any()
 
 
-@pytest.mark.parametrize("model", NETWORKS, ids=lambda m: m.name)
+@pytest.mark.parametrize("model", [*NETWORKS, WRN(depth=10), MLP(), Linear()], ids=lambda m: m.name)
 def test_initial_weights_come_from_the_generator_alone(model: Model) -> None:
+    torch.manual_seed(1)
     first = model.build(CIFAR, 10, rng(5)).state_dict()
     torch.manual_seed(2)
     second = model.build(CIFAR, 10, rng(5)).state_dict()

@@ -1,19 +1,37 @@
-"""The README: its commands run, its one-file model works, it stays short."""
+"""README and docs/: their commands run or are accepted, their files work, their links lead on."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+
+from randlabels.data import Data, Split
+from randlabels.data.vision import _Vision
+
+from .conftest import Cli
+from .synthetic import CURVES, write_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXTEND = (ROOT / "docs" / "extend.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+PARTS = ("train", "test")
+COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:python|make|pip|pytest|ruff|mypy) .+")
 
 SHORT = [
     "dataset=digits",
@@ -23,15 +41,24 @@ SHORT = [
 """What shortens a command; appended, so that it says the same otherwise."""
 
 
-def commands() -> list[str]:
-    """All indented command lines, without their comments."""
-    lines = re.findall(r"^    ((?:python|make) .+)$", README, re.M)
-    return [line.partition("#")[0].strip() for line in lines]
+def commands(page: Path) -> list[str]:
+    """All commands of a page, in their order: indented lines and code spans, without comments."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    text = re.sub(r"\\\n\s*", "", text)  # a line that goes on
+    found = re.findall(r"^    (.+)$|`([^`]+)`", text, re.M)
+    lines = [" ".join((line or span).split("#")[0].split()) for line, span in found]
+    return [line for line in lines if COMMAND.fullmatch(line) and "[-m]" not in line]
+
+
+def shown_commands(page: Path) -> list[str]:
+    """Those on lines of their own, which a reader copies."""
+    own = re.findall(r"^    (.+?)(?:\s+#.*)?$", page.read_text(), re.M)
+    return [line for line in own if COMMAND.fullmatch(line)]
 
 
 def test_readme_is_short_and_starts_with_the_papers_sweep() -> None:
     assert len(README.splitlines()) < 150
-    assert commands()[:2] == [
+    assert shown_commands(ROOT / "README.md")[:2] == [
         "python -m randlabels.run -m corrupt=0.0,0.2,0.5,0.8,1.0 model=wrn,mlp",
         "python -m analysis.collect runs/default",
     ]
@@ -40,13 +67,11 @@ def test_readme_is_short_and_starts_with_the_papers_sweep() -> None:
 def test_every_command_runs_in_order(tmp_path: Path) -> None:
     """In an empty folder, through the shell; `make demo` is run as the two commands it names."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for command in commands():
+    for command in shown_commands(ROOT / "README.md"):
         lines = [command]
         if command.startswith("make"):
             target = command.split()[1]
-            recipe = re.search(
-                rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M
-            )
+            recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, re.M)
             assert recipe is not None
             lines = [line.strip().replace("$(BIN)/", "") for line in recipe[1].splitlines()]
         for line in lines:
@@ -80,24 +105,130 @@ def test_every_example_of_the_help_runs(tmp_path: Path) -> None:
         assert "planned" in shell(" ".join([example, *SHORT, "plan=true"]))
 
 
-def test_a_model_in_one_file_composes_trains_and_is_listed(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", EXTEND, re.S)
-    file = re.match(r"# (\S+)\n", code)
-    assert file is not None
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published image sets in their own shapes, nearly black, without their files."""
+
+    def load(self: _Vision) -> Data:
+        shape = (1, 28, 28) if "mnist" in self.name else (3, 32, 32)
+        classes = 100 if self.name == "cifar100" else 10
+
+        def split(size: int) -> Split:
+            images, number = torch.zeros(size, *shape, dtype=torch.uint8), torch.arange(size)
+            images[:, 0, 0, 0], images[:, 0, 0, 1] = number // 256, number % 256  # all differ
+            return Split(images, number % classes)
+
+        return Data(split(16_000), split(200), classes)
+
+    monkeypatch.setattr(_Vision, "load", load)
+
+
+def accept(command: str, cli: Cli) -> None:
+    """Fail unless a command is one: a sweep is planned, a table written, a benchmark found."""
+    program, *arguments = shlex.split(re.sub(r"^([A-Z_]+=\S+ )+", "", command))
+    if program == "make":
+        assert set(arguments) <= set(re.findall(r"^(\w+):", MAKEFILE, re.M))
+    elif program == "pip":
+        extra = re.search(r"\[(\w+)\]", arguments[-1])
+        assert extra is None or extra[1] in PROJECT["project"]["optional-dependencies"]
+    elif program in ("pytest", "ruff", "mypy"):
+        marks = [mark.split(":")[0] for mark in PROJECT["tool"]["pytest"]["ini_options"]["markers"]]
+        assert "-m" not in arguments or arguments[arguments.index("-m") + 1] in marks
+        assert all((ROOT / path).exists() for path in arguments if "/" in path)
+    elif len(arguments) == 2:  # it is only named
+        assert importlib.util.find_spec(arguments[1])
+    elif (module := arguments[1]) == "randlabels.run":
+        outcome = cli(*arguments[2:], *(["plan=true"] if "--help" not in arguments else []))
+        assert outcome.code == 0, outcome.err
+        assert "nothing was started" in outcome.out or "--help" in arguments
+    elif module == "randlabels.corruption":
+        sys.argv = ["corruption", *arguments[2:], "dataset=digits"]
+        importlib.import_module("randlabels.corruption.__main__").main()
+    elif module.startswith("analysis."):
+        folder = Path(arguments[2])
+        if not folder.is_dir():
+            for (corrupt, seed), curve in CURVES.items():
+                write_run(folder, curve, corrupt=corrupt, seed=seed)
+        importlib.import_module(module).main(arguments[2:])
+    else:
+        source = ROOT.joinpath(*module.split("."))
+        text = (
+            source / "__main__.py" if source.is_dir() else source.with_suffix(".py")
+        ).read_text()
+        assert all(f'"{word}"' in text for word in arguments if word.startswith("--"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_of_a_page_is_accepted(
+    page: Path, cli: Cli, published: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of extend.md need its files, and are executed below; so are the README's."""
+    monkeypatch.setattr(sys, "argv", [])
+    for command in commands(page):
+        if page.stem != "extend" or "randlabels" not in command:
+            accept(command, cli)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_and_files_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)]+)\)|<img[^>]* src=\"([^\"]+)\"", text):
+        path, _, heading = (target[0] or target[1]).partition("#")
+        assert path.startswith("https://") or (page.parent / path).exists(), target
+        assert not heading or heading in _anchors(page.parent / path if path else page)
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    for name in re.findall(r"`([\w/.-]+\.py)`", prose):
+        assert list(ROOT.glob(name)) or list(ROOT.glob(f"[art]*/**/{name}")), name
+
+
+def _anchors(page: Path) -> list[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_picture_is_small() -> None:
+    for file in (ROOT / "docs").glob("*.png"):
+        assert file.stat().st_size < 60_000 and f"docs/{file.name}" in README
+
+
+@pytest.mark.timeout(600)
+def test_adding_a_model_a_corruption_and_a_data_set_as_the_page_says(tmp_path: Path) -> None:
+    """Its files are written as they stand, and its commands executed through the shell."""
     for part in ("randlabels", "conf", "sweeps"):
         shutil.copytree(ROOT / part, tmp_path / part, symlinks=True)
-    (tmp_path / file[1]).write_text(code)
+    blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", EXTEND, re.S)
+    assert [Path(file).parent.name for file, _ in blocks] == ["models", "corruption", "data"]
+    for file, code in blocks:
+        (tmp_path / file).write_text(code)
+    rng = np.random.RandomState(0)
+    for folder in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        pixels = rng.randint(0, 256, (20, 30, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / folder / "0.png")
+    halves = {f"x_{p}": rng.randint(0, 256, (9, 3, 8, 8)).astype(np.uint8) for p in PARTS}
+    np.savez(tmp_path / "arrays.npz", **halves, **{f"y_{p}": np.arange(9) % 3 for p in PARTS})
 
-    def call(*arguments: str) -> str:
-        command = [sys.executable, "-m", "randlabels.run", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    def call(line: str) -> str:
+        line = line.replace("python", sys.executable, 1)
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    assert "  tiny\n      model.width=8 model.lr=0.05\n" in call("--help")
-    out = call("-m", "model=tiny", "model.width=2,4", "corrupt=1.0", *SHORT)
-    assert out.count("done") == 3
-    assert "Number of parameters: 1310" in out  # 9·2 + 2 + 128·10 + 10
+    assert "  tiny\n      model.width=8 model.lr=0.05\n" in call("python -m randlabels.run --help")
+    out = {}
+    for line in shown_commands(ROOT / "docs" / "extend.md"):
+        short = SHORT[2:] if "dataset=" in line else SHORT[:1] if " -p " in line else SHORT
+        launcher = ["hydra/launcher=basic"] if " -m " in line.partition("run")[2] else []
+        out[line] = call(" ".join([line, *short, *launcher]))
+    model, noise, lazy, folder, arrays = out.values()
+    assert model.count("done") == 5 and "Number of parameters: 10410" in model  # 17·8·8·10 + ...
+    assert "0.400" in noise and "Labels changed: " in noise
+    assert lazy.count("done") == 3
+    assert "000: Acc-tr:" in folder and "000: Acc-tr:" in arrays
 
 
 @pytest.mark.parametrize(
@@ -121,12 +252,6 @@ def test_a_mistake_in_ones_own_file_is_one_sentence(
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and sentence in done.stderr
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
-
-
-def test_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)]+)\)", README)
-    for target in targets:
-        assert target.startswith("https://") or (ROOT / target).exists()
 
 
 @pytest.mark.parametrize("group", ["dataset", "model", "corruption", "optimizer", "schedule"])

@@ -23,7 +23,7 @@ from randlabels.data import Data, Split
 from randlabels.environment import Resources
 from randlabels.help import options_help
 from randlabels.launchers.grid import expand
-from randlabels.models import Means
+from randlabels.models import SolveOptions
 from randlabels.options import DEFAULTS
 from randlabels.randomness import generator
 from randlabels.run import CONF, prepare_hydra
@@ -159,8 +159,7 @@ def test_sweep_solves_its_exact_fits(
             assembled = experiment.assemble(
                 dataclasses.replace(config, dataset=dataset, model=model)
             )
-            how = Means(torch.float32)
-            (solved,) = exact.solve([assembled], CPU, how)
+            (solved,) = exact.solve([assembled], CPU, SolveOptions(torch.float32))
             assert solved.record["train_acc"] is not None
 
 
@@ -195,6 +194,15 @@ def test_sweep_covers_every_published_number_of_its_table(sweep: str) -> None:
         assert len(wanted) == numbers
         for line in wanted.unique():
             assert compare.covering(table, line).sum() == 1, line
+
+
+def test_page_of_the_paper_has_each_of_its_sweeps_with_their_numbers_of_runs() -> None:
+    text = (CONF.parent / "docs" / "paper.md").read_text()
+    rows = re.findall(r"^\|[^|]*\| `([\w/]+)` \| ([^|]+) \|.*$", text, re.M)
+    listed = {*(sweep for sweep, _ in rows), *re.findall(r"`(paper/\w+_mini)`", text)}
+    assert listed == {sweep for sweep in SWEEPS if sweep.startswith(("paper/", "seed/"))}
+    for sweep, stated in rows:
+        assert stated == "the same" or int(stated) == len(runs(sweep)), sweep
 
 
 @pytest.mark.parametrize("ending", ["", "_mini"])

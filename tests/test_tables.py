@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis import collect
+from analysis import collect, report, status
 from randlabels import metrics, rundir
 from randlabels.config import parse
 
@@ -149,11 +150,12 @@ def test_unfinished_runs_are_counted_listed_and_left_out_of_means(
 def test_mixed_origins_are_warned_about(sweep: Path, capsys: pytest.CaptureFixture) -> None:
     other = write_run(sweep, [1.0, 1.0, 1.0], corrupt=0.0, seed=9)
     content = json.loads(other.environment.read_text())
-    content |= {"threads": 2, "git": {"commit": "b" * 40, "dirty": True}}
+    content |= {"threads": 2, "precision": "bf16", "git": {"commit": "b" * 40, "dirty": True}}
     other.environment.write_text(json.dumps(content))
     collect.main([str(sweep)])
     shown = capsys.readouterr().out
     assert "mix runs with different used_threads: 1 (4), 2 (1)" in shown
+    assert "different used_precision: bf16 (1), fp32 (4); precision=auto decides by model" in shown
     assert f"different git: {'a' * 12} (4), {'b' * 12}+ (1)" in shown
 
 
@@ -215,6 +217,22 @@ def test_folder_without_runs_is_one_sentence(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(SystemExit, match=r"^Error: .*(holds no run|is no folder)"):
             collect.main([str(folder)])
+
+
+def test_folder_that_is_not_there_is_told_from_those_that_are(sweep: Path) -> None:
+    """The two sweeps of Figures 1b and 1c share one, say."""
+    sentence = f"^Error: {sweep.parent}/nowhere is no folder; {sweep.parent} has .*{sweep.name}"
+    for command in (collect, status):
+        with pytest.raises(SystemExit, match=sentence):
+            command.main([str(sweep.parent / "nowhere")])
+
+
+def test_each_command_names_the_next(sweep: Path, capsys: pytest.CaptureFixture) -> None:
+    collect.main([str(sweep)])
+    assert capsys.readouterr().out.endswith(f"Figures: python -m analysis.report {sweep}\n")
+    report.main([str(sweep)])
+    figures = re.findall(r"^(\S+\.png)  \S.*\.$", capsys.readouterr().out, re.M)
+    assert sorted(map(Path, figures)) == sorted(sweep.glob("summary/figures/*.png"))
 
 
 def test_early_stopping_is_the_best_test_accuracy_so_far(cli: Cli, tmp_path: Path) -> None:

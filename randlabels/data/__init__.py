@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from ..histogram import histogram
 from ..randomness import generator
 
 
@@ -25,6 +26,23 @@ class Split:
     images: torch.Tensor
     labels: torch.Tensor
 
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if len(shape) != 4 or self.images.dtype != torch.uint8:
+            raise ValueError(
+                f"images must be a tensor (N, C, H, W) of torch.uint8; these are "
+                f"{self.images.dtype} {shape}"
+            )
+        if shape[3] in (1, 3) and shape[1] == shape[2] > 3:
+            raise ValueError(
+                f"images {shape} seem to be (N, H, W, C); give (N, C, H, W), permute(0, 3, 1, 2)"
+            )
+        if tuple(self.labels.shape) != shape[:1] or self.labels.dtype != torch.int64:
+            raise ValueError(
+                f"labels must be a tensor ({shape[0]},) of torch.int64, one for each image; these "
+                f"are {self.labels.dtype} {tuple(self.labels.shape)}"
+            )
+
 
 @dataclass(frozen=True)
 class Data:
@@ -38,6 +56,15 @@ class Data:
     test: Split
     classes: int
     published_moments: tuple[list[float], list[float]] | None = None
+
+    def __post_init__(self) -> None:
+        for split in (self.train, self.test):
+            low, high = (int(x) for x in split.labels.aminmax()) if len(split.labels) else (0, 0)
+            if not 0 <= low <= high < self.classes:
+                raise ValueError(
+                    f"labels must be 0 to {self.classes - 1} for {self.classes} classes; these are "
+                    f"{low} to {high}"
+                )
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -56,12 +83,8 @@ class Data:
             mean, deviation = (torch.tensor(m, dtype=torch.float64) for m in self.published_moments)
         else:
             levels = torch.arange(256, dtype=torch.float64)
-            share = torch.stack(
-                [
-                    torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
-                    for channel in self.train.images.unbind(1)
-                ]
-            )
+            counts = histogram(self.train.images).double()
+            share = counts / counts.sum(1, keepdim=True)
             mean = share @ levels
             deviation = (share @ levels**2 - mean**2).clamp(min=0).sqrt()
             deviation[deviation == 0] = 1.0

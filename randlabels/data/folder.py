@@ -24,7 +24,8 @@ CACHE = ".randlabels-cache"
 class ImageFolder(Dataset):
     """Any images Pillow reads, one sub-folder per class, resized to `size` x `size` pixels.
 
-    Classes are the sorted folder names under `train`. Hidden files are passed over.
+    Classes are the sorted folder names under `train`. Hidden files are passed over. With
+    `holdout`, `test` is not looked at.
     `channels`: 3 for colour (RGB), 1 for grey. Resizing is bilinear with antialiasing and does
     not keep the aspect ratio.
     """
@@ -43,13 +44,16 @@ class ImageFolder(Dataset):
 
     def load(self) -> Data:
         classes = _folders(self.folder / "train")
-        if unknown := sorted(set(_folders(self.folder / "test")) - set(classes)):
+        of_test = [] if self.holdout else _folders(self.folder / "test")
+        if unknown := sorted(set(of_test) - set(classes)):
             raise ValueError(
                 f"{self.folder / 'test'} has class {unknown[0]!r}, which train lacks; "
                 "add it to train or remove it from test"
             )
-        train, test = self._split("train", classes), self._split("test", classes)
-        return Data(train, test, len(classes))
+        train = self._split("train", classes)
+        if self.holdout:
+            return Data(train, Split(train.images[:0], train.labels[:0]), len(classes))
+        return Data(train, self._split("test", classes), len(classes))
 
     def _split(self, part: str, classes: list[str]) -> Split:
         files: list[Path] = []
@@ -104,7 +108,8 @@ def _folders(parent: Path) -> list[str]:
     if not parent.is_dir():
         raise ValueError(
             f"{parent} is no folder; image_folder reads <root>/train/<class>/* and "
-            "<root>/test/<class>/*, with <root> from dataset.root or RANDLABELS_DATA"
+            "<root>/test/<class>/*, with <root> from dataset.root or RANDLABELS_DATA; without a "
+            "test folder, dataset.holdout=N tests on N of the training images"
         )
     names = sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:

@@ -30,6 +30,9 @@ LOGS = ".slurm"
 OWN = {"array", "dependency", "error", "job-name", "open-mode", "output", "requeue", "signal"}
 """Options of sbatch that the launcher sets itself; `sbatch` takes all others."""
 
+ASKED = ("partition", "account", "qos", "cpus", "gpus", "memory_gb", "minutes")
+"""The keys that say what a job asks for."""
+
 COLLECT_MINUTES = 60
 """Time limit of the job that writes the tables; 5,000 runs take seconds."""
 
@@ -118,9 +121,14 @@ class SlurmLauncher(Launcher):
         try:
             import submitit  # noqa: F401
         except ImportError as error:
-            raise ValueError(
-                "hydra/launcher=slurm needs submitit; pip install 'randlabels[slurm]'"
-            ) from error
+            raise ValueError("hydra/launcher=slurm needs submitit; pip install submitit") from error
+
+    def request(self, runs: int) -> str:
+        """What Slurm would be asked for, in a sentence."""
+        jobs = -(-runs // self.keys.runs_per_job)
+        given = {key: getattr(self.keys, key) for key in ASKED} | self.keys.sbatch
+        asked = ", ".join(f"{key}={value}" for key, value in given.items() if value)
+        return f"Of Slurm, an array of {jobs} job{'s' * (jobs != 1)} with {asked} each."
 
     def submit(self, configs: Sequence[Config], analysis: str) -> None:
         """Submit the runs as one array, and after it a job for the tables of each folder.

@@ -34,7 +34,7 @@ class Block(nn.Module):
         active = F.relu(self.bn1(x), inplace=True)
         skip = x if self.shortcut is None else self.shortcut(active)
         out = self.dropout(self.conv1(active))
-        return skip + self.conv2(F.relu(self.bn2(out), inplace=True))
+        return self.conv2(F.relu(self.bn2(out), inplace=True)).add_(skip)
 
 
 class WideResNet(nn.Module):

@@ -127,8 +127,8 @@ def main() -> None:
             )
     columns = ["arm", "train images/s", "evaluated images/s", "seconds per epoch", "times faster"]
     print_table(
-        f"{options.images:,} + {options.images // 5:,} images, {options.threads} threads, fp32, "
-        f"median of {options.repeats}",
+        f"{options.images:,} + {options.images // 5:,} images, {options.threads} threads, ours in "
+        f"precision=auto, median of {options.repeats}",
         columns,
         rows,
     )

@@ -1,0 +1,178 @@
+"""One's own data set, corruption or model: whatever is wrong with it ends as one sentence."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+
+from randlabels import options
+from randlabels.config import Config, parse
+from randlabels.exact import check_model
+from randlabels.experiment import build_model, load
+from randlabels.run import CONF
+
+HEAD = """
+from dataclasses import dataclass
+from typing import ClassVar
+import numpy as np
+import torch
+from torch import nn
+from randlabels.data import Data, Dataset, Split
+from randlabels.models.dropout import Dropout
+"""
+DIGITS = {"dataset": {"name": "digits"}}
+
+Own = Callable[[str, str], None]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Own]:
+    """Puts a file `own.py` among the options of a group, until the test ends."""
+    undo = []
+
+    def write(group: str, code: str) -> None:
+        package = importlib.import_module(f"randlabels.{options.MODULES[group]}")
+        (tmp_path / "own.py").write_text(HEAD + dedent(code))
+        package.__path__.append(str(tmp_path))
+        undo.append(lambda: package.__path__.remove(str(tmp_path)))
+        undo.append(lambda: sys.modules.pop(f"{package.__name__}.own", None))
+        undo.append(lambda: vars(package).pop("own", None))
+        options.options.cache_clear()
+
+    yield write
+    for action in undo:
+        action()
+    options.options.cache_clear()
+
+
+def network(own: Own, layers: str) -> Config:
+    """A run on digits, (1, 8, 8) with 10 classes, of a model of `layers`."""
+    own(
+        "model",
+        f"""
+        @dataclass
+        class Own:
+            name: ClassVar[str] = "own"
+            lr: float | None = 0.1
+
+            def build(self, image, classes, rng):
+                return nn.Sequential({layers})
+        """,
+    )
+    return parse({**DIGITS, "model": {"name": "own"}})
+
+
+def test_layers_with_torchs_own_initialisation_follow_the_runs_seed(own: Own) -> None:
+    """... whatever drew from torch's global generator before, which goes on undisturbed."""
+    config = network(own, "nn.Flatten(), nn.Linear(64, classes)")
+    data = load(config.dataset)
+
+    def weights(seed: int) -> torch.Tensor:
+        config.seed = seed
+        return build_model(config, data)[1].weight.detach()  # type: ignore[index]
+
+    first = weights(0)
+    torch.manual_seed(5)
+    assert torch.equal(weights(0), first) and not torch.equal(weights(1), first)
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), drawn)
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ("nn.Flatten(), nn.Linear(64, 5)", r"makes \(2, 5\) of 2 images of shape \(1, 8, 8\); it "),
+        ("nn.Linear(8, classes)", r"makes \(2, 1, 8, 10\) of 2 images"),
+        (
+            "nn.Flatten(), nn.Linear(3072, 10)",
+            r"fails on images of shape \(1, 8, 8\): .*multiplied",
+        ),
+        ("nn.Flatten(), nn.Dropout(), nn.Linear(64, 10)", "has torch's own dropout, which no run"),
+    ],
+)
+def test_network_that_cannot_be_trained_is_refused_before_its_run(
+    own: Own, layers: str, sentence: str
+) -> None:
+    config = network(own, layers)
+    with pytest.raises(ValueError, match=f"^model=own {sentence}"):
+        check_model(config, load(config.dataset))
+
+
+def test_network_with_our_dropout_is_taken(own: Own) -> None:
+    config = network(own, "nn.Flatten(), Dropout(0.5), nn.Linear(64, 10)")
+    check_model(config, load(config.dataset))
+
+
+@pytest.mark.parametrize(
+    ("group", "body", "sentence"),
+    [
+        ("model", "lr: float | None = 0.1", "has no method build or solve; class Own must have "),
+        ("model", "lr = 0.1", "has no key lr; class Own must have one, with its type"),
+        ("model", "width: int\n    lr: float = 0.1", "has the key width without a default; give "),
+        ("corruption", "seed: int = 0", "has no method relabel; class Own must have one"),
+        (
+            "corruption",
+            "seed: int = 0\n    def relabel(self, part, prob): ...",
+            "has no method transition; class Own must have one",
+        ),
+        ("dataset", "def load(self): ...", "has no key root; class Own must have one"),
+    ],
+)
+def test_class_that_lacks_something_is_named_with_it(
+    own: Own, group: str, body: str, sentence: str
+) -> None:
+    own(group, f'@dataclass\nclass Own:\n    name: ClassVar[str] = "own"\n    {body}\n')
+    with pytest.raises(ValueError, match=f"^{group}=own {re.escape(sentence)}"):
+        parse({group: {"name": "own"}})
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "sentence"),
+    [
+        ("x[:, 0]", "y", r"images must be a tensor .*; these are torch.uint8 \(6, 5, 5\)"),
+        ("x / 255", "y", r"images must be a tensor .*; these are torch.float32 \(6, 3, 5, 5\)"),
+        ("x.numpy()", "y", r"images must be a tensor .*; these are uint8 \(6, 3, 5, 5\)"),
+        ("x.permute(0, 2, 3, 1)", "y", r"images \(6, 5, 5, 3\) seem to be \(N, H, W, C\); give "),
+        ("x", "y.int()", r"labels must be a tensor \(6,\) of torch.int64, .* torch.int32 \(6,\)"),
+        ("x", "y[:5]", r"labels must be a tensor \(6,\) .* torch.int64 \(5,\)"),
+        ("x", "y[:, None]", r"labels must be a tensor \(6,\) .* torch.int64 \(6, 1\)"),
+        ("x", "y + 1", "labels must be 0 to 2 for 3 classes; these are 1 to 3"),
+        ("x", "y - 1", "labels must be 0 to 2 for 3 classes; these are -1 to 1"),
+    ],
+)
+def test_data_of_another_form_are_refused_with_what_they_are(
+    own: Own, images: str, labels: str, sentence: str
+) -> None:
+    own(
+        "dataset",
+        f"""
+        @dataclass
+        class Own(Dataset):
+            name: ClassVar[str] = "own"
+
+            def load(self):
+                x, y = torch.zeros(6, 3, 5, 5, dtype=torch.uint8), torch.arange(6) % 3
+                good = Split(x, y)
+                return Data(good, Split({images}, {labels}), 3)
+        """,
+    )
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        load(parse({"dataset": {"name": "own"}}).dataset)
+
+
+def test_file_of_comments_must_name_its_option(tmp_path: Path) -> None:
+    """Without the name it would be the group's default that runs, under the file's keys."""
+    shutil.copytree(CONF, tmp_path / "conf", symlinks=True)
+    assert list(options.without_file(tmp_path / "conf")) == []
+    (tmp_path / "conf" / "model" / "linear.yaml").write_text("lr: 0.05\n")
+    with pytest.raises(ValueError, match="linear.yaml must have the line `name: linear`; add it"):
+        list(options.without_file(tmp_path / "conf"))
