@@ -12,6 +12,7 @@ import pandas as pd
 from randlabels.console import no_folder, until_nobody_reads
 
 from .formats import LONGEST, write_csv, write_for_papers
+from .memorisation import in_the_end
 from .runs import USED, Collection, read
 from .tables import TABLES, for_papers, runs_in_short
 
@@ -24,7 +25,7 @@ REMEDIES = {
 """How to avoid a mixture that no machine is the reason of, by column."""
 
 PAPER_TABLES = ("corruption_vs_epochs", "time_to_fit", "test_error")
-"""Tables of means; they stand whole in the report, and as Markdown and LaTeX."""
+"""Tables of means that stand whole in the report."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,10 +67,14 @@ def collect(
     except OSError as error:
         sys.exit(f"Error: {error}")
     tables = {name: build(found) for name, build in TABLES.items()}
+    readable = {
+        **tables,
+        "runs": runs_in_short(tables["runs"], found.swept),
+        "memorisation": in_the_end(tables["memorisation"]),
+    }
     for name, table in tables.items():
         write_csv(table, out / f"{name}.csv")
-        readable = table if name in PAPER_TABLES else runs_in_short(table, found.swept)
-        write_for_papers(for_papers(readable.head(LONGEST)), out / name)
+        write_for_papers(for_papers(readable[name].head(LONGEST)), out / name)
     return found, tables
 
 

@@ -4,7 +4,7 @@ A block holds some dozen neighbouring runs of the sorted table. Where a block en
 run ids alone, so that a run that comes or goes changes one block, and a block is named after what
 it was made of. A block that is unchanged is neither parsed nor formatted again: its parquet file
 stays, and its lines are copied from the old epochs.csv. (A run that brings a new swept key changes
-the columns, and with them every block.)
+the columns, and with them every block, as does the first that measures `sensitivity`.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ from .splice import rewrite, status_of
 RUNS_PER_BLOCK = 64
 """On average."""
 
-SCHEMA = pa.schema([(key, pa.int64() if key == "epoch" else pa.float64()) for key in metrics.KEYS])
+SCHEMA = pa.schema(
+    [
+        (key, pa.int64() if key == "epoch" else pa.float64())
+        for key in metrics.KEYS + metrics.SENSITIVITY
+    ]
+)
 
 
 @dataclass
@@ -91,7 +96,10 @@ class Epochs:
         for file in folder.glob("*.moved"):  # of a call that was interrupted
             file.unlink()
         files = {file.stem.partition("-")[2]: file for file in folder.glob("*.parquet")}
-        blocks = _cut(runs, keys, code)
+        measured = list(metrics.KEYS)
+        if np.any(pd.to_numeric(runs.get("sensitivity", 0), errors="coerce") > 0):
+            measured += metrics.SENSITIVITY
+        blocks = _cut(runs, keys, [code, keys, measured])
         fresh: dict[str, pa.Table] = {}
         for i, block in enumerate(blocks):
             target = _file(folder, i, block)
@@ -101,7 +109,7 @@ class Epochs:
                 if (file := files.pop(block.name)) != target:
                     file.rename(target.with_suffix(".moved"))
             else:
-                fresh[block.name] = records = _parse(block, runs, keys)
+                fresh[block.name] = records = _parse(block, runs, keys, measured)
                 buffer = io.BytesIO()
                 pa.parquet.write_table(records, buffer, use_dictionary=["run_id"])
                 target.with_suffix(".moved").write_bytes(buffer.getbuffer())
@@ -119,7 +127,7 @@ class Epochs:
                 records = pa.parquet.read_table(_file(folder, position, block))
             return as_csv(records, header=False)
 
-        columns = ["run_id", *keys, *metrics.KEYS]
+        columns = ["run_id", *keys, *measured]
         header = as_csv(pa.table({name: [] for name in columns}))
         places = rewrite(table, header, [block.name for block in blocks], lines, old)
         content = {
@@ -152,8 +160,9 @@ def _file(folder: Path, position: int, block: Block) -> Path:
     return folder / f"{position:05d}-{block.name}.parquet"
 
 
-def _cut(runs: pd.DataFrame, keys: list[str], code: str) -> list[Block]:
-    """The runs that have a folder, in blocks; a run whose id hashes to 0 begins one."""
+def _cut(runs: pd.DataFrame, keys: list[str], made_by: list[Any]) -> list[Block]:
+    """The runs that have a folder, in blocks; a run whose id hashes to 0 begins one. `made_by` is
+    what else changes their bytes."""
     blocks: list[tuple[list[int], list[Any]]] = []
     columns = [runs[key].astype(object).where(runs[key].notna(), None) for key in keys]
     for position, (run_id, signature, *values) in enumerate(
@@ -165,15 +174,16 @@ def _cut(runs: pd.DataFrame, keys: list[str], code: str) -> list[Block]:
             blocks.append(([], []))
         blocks[-1][0].append(position)
         blocks[-1][1].append([run_id, signature[1], values])
-    return [Block(_digest([code, keys, made_of]), positions) for positions, made_of in blocks]
+    return [Block(_digest([made_by, made_of]), positions) for positions, made_of in blocks]
 
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _parse(block: Block, runs: pd.DataFrame, keys: list[str]) -> pa.Table:
-    """The records of a block with the keys of their runs; its rows and problems are filled in."""
+def _parse(block: Block, runs: pd.DataFrame, keys: list[str], measured: list[str]) -> pa.Table:
+    """What the records of a block `measured`, with the `keys` of their runs; its rows and problems
+    are filled in."""
     contents = []
     expected = runs["records"].iloc[block.runs].tolist()
     for i, position in enumerate(block.runs):
@@ -199,7 +209,7 @@ def _parse(block: Block, runs: pd.DataFrame, keys: list[str]) -> pa.Table:
         table = _decode_each(block, contents)
     owners = runs[["run_id", *keys]].iloc[np.repeat(block.runs, block.rows)]
     named = pa.Table.from_pandas(owners, preserve_index=False).replace_schema_metadata()
-    for name in metrics.KEYS:
+    for name in measured:
         named = named.append_column(name, table[name])
     return named
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -12,8 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .runs import LEADING_KEYS, SEEDS, Collection
-from .tables import configurations, curves, plain, test_error, time_to_fit
+from .memorisation import SHARES, derive
+from .runs import Collection
+from .series import series
+from .tables import configurations, curves, over_seeds, spread, test_error, time_to_fit
 
 STYLE: Any = {
     "figure.dpi": 200,
@@ -46,20 +47,11 @@ COLUMNS = 2
 NOTHING_DONE = "no run is done"
 """Why a panel is empty, in most figures."""
 
+LEVELS = 4
+"""Corruption levels of a series that stand side by side."""
+
 MOST = 6
 """Series in one figure; the tables hold all of them."""
-
-
-@dataclass
-class Series:
-    """The configurations that differ in their corruption level alone.
-
-    label: what tells the series from the others. rows: positions in the table of configurations,
-    by rising level.
-    """
-
-    label: str
-    rows: list[int]
 
 
 def build(found: Collection) -> dict[str, tuple[Figure, str]]:
@@ -70,6 +62,11 @@ def build(found: Collection) -> dict[str, tuple[Figure, str]]:
         "clean_and_corrupted": (
             clean_and_corrupted,
             "Train accuracy on unchanged labels (solid) and on corrupted ones (dashed).",
+        ),
+        "memorisation": (
+            memorisation,
+            "What the network says of the training images whose label was changed: the label it "
+            f"was trained on (memorised), the true one, or neither. At up to {LEVELS} levels.",
         ),
         "time_to_fit": (
             fit_times,
@@ -86,37 +83,6 @@ def build(found: Collection) -> dict[str, tuple[Figure, str]]:
         return {name: (draw(found), caption) for name, (draw, caption) in figures.items()}
 
 
-def series(found: Collection) -> tuple[pd.DataFrame, pd.Series, list[Series]]:
-    """The table of configurations, the position of each run's in it, and the series."""
-    table, configuration = configurations(found)
-    table = table.reset_index(drop=True)
-    keys = _telling(table, [key for key in found.swept if key not in (*SEEDS, "corrupt")])
-    groups = table.groupby(keys or table.assign(all=0)["all"], dropna=False, sort=True).groups
-    listed = []
-    for values, rows in groups.items():
-        named = zip(keys, values if isinstance(values, tuple) else [values], strict=False)
-        label = ", ".join(_named(key, value) for key, value in named)
-        listed.append(Series(label or str(table["model"].iloc[0]), list(rows)))
-    return table, configuration, listed
-
-
-def _telling(table: pd.DataFrame, keys: list[str]) -> list[str]:
-    """Those of `keys` that tell rows apart which the ones before do not; `model` comes first."""
-    kept: list[str] = []
-    groups = 1
-    for key in sorted(keys, key=lambda key: (key != "model", keys.index(key))):
-        number = table.groupby([*kept, key], dropna=False).ngroups
-        if number > groups:
-            kept, groups = [*kept, key], number
-    return kept
-
-
-def _named(key: str, value: object) -> str:
-    """A value as a label: by itself where it says what it is, else with its key."""
-    text = "null" if pd.isna(value) else plain(value)  # type: ignore[call-overload]
-    return text if key in LEADING_KEYS else f"{key}={text}"
-
-
 def learning_curves(found: Collection) -> Figure:
     return _over_epochs(found, "train loss", {"train_loss": "-"}, lambda level: True, NOTHING_DONE)
 
@@ -125,6 +91,28 @@ def clean_and_corrupted(found: Collection) -> Figure:
     styles = {"train_acc_clean": "-", "train_acc_corrupted": "--"}
     empty = "no run with corrupted labels is done"
     return _over_epochs(found, "train accuracy (%)", styles, lambda level: 0 < level, empty)
+
+
+def memorisation(found: Collection) -> Figure:
+    """A row of panels for each series, a panel for each level, a line for each share."""
+    table, configuration, listed = series(found)
+    records = derive(found)
+    measured = {
+        share: over_seeds(found, records, share, configuration, len(table)) for share in SHARES
+    }
+    known = ~np.isnan(measured["memorised"][0]).all(1)
+    shown = [one for one in listed if known[one.rows].any()][:MOST]
+    rows = [spread([row for row in one.rows if known[row]], LEVELS) for one in shown]
+    figure, axes = _grid([len(chosen) for chosen in rows] or [1])
+    for one, chosen, panels in zip(shown, rows, axes, strict=False):
+        panels[0].set_ylabel(f"{one.label}\n% of changed labels")
+        for panel, row in zip(panels, chosen, strict=True):
+            panel.set_title(f"corrupt {table['corrupt'].iloc[row]:g}")
+            for share, style, colour in zip(SHARES, ["-", "--", ":"], COLOURS, strict=False):
+                mean, deviation = measured[share]
+                _curve(panel, 100 * mean[row], 100 * deviation[row], style, colour, share)
+    _over_time(figure, sum(axes, []), "no run with changed labels is done", title="")
+    return figure
 
 
 def _over_epochs(
@@ -142,24 +130,35 @@ def _over_epochs(
     colours = dict(zip(levels, _shades(len(levels)), strict=True))
     for metric, style in styles.items():
         mean, deviation = curves(found, metric, configuration, len(table))
-        epochs = np.arange(mean.shape[1]) + 1
         for panel, one in zip(panels, listed, strict=False):
             panel.set_title(one.label)
             for row in one.rows:
-                level = table["corrupt"].iloc[row]
-                known = ~np.isnan(mean[row])
-                if level not in colours or not known.any():
-                    continue
-                x, y, band = epochs[known], scale * mean[row, known], scale * deviation[row, known]
-                colour = colours[level]
-                marker = "." if len(x) < 3 else ""
-                panel.plot(x, y, style, color=colour, label=f"{level:g}", marker=marker)
-                panel.fill_between(x, y - band, y + band, color=colour, alpha=0.2, linewidth=0)
+                if (level := table["corrupt"].iloc[row]) in colours:
+                    band = scale * mean[row], scale * deviation[row]
+                    _curve(panel, *band, style, colours[level], f"{level:g}")
+    _over_time(figure, panels, empty, title="corruption")
+    return figure
+
+
+def _curve(
+    panel: Axes, mean: np.ndarray, deviation: np.ndarray, style: str, colour: Any, label: str
+) -> None:
+    """A line over the epochs that are known, with a band of one deviation."""
+    known = ~np.isnan(mean)
+    if not known.any():
+        return
+    x, y, band = np.flatnonzero(known) + 1, mean[known], deviation[known]
+    marker = "." if len(x) < 3 else ""
+    panel.plot(x, y, style, color=colour, label=label, marker=marker)
+    panel.fill_between(x, y - band, y + band, color=colour, alpha=0.2, linewidth=0)
+
+
+def _over_time(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
+    """What all figures over the epochs end with."""
     for panel in panels:
         panel.set_xlabel("epoch")
         panel.set_ylim(bottom=0)
-    _legend(figure, panels, empty, title="corruption")
-    return figure
+    _legend(figure, panels, empty, title)
 
 
 def fit_times(found: Collection) -> Figure:
@@ -238,6 +237,20 @@ def _panels(number: int, label: str) -> tuple[Figure, list[Axes]]:
     for unused in axes.flat[number:]:
         unused.remove()
     return figure, list(axes.flat[:number])
+
+
+def _grid(lengths: list[int]) -> tuple[Figure, list[list[Axes]]]:
+    """Rows of panels, of different lengths."""
+    if lengths == [1]:
+        figure, panels = _panels(1, "")
+        return figure, [panels]
+    rows, columns = len(lengths), max(lengths)
+    figure = Figure(figsize=(0.9 + 1.6 * columns, 0.9 + 1.7 * rows))
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for panels, length in zip(axes, lengths, strict=True):
+        for unused in panels[length:]:
+            unused.remove()
+    return figure, [list(panels[:n]) for panels, n in zip(axes, lengths, strict=True)]
 
 
 def _legend(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:

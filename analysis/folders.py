@@ -130,12 +130,14 @@ def _read_run(run: RunDir) -> Row:
     if not (isinstance(config["epochs"], int) and 0 <= config["corrupt"] <= 1):
         raise ValueError("epochs or corrupt in config.yaml is no number of its range")
     versions = environment.get("versions") or {}
+    corruption = read_json(run.corruption) or {}
     row = {
         "run_id": run.run_id,
         "state": run.state(),
         "fit_threshold": config["fit_threshold"],
         "host": environment.get("host"),
-        "classes": (read_json(run.corruption) or {}).get("classes"),
+        "classes": corruption.get("classes"),
+        "share_changed": _number(corruption.get("share_changed")),
         **flat_keys(config),
         **{f"used_{name}": environment.get(name) for name in RESOURCES},
         **{f"used_{name}": versions.get(name) for name in VERSIONS},
@@ -156,7 +158,7 @@ def _read_run(run: RunDir) -> Row:
 
 def _number(value: Any) -> float | None:
     if value is not None and not isinstance(value, int | float):
-        raise ValueError(f"{value!r} in done.json is no number")
+        raise ValueError(f"{value!r} in its files is no number")
     return value
 
 

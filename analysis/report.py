@@ -22,6 +22,7 @@ from . import figures
 from .collect import PAPER_TABLES, collect, mixtures, parser, thresholds
 from .formats import LONGEST, numeric
 from .runs import LEADING_KEYS, Collection
+from .series import series
 from .tables import for_papers
 
 CAPTIONS = {
@@ -67,7 +68,7 @@ def render(
     )
     runs = found.runs
     done = runs["state"] == "done"
-    _, _, listed = figures.series(found)
+    _, _, listed = series(found)
     return environment.get_template("report.html.j2").render(
         title=f"Corruption sweep {folder.resolve().name}",
         version=__version__,

@@ -34,7 +34,7 @@ class Collection:
 
     runs: one row per run, planned ones included, sorted by the swept keys: run_id, state, all
         config keys, `final_` and `best_` metrics, epochs_to_fit, parameters, seconds, `used_`
-        resources and versions, git.
+        resources and versions, git, share_changed (of the labels trained on).
     epochs: the records of these runs.
     swept: the leading keys, then every other key that takes several values, seeds included.
     keys: all config keys.
@@ -111,17 +111,15 @@ _NUMBERS = [
     "parameters",
     "seconds",
 ]
+_OTHERS = ["signature", "fit_threshold", "classes", "share_changed", "records"]
 USED = [f"used_{name}" for name in RESOURCES + VERSIONS]
 _COLUMNS = ["run_id", "state", *_NUMBERS, *USED, "git"]
 _NOT_KEYS = {
     *_COLUMNS,
     *SOLUTION,
+    *_OTHERS,
     "folder",
-    "signature",
-    "fit_threshold",
     "host",
-    "classes",
-    "records",
 }
 
 
@@ -143,13 +141,10 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
             frame[column] = pd.array(values, dtype="Int64")  # whole numbers beside null
         elif len(types - {type(None)} - {int, float}) and len(types) > 1:
             frame[column] = ["null" if value is None else str(value) for value in values]
-    absent = [
-        column
-        for column in [*_COLUMNS, "signature", "fit_threshold", "classes", "records"]
-        if column not in frame
-    ]
+    absent = [column for column in [*_COLUMNS, *_OTHERS] if column not in frame]
     frame = frame.reindex(columns=[*frame.columns, *absent])
-    return frame.astype(dict.fromkeys([*_NUMBERS, "records"], float))  # also where all are missing
+    numbers = [*_NUMBERS, "share_changed", "records"]
+    return frame.astype(dict.fromkeys(numbers, float))  # also where all are missing
 
 
 def _epochs_to_fit(runs: pd.DataFrame, epochs: Epochs) -> pd.Series:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from randlabels.console import no_folder
-from randlabels.rundir import FINISHED, RunDir
+from randlabels.rundir import FINISHED, RunDir, planned_records
 
 from .folders import Row, read_rows
 
@@ -71,7 +71,7 @@ def _latest(row: Row) -> dict[str, Any]:
     written = RunDir(Path(row["folder"])).last_sign()
     age = None if written is None else max(0.0, time.time() - written)
     seconds, done = last.get("seconds"), int(last.get("epoch", -1)) + 1
-    state = row["state"]
+    state, epochs = row["state"], planned_records(row)
     elsewhere = row.get("host") not in (None, socket.gethostname())  # its lock may be invisible
     if state == "running" or (state == "interrupted" and elsewhere):
         patience = PATIENCE + 3 * (seconds or 0.0)
@@ -80,13 +80,11 @@ def _latest(row: Row) -> dict[str, Any]:
         "run_id": row["run_id"],
         "state": state,
         "epoch": done,
-        "epochs": row.get("epochs"),
+        "epochs": epochs,
         "train_acc": last.get("train_acc"),
         "test_acc": last.get("test_acc"),
         "images_per_second": last.get("images_per_second"),
-        "seconds_left": (row["epochs"] - done) * seconds
-        if seconds and state == "running"
-        else None,
+        "seconds_left": (epochs - done) * seconds if seconds and state == "running" else None,
         "age": age,
         "host": row.get("host"),
         "torn": torn and state != "running",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from randlabels.metrics import MEASURED
 
 from .folders import SOLUTION
+from .memorisation import DERIVED, derive
 from .runs import SEEDS, USED, Collection, with_seed
 
 
@@ -56,11 +59,30 @@ def test_error(found: Collection) -> pd.DataFrame:
     return table
 
 
+def memorisation(found: Collection) -> pd.DataFrame:
+    """One row per configuration and epoch (0-based): what became of the changed labels.
+
+    Means over the seeds of the metrics of `analysis.memorisation`, fractions; a share is empty
+    where no label was changed. A configuration of which no run is done has one row without epoch.
+    """
+    table, configuration = configurations(found)
+    records = derive(found)
+    means = {
+        metric: over_seeds(found, records, metric, configuration, len(table))[0]
+        for metric in DERIVED
+    }
+    row, epoch = np.nonzero(~np.isnan(means["generalization_gap"]))
+    columns = {metric: mean[row, epoch] for metric, mean in means.items()}
+    measured = pd.DataFrame({"epoch": pd.array(epoch, dtype="Int64"), **columns}, index=row)
+    return table.join(measured).reset_index(drop=True)
+
+
 TABLES = {
     "runs": runs,
     "corruption_vs_epochs": corruption_vs_epochs,
     "time_to_fit": time_to_fit,
     "test_error": test_error,
+    "memorisation": memorisation,
 }
 """File names without their endings; epochs.csv is `analysis.epochs`."""
 
@@ -81,16 +103,26 @@ def configurations(found: Collection) -> tuple[pd.DataFrame, pd.Series]:
 def curves(
     found: Collection, metric: str, configuration: pd.Series, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """`over_seeds` of a metric that is logged."""
+    return over_seeds(found, found.epochs.read(metric), metric, configuration, size)
+
+
+def over_seeds(
+    found: Collection, records: pd.DataFrame, metric: str, configuration: pd.Series, size: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and sample deviation of a metric by configuration and epoch, over the runs done.
+
+    records: columns `run` (position in the table of runs), `epoch` and the metric.
 
     Two arrays (size, epochs) float64, NaN where nothing was measured (or one run, for the
     deviation).
     """
-    records = found.epochs.read(metric).dropna()
-    records = records[(found.runs["state"] == "done").to_numpy()[records["run"]]]
-    row, epoch = configuration.to_numpy()[records["run"]], records["epoch"].to_numpy()
-    shape = (size, int(epoch.max()) + 1 if len(epoch) else 0)
-    cell, value = row * shape[1] + epoch, records[metric].to_numpy()
+    run, epoch = records["run"].to_numpy(), records["epoch"].to_numpy()
+    value = records[metric].to_numpy()
+    done = (found.runs["state"] == "done").to_numpy()[run]
+    shape = (size, int(epoch[done].max()) + 1 if done.any() else 0)
+    known = done & ~np.isnan(value)
+    cell, value = (configuration.to_numpy()[run] * shape[1] + epoch)[known], value[known]
     length = shape[0] * shape[1]
     n = np.bincount(cell, minlength=length)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -117,8 +149,7 @@ def for_papers(table: pd.DataFrame, epochs_shown: int = 8) -> pd.DataFrame:
     """A table as texts to read: mean ± deviation in one column, accuracies and errors in %, at
     most `epochs_shown` epochs, evenly spaced, the first and last among them."""
     epochs = [c for c in table.columns if c.isdecimal()]
-    steps = min(epochs_shown, len(epochs))
-    shown = [epochs[round(i * (len(epochs) - 1) / max(1, steps - 1))] for i in range(steps)]
+    shown = spread(epochs, epochs_shown)
     text: dict[str, pd.Series] = {}
     for name in table.columns:
         if name in shown:
@@ -128,11 +159,19 @@ def for_papers(table: pd.DataFrame, epochs_shown: int = 8) -> pd.DataFrame:
             base = name.removesuffix("_mean")
             deviation = scale * table[f"{base}_sd"]
             text[base.replace("_", " ") + unit] = _texts(scale * table[name], deviation)
+        elif name in DERIVED:
+            text[f"{name.replace('_', ' ')} (%)"] = _texts(100 * table[name], None)
         elif name == "relative":
             text[name] = _texts(table[name], None, ".2f")
         elif name not in epochs and not name.endswith("_sd"):
             text[name] = table[name].map(plain)
     return pd.DataFrame(text, index=table.index).astype("str")
+
+
+def spread(values: list[Any], number: int) -> list[Any]:
+    """At most `number` of `values`, evenly spaced, the first and the last among them."""
+    steps = min(number, len(values))
+    return [values[round(i * (len(values) - 1) / max(1, steps - 1))] for i in range(steps)]
 
 
 def _texts(mean: pd.Series, deviation: pd.Series | None, spec: str = ".1f") -> pd.Series:

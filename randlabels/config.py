@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
     from .schedule import Schedule
 
-TRAINING_KEYS = ("epochs", "batch_size", "eval_every")
+TRAINING_KEYS = ("epochs", "batch_size", "eval_every", "sensitivity")
 TRAINING_GROUPS = ("optimizer", "loss", "schedule", "augment")
-"""What says how a model is trained."""
+"""What says how a model is trained, and watched on the way."""
 
 IN_WORDS = {
     "int": "a whole number",
@@ -57,6 +57,7 @@ class Settings:
     epochs: int = 300
     batch_size: int = 128
     eval_every: int = 1
+    sensitivity: int = 0
 
     device: str = "auto"
     precision: str = "auto"
@@ -80,6 +81,8 @@ class Settings:
         for key in ("epochs", "batch_size", "eval_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
+        if self.sensitivity < 0:
+            raise ValueError(f"sensitivity={self.sensitivity} must be 0 or more training images")
         if not 0 < self.fit_threshold <= 1:
             raise ValueError(
                 f"fit_threshold={self.fit_threshold} is no train accuracy; use above 0 to 1"
@@ -248,8 +251,16 @@ def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
         known = options(group)
         if name not in known:
             raise ValueError(f"{group}={name} is unknown; use {_listed(known)}")
-        chosen[group] = typed(known[name], keys, prefix=f"{group}.")
+        choice = known[name], repr(keys)
+        if choice not in _chosen:
+            _chosen[choice] = typed(known[name], keys, prefix=f"{group}.")
+        chosen[group] = copy.deepcopy(_chosen[choice])
     return Config(**vars(settings), **chosen)
+
+
+_chosen: dict[tuple[type, str], Any] = {}
+"""Options by class and keys, to be copied: a new one takes ten times as long, and the runs of a
+sweep have most of them in common."""
 
 
 def typed(cls: type, values: Mapping[str, Any], prefix: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ LISTED = 20
 """Names in one sentence."""
 
 log = logging.getLogger("randlabels")
+
+NUMBER = re.compile(r"[-+\d][-+\d.,e %±]*|null")
+"""A cell of a column of numbers; `-` is a missing one."""
 
 
 class _Screen(logging.StreamHandler):
@@ -100,14 +104,19 @@ def no_folder(path: Path) -> str:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output; the first column and `state` are text, the others numbers."""
+    """A table on standard output, columns of numbers to the right. A file or a pipe gets every row
+    in a line; what is too wide for a terminal is folded, headings first, and nothing is cut."""
+    cells = list(zip(columns, *rows, strict=True))
+    width = sum(max(map(len, column)) + 3 for column in cells) + 1  # with the frame
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(240, width))
     table = Table(title=title, title_justify="left")
-    for column in columns:
-        text = column in (columns[0], "state")
-        table.add_column(column, justify="left" if text else "right", no_wrap=True)
+    for heading, *texts in cells:
+        if width > console.width:
+            heading = heading.replace(" ", "\n").replace(".", ".\n")
+        numbers = all(map(NUMBER.fullmatch, texts))
+        table.add_column(heading, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe: never fold or cut a row
-        console = Console(width=240)
     console.print(table)

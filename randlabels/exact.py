@@ -18,7 +18,7 @@ from .environment import Resources, free_memory, resolve
 from .experiment import Examples, Experiment, check_network
 from .fit import measure
 from .metrics import LOSSES, Record
-from .models import ExactModel, Means
+from .models import ExactModel, SolveOptions
 from .randomness import generator
 
 
@@ -42,13 +42,13 @@ def system_key(config: Config) -> str:
     return json.dumps(identity, sort_keys=True)
 
 
-def means(
+def solve_options(
     experiment: Experiment,
     resources: Resources,
     *,
     share: bool,
     tick: Callable[[float], None] = lambda share: None,
-) -> Means:
+) -> SolveOptions:
     """How a fit computes; `share` says that other processes may be solving the same system."""
     config = experiment.config
     wanted = getattr(config.model, "cache", False)
@@ -57,7 +57,7 @@ def means(
         key = f"{system_key(config)} {experiment.data_sha256} {resources.precision}"
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         cache = config.folder / ".factors" / f"{name}.npy"
-    return Means(_dtype(resources), cache, tick)
+    return SolveOptions(_dtype(resources), cache, tick)
 
 
 def check_model(config: Config, data: Data, *, here: bool = True) -> None:
@@ -73,7 +73,7 @@ def check_model(config: Config, data: Data, *, here: bool = True) -> None:
     images = data.train.images[config.dataset.indices(data.train.labels, "train")]
     test = len(config.dataset.indices(data.test.labels, "test"))
     cropped = config.preprocess.crop(images)
-    needed = _model(config).check(cropped, test, data.classes, Means(_dtype(resources)))
+    needed = _model(config).check(cropped, test, data.classes, SolveOptions(_dtype(resources)))
     if here and needed > (free := free_memory(resources.device)):
         raise ValueError(
             f"model={config.model.name} on {len(images):,} images in {resources.precision} needs "
@@ -93,7 +93,7 @@ def _dtype(resources: Resources) -> torch.dtype:
 def solve(
     experiments: Sequence[Experiment],
     resources: Resources,
-    how: Means,
+    options: SolveOptions,
 ) -> list[Solved]:
     """Solve the experiments of one `system_key` together.
 
@@ -118,7 +118,7 @@ def solve(
         inputs(first, first.test, device),
         [encoded(experiment.train.labels.to(device)) for experiment in experiments],
         generator("init", first.config.seed),
-        how,
+        options,
     )
     solved = []
     for experiment, fit in zip(experiments, fits, strict=True):

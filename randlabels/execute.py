@@ -27,10 +27,10 @@ def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
     """Bring one run to its end, or find that it is there already; its state afterwards.
 
     `job` is the run's number in a sweep, None for a single run, and `cores` are the CPU threads
-    of a run of a sweep. What goes wrong in the fit is
-    written to error.json, so that the other runs of a sweep go on. The state is "running" where
-    another process is at it, and "interrupted" where it was stopped; it then goes on next time.
-    A process that was told to stop begins no run.
+    of a run of a sweep. What goes wrong in the fit is written to error.json, so that the other
+    runs of a sweep go on. The state is "running" where another process is at it, and
+    "interrupted" where it was stopped; it then goes on next time. A process that was told to stop
+    begins no run.
 
     Raises:
         ValueError: the run is refused; its folder was not made.
@@ -39,7 +39,7 @@ def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
     if config.exact:
         return execute_exact([config], job, cores)[0]
     run = config.run
-    prefix = "" if job is None else f"{config.run_id} "
+    prefix = _prefix(config, job is not None)
     if run.state() not in FINISHED:
         if stopping.reason(config.time_limit):
             return run.state()
@@ -216,8 +216,10 @@ def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
                         watch()
 
                     caption(f"{len(mine)} set{'s' * (len(mine) > 1)} of labels")
-                    how = exact.means(experiments[0], resources, share=job is not None, tick=tick)
-                    solved = exact.solve(experiments, resources, how)
+                    options = exact.solve_options(
+                        experiments[0], resources, share=job is not None, tick=tick
+                    )
+                    solved = exact.solve(experiments, resources, options)
             except Interrupted as reason:
                 log.warning("Stopped by %s; the same command solves it anew.", reason)
                 return

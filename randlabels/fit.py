@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import sensitivity
 from .checkpoint import require_like
 from .environment import Resources
 from .experiment import Examples, Experiment
-from .metrics import LOSSES, MEASURED, Record
+from .metrics import LOSSES, MEASURED, SENSITIVITY, Record
 from .models.dropout import reseed_dropout
 from .randomness import generator
 
@@ -33,6 +34,7 @@ class State:
     elapsed: seconds spent on these steps.
     rngs: generators of the epoch by purpose, on the device.
     diverged_at: the epoch in which a loss stopped being finite, if one did.
+    gradients: of `sensitivity.measure`, summed over the evaluations; None before the first.
     """
 
     model: nn.Module
@@ -44,6 +46,7 @@ class State:
     rngs: dict[str, torch.Generator] = field(default_factory=dict)
     diverged_at: int | None = None
     records: list[Record] = field(default_factory=list)
+    gradients: torch.Tensor | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Tensors and plain values, for a checkpoint."""
@@ -56,6 +59,7 @@ class State:
             "finite": self.finite is None or bool(self.finite),
             "elapsed": self.elapsed,
             "rngs": {purpose: rng.get_state() for purpose, rng in self.rngs.items()},
+            "gradients": self.gradients,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -79,6 +83,8 @@ class State:
             purpose: torch.Generator(device).set_state(state)
             for purpose, state in saved["rngs"].items()
         }
+        if (gradients := saved.get("gradients")) is not None:  # of an earlier version, none
+            self.gradients = gradients.to(device)
 
     @property
     def place(self) -> str:
@@ -148,6 +154,16 @@ def sgd(
                 pause()
             return torch.cat(outputs)
 
+    def decide(images: torch.Tensor) -> torch.Tensor:
+        """(N, K) float32 of float32 images, to be differentiated; in fp32, since bf16 would round
+        away the changes that are asked for."""
+        outputs = model(inputs(pixels(images))).float()
+        pause()
+        return outputs
+
+    rng = generator("sensitivity", config.seed)
+    watched = torch.randperm(len(train.labels), generator=rng)[: config.sensitivity].to(device)
+
     for epoch in range(state.epoch, config.epochs):
         if state.step == 0:
             state.enter_epoch(config.seed)
@@ -180,12 +196,25 @@ def sgd(
 
         # Evaluate on the full sets, under both kinds of labels.
         measured: Record = dict.fromkeys(MEASURED)
+        watch: Record = dict.fromkeys(SENSITIVITY if len(watched) else ())
+        gradients = state.gradients
         last = epoch + 1 == config.epochs
         if not diverged and (last or (epoch + 1) % config.eval_every == 0):
             measured = measure(
                 config.loss, train, test, predict(train.images), predict(test.images)
             )
             diverged = not all(math.isfinite(measured[key] or 0.0) for key in LOSSES)
+            if len(watched) and not diverged:
+                watch, gradients = sensitivity.measure(
+                    decide,
+                    config.loss,
+                    config.preprocess.crop(train.images[watched]).float(),
+                    train.labels[watched],
+                    earlier=state.gradients,
+                    times=1 + sum(r["train_acc"] is not None for r in state.records),
+                    rng=generator("langevin", config.seed, epoch, device),
+                    batch=config.batch_size,
+                )
         if diverged:
             state.diverged_at = epoch
             return
@@ -196,8 +225,9 @@ def sgd(
             **measured,
             "seconds": time.perf_counter() - started,
             "images_per_second": len(order) / (trained - started),
+            **watch,
         }
-        state.epoch, state.step = epoch + 1, 0
+        state.epoch, state.step, state.gradients = epoch + 1, 0, gradients
         state.records.append(record)
         yield record
 

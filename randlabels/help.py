@@ -19,8 +19,8 @@ def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]]
         lines = groups.setdefault(group, [])
         for file in sorted((conf / group).rglob("*.yaml")):
             name = file.relative_to(conf / group).with_suffix("").as_posix()
-            keys = yaml.safe_load(file.read_text())
-            lines += _option(group, name, _first_comment(file), keys if "name" in keys else {})
+            keys = {} if group == "sweep" else yaml.safe_load(file.read_text())
+            lines += _option(group, name, _first_comment(file), keys)
     for group, name, keys in extra:
         groups[group] += _option(group, name, "", keys)
     paragraphs = ("\n".join([f"{group}:", *lines]) for group, lines in groups.items())
@@ -52,7 +52,7 @@ def _top_level(conf: Path) -> list[str]:
 
 
 def _option(group: str, name: str, comment: str, keys: Mapping[str, Any]) -> list[str]:
-    values = [f"{group}.{key}={_value(value)}" for key, value in keys.items() if key != "name"]
+    values = [f"{group}.{key}={as_typed(value)}" for key, value in keys.items() if key != "name"]
     lines = [f"  {name:<16} {comment}".rstrip()]
     return [*lines, f"      {' '.join(values)}"] if values else lines
 
@@ -64,7 +64,10 @@ def _first_comment(file: Path) -> str:
     return ""
 
 
-def _value(value: object) -> str:
+def as_typed(value: object) -> str:
+    """A value as one types it on the command line."""
     if value is None:
         return "null"
-    return str(value).replace(" ", "").lower() if isinstance(value, bool | list) else str(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(as_typed, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

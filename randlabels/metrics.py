@@ -39,6 +39,11 @@ KEYS = ("epoch", "lr", *MEASURED, "seconds", "images_per_second")
 """All keys of a record: `seconds` is the epoch's wall clock with all evaluations,
 `images_per_second` the speed of its training part."""
 
+SENSITIVITY = ("loss_sensitivity", "loss_sensitivity_gini", "critical_sample_ratio")
+"""Keys that a record has besides where `sensitivity` is above 0, over as many training images: the
+mean over images and evaluations so far of ‖∂loss/∂x‖₁, pixels x in 0..1; the Gini coefficient
+(0..1) of the images' means over the evaluations; the share (0..1) of critical samples."""
+
 TIMINGS = ("seconds", "images_per_second")
 """The keys that differ between two executions of one config."""
 

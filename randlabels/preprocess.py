@@ -25,7 +25,10 @@ class Preprocess(Protocol):
         ...
 
     def __call__(self, images: torch.Tensor, moments: Moments) -> torch.Tensor:
-        """(B, C, h, w) float32 from cropped float32 `images` in 0..255, which it may overwrite."""
+        """(B, C, h, w) float32 from cropped float32 `images` in 0..255, which it may overwrite.
+
+        Differentiable in the images.
+        """
         ...
 
 
@@ -76,8 +79,10 @@ class Paper:
         images = images / 255.0
         images -= images.mean((1, 2, 3), keepdim=True)
         # not torch.var_mean, which takes ten times as long on a CPU
-        deviation = images.square().mean((1, 2, 3), keepdim=True).sqrt()
-        return images.div_(deviation.clamp(min=1 / math.sqrt(images[0].numel())))
+        variance = images.square().mean((1, 2, 3), keepdim=True)
+        deviation = variance.clamp(min=1e-12).sqrt()  # which has a gradient at 0 too
+        # not in place, since the gradient of the deviation needs the images
+        return images / deviation.clamp(min=1 / math.sqrt(images[0].numel()))
 
 
 @dataclass

@@ -82,6 +82,12 @@ def flat_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def planned_records(keys: Mapping[str, Any]) -> Any:
+    """Number of records of a whole run with these `flat_keys`: its epochs, but one of an exact
+    fit, which alone has no learning rate; None where the keys do not say."""
+    return 1 if keys.get("optimizer.lr", "?") is None else keys.get("epochs")
+
+
 def run_id(
     *, model: str, dataset: str, corruption: str, corrupt: float, seed: int, hash_: str
 ) -> str:

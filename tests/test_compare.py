@@ -13,7 +13,7 @@ import pytest
 from analysis import compare
 from analysis.collect import collect
 
-from .synthetic import write_run
+from .synthetic import OTHER_METRICS, write_run
 
 SEED = pd.read_csv(compare.PUBLISHED / "seed.csv")
 PAPER = pd.read_csv(compare.PUBLISHED / "paper.csv")
@@ -209,6 +209,10 @@ def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> Non
     ratio = half[half["metric"] == "relative"].iloc[0]
     assert ratio["ours"] == pytest.approx(18 / 10)
     assert (ratio["n"], ratio["verdict"]) == (3, "agrees")
+    noisy = half[half["metric"] == "test_error_noisy"].iloc[0]
+    assert noisy["ours"] == pytest.approx(1 - OTHER_METRICS)
+    on_true = published.assign(metric=published["metric"].replace("test_error_noisy", "test_error"))
+    half = compared(tmp_path, on_true).set_index("row").loc["MLP 1x512, corrupt 0.5"]
     error = half[half["metric"] == "test_error"].iloc[0]
     assert error["ours"] == pytest.approx(1 - (0.9 - 0.4 + 0.01))
     assert error["sd"] == pytest.approx(0.01)

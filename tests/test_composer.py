@@ -31,7 +31,7 @@ LISTS = [
     ["schedule=cosine", "optimizer=adamw", "augment=crop_flip", "preprocess=scale"],
     ["schedule=step", "schedule.milestones=[1,2]"],
     ["sweep=demo", "seed=2"],
-    ["sweep=paper/fig1a", "model.lr=0.5", "epochs=3"],
+    ["sweep=paper/figure1a", "model.lr=0.5", "epochs=3"],
     ["model=kernel"],
     ["model=mlp", "+model.nosuch=1"],
     ["+nosuch=1", "seed=1"],
@@ -109,5 +109,5 @@ def test_one_composition_serves_all_values_and_none_leaks_into_the_next(
 
 def test_committed_sweep_names_the_folder(loaded: tuple[ConfigLoader, DictConfig]) -> None:
     composer = Composer(*loaded)
-    config = composer.config(["sweep=paper/fig1a", "seed=2"])
-    assert config.folder == Path("runs") / "paper-fig1a"
+    config = composer.config(["sweep=paper/figure1a", "seed=2"])
+    assert config.folder == Path("runs") / "paper-figure1a"

@@ -261,3 +261,15 @@ def test_bad_value_is_refused_in_one_sentence_that_names_it(values: dict) -> Non
     assert len(sentence) > len(key) + 15
     if isinstance(value, dict):
         assert any(str(k) in sentence or str(v) in sentence for k, v in value.items())
+
+
+def test_equal_options_of_two_configs_are_not_the_same_object() -> None:
+    """Though they are made once and copied; one that is filled in changes no other."""
+    tree = {"model": {"name": "mlp", "hidden": [8]}}
+    first, second = parse(tree), parse(tree)
+    first.model.hidden.append(4)  # type: ignore[attr-defined]
+    first.optimizer.lr = 7.0
+    third = parse(tree)
+    for config in (second, third):
+        assert config.model.hidden == [8]  # type: ignore[attr-defined]
+        assert config.optimizer.lr == config.model.lr == 0.01

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -124,6 +125,35 @@ def test_vanished_data_are_said_in_one_sentence_and_cost_nothing(cli: Cli, tmp_p
     assert run.checkpoint.read_bytes() == before and run.state() == "interrupted"
     (tmp_path / "gone").rename(tmp_path / "tree")
     assert cli(*arguments).code == 0 and numbers(run.path) == whole
+
+
+def test_loss_of_power_leaves_no_result_without_its_files_and_no_commit_undone(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk keeps a file's content from its fsync on, and its name from its folder's fsync on."""
+    kept: set[str] = set()  # files whose content the disk keeps
+    unsettled: set[str] = set()  # names that it may lose
+    renamed: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        fsync(handle)
+        kept.add(os.readlink(f"/proc/self/fd/{handle}"))
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            unsettled.clear()
+
+    def moved(source: Path, target: Path) -> None:
+        assert str(source) in kept or source.name == "checkpoint.pt"
+        assert "checkpoint.pt" not in unsettled, "a commit is settled before anything else happens"
+        assert target.name != "done.json" or not unsettled
+        replace(source, target)
+        unsettled.add(target.name)
+        renamed.append(target.name)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", moved)
+    assert cli(*TINY, f"out={tmp_path.resolve()}/runs", "checkpoint_every=0").code == 0
+    assert renamed[-1] == "done.json" and renamed.count("checkpoint.pt") == 3 and not unsettled
 
 
 @pytest.mark.parametrize("name", ["done.json", "metrics.jsonl", "environment.json", "config.yaml"])

@@ -18,8 +18,8 @@ SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rgl
 
 FLOORS = [
     ["randomness", "metrics", "console", "help", "optimizer", "loss", "schedule", "kernels"]
-    + ["files", "stopping"],
-    ["preprocess", "augment", "corruption", "models", "data", "rundir", "options"],
+    + ["files", "histogram", "stopping"],
+    ["preprocess", "augment", "corruption", "models", "data", "rundir", "options", "sensitivity"],
     ["config", "checkpoint"],
     ["environment", "experiment"],
     ["fit"],

@@ -1,13 +1,8 @@
-"""Exact fits: the kernel solution against plain float64 references, and the theorem."""
+"""The kernel solution against plain float64 references: factor, kernels, features, refinement."""
 
 from __future__ import annotations
 
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +10,11 @@ import pytest
 import scipy.linalg
 import torch
 
-from randlabels import exact
 from randlabels.kernels import cholesky, conv, features, functions, system
 from randlabels.kernels.cholesky import Breakdown, Triangle
 from randlabels.kernels.rows import Rows
-from randlabels.models import kernel as kernel_model
-from randlabels.models.theorem1 import Theorem1, evaluate, represent
-from randlabels.rundir import read_json
-
-from .conftest import Cli, numbers, only_run
-
-KERNEL = ["model=kernel", "dataset=digits"]
+from randlabels.models import SolveOptions
+from randlabels.models.kernel import Kernel
 
 
 @pytest.fixture
@@ -154,6 +143,14 @@ def test_refinement_that_does_not_arrive_is_refused(small_blocks: None) -> None:
         system.solve(equations, factor, [torch.randn(80, 1, dtype=torch.float64)])
 
 
+def test_factor_of_nothing_but_nan_ends_the_refinement(small_blocks: None) -> None:
+    rows = Rows(torch.eye(6))
+    equations = system.KernelSystem(rows, rows, functions.linear(), 0.0)
+    factor = triangle(torch.full((6, 6), math.nan), torch.float32)
+    with pytest.raises(Breakdown, match="stopped at a relative residual of 1"):
+        system.solve(equations, factor, [torch.eye(6, dtype=torch.float64)])
+
+
 def test_random_convolutional_kernel_is_the_product_of_its_features(small_blocks: None) -> None:
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(90, 3, 12, 12, generator=rng)
@@ -199,137 +196,6 @@ def test_gabor_filters_ignore_brightness_and_tell_orientations_apart() -> None:
         assert int(found.argmax()) == k and found[k] > 2 * found[(k + 1) % 4]
 
 
-def test_run_interpolates_random_labels_and_writes_one_record(cli: Cli, tmp_path: Path) -> None:
-    outcome = cli(*KERNEL, "corrupt=1.0")
-    assert outcome.code == 0 and "Acc-tr: 100.00" in outcome.out
-    run = only_run(tmp_path)
-    result = read_json(run / "done.json")
-    assert result is not None
-    assert result["epochs"] == 1 and result["parameters"] == 1442 * 10
-    assert result["solution"]["relative_residual"] <= 1e-6
-    assert result["final"]["train_acc"] == 1.0 and result["final"]["test_acc"] < 0.2
-    assert not (run / "checkpoint.pt").exists() and not (run.parent / ".factors").exists()
-    assert "Already done" in cli(*KERNEL, "corrupt=1.0").out
-
-
-def count_factorisations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    counted: list[int] = []
-    original = Triangle.factorise
-
-    def factorise(self: Triangle, *arguments: object) -> None:
-        counted.append(self.n)
-        original(self, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Triangle, "factorise", factorise)
-    return counted
-
-
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_sweep_has_one_factorisation(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: str
-) -> None:
-    counted = count_factorisations(monkeypatch)
-    sweep = ["corrupt=0.0,0.5,1.0", "corruption.seed=1,2", "seed=0,1"]
-    outcome = cli("-m", *KERNEL, *sweep, f"hydra/launcher={launcher}")
-    assert outcome.code == 0 and "12 done" in outcome.out and counted == [1442]
-    # The numbers are those of a run on its own.
-    monkeypatch.chdir(tmp_path)
-    cli(*KERNEL, "corrupt=0.5", "corruption.seed=2", "name=alone")
-    (alone,) = (tmp_path / "runs" / "alone").glob("kernel-*")
-    together = tmp_path / "runs" / "default" / alone.name
-    first, second = (read_json(run / "done.json")["final"] for run in (alone, together))  # type: ignore[index]
-    assert first == pytest.approx(second, abs=1e-6)
-
-
-def test_networks_and_kernels_share_a_sweep(cli: Cli) -> None:
-    outcome = cli("-m", "dataset=digits", "model=linear,kernel", "plan=true")
-    assert outcome.code == 0 and "2 planned" in outcome.out
-
-
-def test_processes_share_one_factorisation_through_a_file(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counted = count_factorisations(monkeypatch)
-    for corrupt in (0.0, 0.5):
-        assert cli(*KERNEL, f"corrupt={corrupt}", "model.cache=true").code == 0
-    assert counted == [1442]
-    (cache,) = (tmp_path / "runs/default/.factors").glob("*.npy")
-    cache.write_bytes(cache.read_bytes()[:-1000])
-    outcome = cli(*KERNEL, "corrupt=1.0", "model.cache=true")
-    assert outcome.code == 0 and "is damaged and is replaced" in outcome.out
-    assert counted == [1442, 1442]
-    assert cli(*KERNEL, "corrupt=0.2", "model.cache=true").code == 0 and len(counted) == 2
-
-
-@pytest.mark.parametrize("moment", ["factorise", "save"])
-def test_killed_fit_leaves_nothing_that_hinders_the_next(
-    cli: Cli, tmp_path: Path, moment: str
-) -> None:
-    """SIGKILL in the factorisation, or with half of the cache written."""
-    code = f"""
-import os, signal, sys
-from randlabels.kernels.cholesky import Triangle
-from randlabels import run
-def die(self, *arguments):
-    if {moment == "save"}:
-        arguments[0].write_bytes(b"half")
-    os.kill(os.getpid(), signal.SIGKILL)
-Triangle.{moment} = die
-sys.argv = ["randlabels", *{[*KERNEL, "corrupt=0.5", "model.cache=true"]!r}]
-run.main()
-"""
-    root = Path(__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment)
-    assert killed.returncode == -signal.SIGKILL
-    started = time.perf_counter()
-    assert cli(*KERNEL, "corrupt=0.5", "model.cache=true").code == 0
-    assert time.perf_counter() - started < 60  # no lock is waited for
-    assert {f.suffix for f in (tmp_path / "runs/default/.factors").iterdir()} <= {".npy", ".lock"}
-    cli(*KERNEL, "corrupt=0.5", "name=undisturbed")
-    runs = sorted((tmp_path / "runs").glob("*/kernel-*"))
-    assert len(runs) == 2 and numbers(runs[0]) == numbers(runs[1])
-
-
-def test_bad_input_is_one_sentence(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    for override, message in {
-        "epochs=5": "epochs=5 has no meaning for model=kernel",
-        "optimizer.lr=0.1": "optimizer.lr=0.1 has no meaning",
-        "schedule=cosine": "schedule=cosine has no meaning",
-        "loss=gce": "loss=gce has no meaning",
-        "precision=bf16": "precision=bf16 is not for model=kernel; use auto, fp32 or fp64",
-        "model.kernel=sinc": "model.kernel=sinc is unknown; use gaussian",
-        "model.features=random_conv": "use model.kernel=linear",
-        "model.ridge=-1": "model.ridge=-1.0 must be 0 or a positive number",
-    }.items():
-        outcome = cli(*KERNEL, override)
-        assert outcome.code == 1 and message in outcome.err, override
-        assert len(outcome.err.strip().splitlines()) == 1
-    outcome = cli("dataset=digits", "model=mlp", "precision=fp64")
-    assert "precision=fp64 is not for model=mlp; use auto, fp32 or bf16" in outcome.err
-    monkeypatch.setattr(exact, "free_memory", lambda device: 2**20)
-    outcome = cli(*KERNEL)
-    assert outcome.code == 1 and "needs 0.5 GiB of memory and 0.0 GiB are free" in outcome.err
-
-
-def test_singular_system_names_the_remedy(cli: Cli, tmp_path: Path) -> None:
-    """A linear kernel on 64 pixels has rank 64."""
-    outcome = cli(*KERNEL, "model.kernel=linear")
-    assert outcome.code == 1
-    error = read_json(only_run(tmp_path) / "error.json")
-    assert error is not None and "use a larger model.ridge or precision=fp64" in error["exception"]
-    assert cli(*KERNEL, "model.kernel=linear", "model.ridge=1.0").code == 0
-
-
-def test_double_precision_agrees(cli: Cli, tmp_path: Path) -> None:
-    cli("-m", *KERNEL, "precision=fp32,fp64", "corrupt=0.5")
-    first, second = (
-        read_json(run / "done.json")["final"]  # type: ignore[index]
-        for run in sorted((tmp_path / "runs").glob("*/kernel-*"))
-    )
-    assert first == pytest.approx(second, abs=1e-6)
-
-
 @pytest.mark.data
 @pytest.mark.timeout(600)
 def test_ten_thousand_mnist_images_are_classified_as_by_scipy(real_data: Path) -> None:
@@ -338,13 +204,13 @@ def test_ten_thousand_mnist_images_are_classified_as_by_scipy(real_data: Path) -
     parts = [MNIST(str(real_data), train=train) for train in (True, False)]
     x, z = (part.data.flatten(1).float() / 255 for part in parts)
     x, y = x[:10_000], torch.nn.functional.one_hot(parts[0].targets[:10_000], 10).double()
-    model = kernel_model.Kernel()
+    model = Kernel()
     fit = model.solve(
         x.view(-1, 1, 28, 28),
         z.view(-1, 1, 28, 28),
         [y],
         torch.Generator(),
-        kernel_model.Means(torch.float32),
+        SolveOptions(torch.float32),
     )[0]
     pixels, unseen = ((part.data.flatten(1).double() / 255).numpy() for part in parts)
     pixels = pixels[:10_000]
@@ -357,46 +223,3 @@ def test_ten_thousand_mnist_images_are_classified_as_by_scipy(real_data: Path) -
     expected = k(unseen, pixels) @ coefficients
     np.testing.assert_array_equal(fit.test.argmax(1), expected.argmax(1))
     np.testing.assert_allclose(fit.test, expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("n", [1, 2, 100, 1000, 4000, 50_000])
-def test_theorem_represents_random_labels_with_2n_plus_d_weights(n: int) -> None:
-    rng = torch.Generator().manual_seed(n)
-    x = torch.randn(n, 50, generator=rng)
-    labels = torch.randint(0, 10, (n,), generator=rng)
-    model = Theorem1()
-    fit = model.solve(
-        x[:, None, None], x[:, None, None], [model.encode(labels, 10)], rng, kernel_model.Means()
-    )[0]
-    assert fit.parameters == 2 * n + 50
-    assert (fit.train[:, 0] - labels).abs().max() < 1e-5
-    assert torch.equal(model.decode(fit.train), labels)
-
-
-def test_theorem_is_the_network_of_the_paper() -> None:
-    """Thresholds interleave with the images, and the plain sum over the units is the same."""
-    rng = torch.Generator().manual_seed(0)
-    x = torch.randn(40, generator=rng, dtype=torch.float64)
-    y = torch.randint(0, 10, (40,), generator=rng).double()
-    thresholds, weights = represent(x, y)
-    order = x.sort().values
-    assert (thresholds < order).all() and (thresholds[1:] > order[:-1]).all()
-    z = torch.cat([x, torch.linspace(-4, 4, 99, dtype=torch.float64)])
-    plain = ((z[:, None] - thresholds).clamp(min=0) * weights).sum(1)
-    np.testing.assert_allclose(evaluate(z, thresholds, weights), plain, atol=1e-9)
-    np.testing.assert_allclose(evaluate(x, thresholds, weights), y, atol=1e-10)
-
-
-def test_theorem_refuses_equal_images_by_their_indices() -> None:
-    images = torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8)
-    images[17] = images[5]
-    with pytest.raises(ValueError, match="training images 5 and 17 are equal"):
-        Theorem1().check(images, 10, 10, kernel_model.Means())
-    with pytest.raises(ArithmeticError, match="have the same projection"):
-        represent(torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
-
-
-def test_theorem_run_counts_its_weights(cli: Cli, tmp_path: Path) -> None:
-    outcome = cli("model=theorem1", "dataset=digits", "corrupt=1.0")
-    assert outcome.code == 0 and f"Number of parameters: {2 * 1442 + 64}" in outcome.out
-    assert "Acc-tr: 100.00" in outcome.out

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
 from randlabels import metrics
 from randlabels.config import parse
-from randlabels.launchers import packed
+from randlabels.launchers import batch, packed
 from randlabels.launchers.packed import PackedLauncher, by_data
 from randlabels.rundir import RunDir
 
@@ -117,6 +118,38 @@ def test_control_c_ends_the_workers_and_exits_with_130(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
     assert not any(map(alive, pids))
+
+
+def test_workers_imports_go_on_while_the_runs_are_checked(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a plan, which starts nothing, has none."""
+    seen: dict[str, bool] = {}
+    check = batch.check
+
+    def noted(configs: list, **options: bool) -> None:
+        server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        seen[configs[0].name] = server is not None and alive(server)
+        check(configs, **options)
+
+    monkeypatch.setattr(batch, "check", noted)
+    assert cli("-m", *TINY, PACKED, "name=a").code == 0
+    assert cli("-m", *TINY, PACKED, "name=b", "plan=true").code == 0
+    assert cli("-m", *TINY, BASIC, "name=c").code == 0
+    assert seen == {"a": True, "b": False, "c": False}
+
+
+def test_control_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "randlabels.run", "-m", *TINY, PACKED]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        wait_until(lambda: len(children.read_text().split()) == 2)  # and the resource tracker
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in out and "Interrupted" in out
 
 
 def test_run_that_is_refused_in_its_worker_is_listed(cli: Cli, tmp_path: Path) -> None:

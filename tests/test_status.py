@@ -16,6 +16,7 @@ from analysis import status
 from randlabels import metrics, rundir
 from randlabels.config import parse
 
+from .conftest import Cli
 from .synthetic import record, write_run
 
 
@@ -122,6 +123,18 @@ def test_unchanged_folders_are_not_read_again(
     assert [r["state"] for r in status.survey(tmp_path, known)[0]].count("interrupted") == 1
     assert read == [second.path]
     assert first[0]["run_id"] == status.survey(tmp_path, known)[0][0]["run_id"]
+
+
+def test_exact_fit_has_one_record_to_write(cli: Cli, tmp_path: Path) -> None:
+    """Its config names 300 epochs, which have no meaning for it."""
+    assert cli("dataset=digits", "dataset.train_size=64", "model=kernel").code == 0
+    folder = tmp_path / "runs" / "default"
+    planned = parse({"dataset": {"name": "digits"}, "model": {"name": "theorem1"}})
+    rundir.merge_plan(folder, [{"run_id": planned.run_id, "config": planned.tree()}])
+    runs, _ = status.survey(folder, {})
+    progress = [(run["state"], run["epoch"], run["epochs"]) for run in runs]
+    assert progress == [("done", 1, 1), ("planned", 0, 1)]
+    assert status.totals(runs)["epochs_left"] == 1
 
 
 def test_table_and_json_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

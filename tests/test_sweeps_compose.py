@@ -9,23 +9,27 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from analysis import compare
 from randlabels import exact, experiment, fit
 from randlabels.config import Config, parse, plain
 from randlabels.data import Data, Split
 from randlabels.environment import Resources
+from randlabels.help import options_help
 from randlabels.launchers.grid import expand
-from randlabels.models import Means
+from randlabels.models import SolveOptions
 from randlabels.options import DEFAULTS
 from randlabels.randomness import generator
 from randlabels.run import CONF, prepare_hydra
 from randlabels.rundir import flat_keys
+
+from .noise import balanced, part
 
 prepare_hydra()
 
@@ -40,11 +44,11 @@ IMAGES = {"colour": (3, 32, 32), "grey": (1, 28, 28)}
 @cache
 def runs(sweep: str) -> list[Config]:
     """The runs of a committed sweep, composed as the command line does."""
-    grids = yaml.safe_load((CONF / "sweep" / f"{sweep}.yaml").read_text())["hydra"]["sweeper"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
+        launch = compose("config", [f"sweep={sweep}"], return_hydra_config=True)
         return [
             parse(plain(compose("config", [f"sweep={sweep}", *overrides])), sweep)
-            for overrides in expand([], grids["runs"])
+            for overrides in expand([], OmegaConf.to_object(launch.hydra.sweeper.runs))
         ]
 
 
@@ -81,6 +85,49 @@ def test_sweep_states_its_number_of_runs(sweep: str) -> None:
     assert stated is not None and int(stated[1]) == len(runs(sweep))
 
 
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_sweep_begins_with_its_command_and_states_its_cost(sweep: str) -> None:
+    """A miniature takes at most ten minutes."""
+    lines = (CONF / "sweep" / f"{sweep}.yaml").read_text().splitlines()
+    header = " ".join(line for line in lines if line.startswith("#"))
+    assert lines[1] == f"# python -m randlabels.run sweep={sweep}"
+    assert re.search(r"(minute|hour|day)s?\b", header) and re.search(r"\b(cores?|CPU)\b", header)
+    if sweep.endswith("_mini"):
+        minutes = re.search(r"about (\d+) minutes on two CPU cores", header)
+        assert minutes is not None and int(minutes[1]) <= 10
+
+
+MINIATURES = [f"paper/{name}" for name in ("figure1a", "figure1b", "figure1c", "figure2b")]
+MINIATURES += ["paper/table1", "paper/table4", "seed/readme", "noise/compare"]
+
+
+@pytest.mark.parametrize("sweep", MINIATURES)
+def test_miniature_has_a_run_for_each_kind_of_run(sweep: str) -> None:
+    """Of the same network too, but for noise/compare, whose miniature has a smaller one."""
+
+    def told_apart(config: Config) -> tuple[Any, ...]:
+        network = config.model.name, len(getattr(config.model, "hidden", []))
+        decay = config.optimizer.weight_decay > 0
+        kind = config.corruption.name, config.augment.name, decay
+        return kind if sweep == "noise/compare" else (*network, *kind)
+
+    assert {*map(told_apart, runs(f"{sweep}_mini"))} == {*map(told_apart, runs(sweep))}
+
+
+@pytest.mark.parametrize("ending", ["", "_mini"])
+def test_noise_models_are_compared_at_equal_shares_of_changed_labels(ending: str) -> None:
+    """By the transition matrices that the kinds state, on classes of equal size."""
+    shares: dict[float, set[str]] = {}
+    for config in runs(f"noise/compare{ending}"):
+        labels = balanced(10_000)
+        of = part(labels, dataset=config.dataset.name)
+        kept = np.diag(config.corruption.transition(of, config.corrupt)).mean()
+        shares.setdefault(round(1 - kept, 2), set()).add(config.corruption.name)
+        assert 1 - kept == pytest.approx(round(1 - kept, 2), abs=0.0025)
+    kinds = {"uniform", "uniform_exclusive", "pair_flip", "asymmetric", "instance"}
+    assert shares == {0.0: {"uniform"}, 0.2: kinds, 0.4: kinds}
+
+
 @pytest.mark.parametrize("colour", IMAGES)
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_sweep_trains_two_steps(sweep: str, colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +159,7 @@ def test_sweep_solves_its_exact_fits(
             assembled = experiment.assemble(
                 dataclasses.replace(config, dataset=dataset, model=model)
             )
-            how = Means(torch.float32)
-            (solved,) = exact.solve([assembled], CPU, how)
+            (solved,) = exact.solve([assembled], CPU, SolveOptions(torch.float32))
             assert solved.record["train_acc"] is not None
 
 
@@ -129,9 +175,9 @@ COVERED = {
     "paper/table3": ("paper", {"Table 3": 4, "Table 3, text": 1, "Section 5, text": 2}),
     "paper/table1": ("paper", {"Table 1": 38}),
     "paper/table4": ("paper", {"Table 4": 6}),
-    "paper/fig1a": ("paper", {"Figure 1a": 57}),
-    "paper/fig1b": ("paper", {"Figure 1b": 33, "Figure 1c": 33}),
-    "paper/fig1c": ("paper", {"Figure 1b": 33, "Figure 1c": 33}),
+    "paper/figure1a": ("paper", {"Figure 1a": 57}),
+    "paper/figure1b": ("paper", {"Figure 1b": 33, "Figure 1c": 33}),
+    "paper/figure1c": ("paper", {"Figure 1b": 33, "Figure 1c": 33}),
     "noise/phuber_mnist": ("noise", {"dmizr/phuber, README": 12}),
 }
 """The sources that a sweep covers whole, and how many numbers they have."""
@@ -159,9 +205,15 @@ def test_page_of_the_paper_has_each_of_its_sweeps_with_their_numbers_of_runs() -
         assert stated == "the same" or int(stated) == len(runs(sweep)), sweep
 
 
-def test_both_figures_of_corruption_levels_share_their_runs() -> None:
-    first, second = runs("paper/fig1b"), runs("paper/fig1c")
+@pytest.mark.parametrize("ending", ["", "_mini"])
+def test_both_figures_of_corruption_levels_share_their_runs(ending: str) -> None:
+    first, second = runs(f"paper/figure1b{ending}"), runs(f"paper/figure1c{ending}")
     assert [config.run.path for config in first] == [config.run.path for config in second]
+
+
+def test_help_lists_a_sweep_by_its_first_sentence_alone() -> None:
+    shown = options_help(CONF)
+    assert all(f"  {sweep} " in shown for sweep in SWEEPS) and "sweep.hydra" not in shown
 
 
 def test_folder_of_sweeps_is_that_of_the_checkout() -> None:

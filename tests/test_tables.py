@@ -164,7 +164,7 @@ def test_collecting_again_in_any_directory_order_gives_the_same_bytes(
 ) -> None:
     collect.main([str(sweep)])
     first = contents(sweep / "summary")
-    names = ["corruption_vs_epochs", "runs", "test_error", "time_to_fit"]
+    names = ["corruption_vs_epochs", "memorisation", "runs", "test_error", "time_to_fit"]
     expected = {f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex")}
     (block,) = (name for name in first if name.startswith("epochs.parquet/"))
     assert set(first) == {*expected, "epochs.csv", block}
@@ -209,6 +209,8 @@ def test_real_sweep_fills_every_column_of_the_contract(cli: Cli, tmp_path: Path)
     fit = ["epochs_to_fit_mean", "epochs_to_fit_sd", "n_fitted", "relative"]
     assert columns["time_to_fit"] == [*counted, *fit]
     assert columns["test_error"] == [*counted, "test_error_mean", "test_error_sd"]
+    shares = ["memorised", "true", "neither", "generalization_gap"]
+    assert columns["memorisation"] == [*counted, "epoch", *shares]
 
 
 def test_folder_without_runs_is_one_sentence(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from ..histogram import histogram
 from . import Part
 from .base import Seeded, hit, stream, streams
 
@@ -148,8 +149,7 @@ class GaussianPixels(PixelCorruption):
 
     def _moments(self, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means and deviations, each (C or 1, 1, 1) float64, of the population."""
-        channels = torch.from_numpy(train).unbind(1)
-        counts = np.stack([torch.bincount(c.flatten(), minlength=256) for c in channels])
+        counts = histogram(torch.from_numpy(train)).numpy()
         if self.moments == "scalar":
             counts = counts.sum(0, keepdims=True)
         levels = np.arange(256)

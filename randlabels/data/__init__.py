@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from ..histogram import histogram
 from ..randomness import generator
 
 
@@ -82,12 +83,8 @@ class Data:
             mean, deviation = (torch.tensor(m, dtype=torch.float64) for m in self.published_moments)
         else:
             levels = torch.arange(256, dtype=torch.float64)
-            share = torch.stack(
-                [
-                    torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
-                    for channel in self.train.images.unbind(1)
-                ]
-            )
+            counts = histogram(self.train.images).double()
+            share = counts / counts.sum(1, keepdim=True)
             mean = share @ levels
             deviation = (share @ levels**2 - mean**2).clamp(min=0).sqrt()
             deviation[deviation == 0] = 1.0

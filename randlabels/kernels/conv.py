@@ -14,16 +14,16 @@ from .cholesky import BLOCK, Triangle, product
 class ConvSystem:
     """K = Φ·Φᵀ where Φ has 4 columns a filter: patches, whitening, ReLU, means over quadrants.
 
-     After Coates, Lee and Ng 2011 with random instead of learnt filters, which is what the paper's
-     "random convolutional net with 32,000 random filters" is taken to be (Table 3 gives no more;
-    ). From images (N, C, H, W) float32 with pixels in 0..1:
+    The "random convolutional net with 32,000 random filters" of Zhang et al. 2017, Table 3, which
+    says no more of it, is taken to be the network of Coates, Lee and Ng 2011 with random instead
+    of learnt filters. From images (N, C, H, W) float32 with pixels in 0..1:
 
-     - each patch of `patch` x `patch` pixels, every `stride` pixels, minus its mean, over
-       √(variance + 10/255²), then ZCA-whitened with the training patches' covariance + 0.1;
-     - a filter is a random whitened training patch over its norm; activation max(0, ⟨f, p⟩ - bias);
-     - the mean over each quadrant of the image.
+    - each patch of `patch` x `patch` pixels, every `stride` pixels, minus its mean, over
+      √(variance + 10/255²), then ZCA-whitened with the training patches' covariance + 0.1;
+    - a filter is a random whitened training patch over its norm; activation max(0, ⟨f, p⟩ - bias);
+    - the mean over each quadrant of the image.
 
-     Φ itself, 128,000 columns for 32,000 filters, is never stored: `outputs` makes it anew.
+    Φ itself, 128,000 columns for 32,000 filters, is never stored: `outputs` makes it anew.
     """
 
     BATCH = 2000
@@ -43,11 +43,6 @@ class ConvSystem:
         ridge: float,
         rng: torch.Generator,
     ) -> None:
-        if min(train.shape[2:]) < patch + stride:
-            raise ValueError(
-                f"model.patch={patch} leaves no two patches on images of "
-                f"{train.shape[2]}x{train.shape[3]} pixels; use a smaller one"
-            )
         self.train, self.test = train, test
         self.patch, self.stride, self.ridge = patch, stride, ridge
         self.n = len(train)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -133,10 +132,10 @@ class _Refined:
         """Take the proposed coefficients, which give `reached`, if they are an improvement."""
         residual = self.target - reached
         relative = float(residual.norm() / self.target.norm())
-        improvement = self.relative / relative if relative > 0 else math.inf
-        if improvement > 1:
+        advanced = 10 * relative < self.relative  # false for NaN, which ends the refinement
+        if relative < self.relative:
             self.coefficients, self.residual, self.relative = self.proposed, residual, relative
-        self.converged = self.relative <= TOLERANCE or not improvement > 10
+        self.converged = self.relative <= TOLERANCE or not advanced
         if self.converged and not self.relative <= LIMIT:
             raise Breakdown(f"the refinement stopped at a relative residual of {self.relative:.1e}")
 

@@ -12,7 +12,9 @@ from ..console import log, print_table
 from ..environment import check_device
 from ..exact import check_model
 from ..experiment import load, relabel
-from ..rundir import FINISHED, flat_keys, merge_plan, read_json
+from ..help import as_typed
+from ..rundir import FINISHED, flat_keys, merge_plan, planned_records, read_json
+from .packed import by_data
 
 PACKAGE = Path(__file__).parent.parent
 ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "analysis"
@@ -25,24 +27,33 @@ IN_RUN_ID = ("model", "dataset", "corruption", "corrupt", "seed")
 def check(configs: Sequence[Config], *, here: bool = True) -> None:
     """Find out what any run would be refused for: device, data set, sizes, labels, model.
 
-    Missing data are downloaded here, once, before any worker asks for them. Unless `here`, the
-    runs are executed on other machines, whose GPUs and memory cannot be seen.
+    Missing data are downloaded here, once, before any worker asks for them. What several runs have
+    in common is checked once. Unless `here`, the runs are executed on other machines, whose GPUs
+    and memory cannot be seen.
 
     Raises:
         ValueError: one sentence with the value, the rule and the remedy.
     """
-    checked = set()
-    for config in configs:
-        data = load(config.dataset)
-        labels = (config.dataset, config.corruption, config.corrupt)
-        if (key := repr((config.device, labels, config.model, config.preprocess))) not in checked:
-            if here:
-                check_device(config)
-            config.dataset.indices(data.train.labels, "train")
-            config.dataset.indices(data.test.labels, "test")
+    checked: set[str] = set()
+
+    def new(*keys: object) -> bool:
+        """Nothing with these keys was checked before."""
+        size = len(checked)
+        checked.add(repr(keys))
+        return len(checked) > size
+
+    for config in by_data(configs):
+        dataset = config.dataset
+        if here and new("device", config.device):
+            check_device(config)
+        data = load(dataset)
+        if new("labels", dataset, config.corruption, config.corrupt):
+            dataset.indices(data.train.labels, "train")
+            dataset.indices(data.test.labels, "test")
             relabel(config, data, "train")
+        resources = config.device, config.precision
+        if new("model", *resources, dataset, config.model, config.preprocess):
             check_model(config, data, here=here)
-            checked.add(key)
         if config.force and config.run.state() == "running":
             raise ValueError(
                 f"{config.run.path} is being executed by {config.run.holder()}; "
@@ -51,8 +62,8 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
         before = (read_json(config.run.environment) or {}).get("data_sha256", data.sha256)
         if before != data.sha256 and not config.force:
             raise ValueError(
-                f"{config.run.path} was computed on other data than {config.dataset.name} in "
-                f"{config.dataset.folder} is now; give this launch a name=, or force=true to set "
+                f"{config.run.path} was computed on other data than {dataset.name} in "
+                f"{dataset.folder} is now; give this launch a name=, or force=true to set "
                 "the old results aside"
             )
 
@@ -76,13 +87,12 @@ def show_plan(configs: Sequence[Config]) -> None:
     for config, values in zip(configs, varied.values(), strict=True):
         state = config.run.state()
         size = config.dataset.train_size or len(load(config.dataset).train.labels)
-        cost = 0 if state in FINISHED and not config.force else size * config.epochs
+        epochs = planned_records(flat_keys(config.tree()))
+        cost = 0 if state in FINISHED and not config.force else size * epochs
         images += cost
-        rows.append(
-            [config.run_id, state, *values.values(), str(config.epochs), f"{size:,}", f"{cost:,}"]
-        )
-    columns = ["run", "state", *values, "epochs", "images", "images to train on"]
-    print_table(f"Plan: {_counted(configs)}", columns, rows)
+        costs = {"epochs": str(epochs), "images": f"{size:,}", "images to go": f"{cost:,}"}
+        rows.append({"run": config.run_id, "state": state, **values, **costs})
+    _print_table(f"Plan: {_counted(configs)}", rows)
     print(f"In all {images:,} training images to go; nothing was started.")
 
 
@@ -102,18 +112,15 @@ def close(
         run, state = config.run, config.run.state()
         result = run.result() or {}
         final = result.get("final", {})
-        rows.append(
-            [
-                config.run_id,
-                state if state != "diverged" else f"diverged in epoch {result['diverged_at']}",
-                *values.values(),
-                _number(result.get("epochs"), "d"),
-                _number(final.get("train_acc"), ".2%"),
-                _number(final.get("test_acc"), ".2%"),
-                _number(result.get("epochs_to_fit"), "d"),
-                _number(result.get("seconds"), ".1f"),
-            ]
-        )
+        measured = {
+            "epochs": str(result.get("epochs", values.get("epochs", "-"))),
+            "train acc": _number(final.get("train_acc"), ".2%"),
+            "test acc": _number(final.get("test_acc"), ".2%"),
+            "epochs to fit": _number(result.get("epochs_to_fit"), "d"),
+            "seconds": _number(result.get("seconds"), ".1f"),
+        }
+        told = f"diverged in epoch {result['diverged_at']}" if state == "diverged" else state
+        rows.append({"run": config.run_id, "state": told, **values, **measured})
         if state not in (*FINISHED, "running"):
             unfinished += 1
             written = read_json(run.error) or {}
@@ -123,9 +130,7 @@ def close(
             error = error or "no result"
             where = f"; see {run.log}" if run.log.is_file() else ""
             failures.append(f"{run.run_id}: {state}, {error}{where}")
-    measured = ["epochs", "train acc", "test acc", "epochs to fit", "seconds"]
-    columns = ["run", "state", *values, *measured]
-    print_table(_counted(configs), columns, rows)
+    _print_table(_counted(configs), rows)
     for failure in failures:
         print(failure)
     for folder in sorted({config.folder for config in configs if config.folder.exists()}):
@@ -148,7 +153,8 @@ def varying(configs: Sequence[Config]) -> dict[Path, dict[str, str]]:
         if differs and key not in IN_RUN_ID:
             several.append(key)
     return {
-        path: {key: str(keys.get(key, "-")) for key in several} for path, keys in keys_of.items()
+        path: {key: as_typed(keys.get(key, "-")) for key in several}
+        for path, keys in keys_of.items()
     }
 
 
@@ -157,6 +163,10 @@ def _counted(configs: Sequence[Config]) -> str:
     folders = ", ".join(sorted({str(config.folder) for config in configs}))
     states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
     return f"{len(configs)} run{'s' * (len(configs) != 1)} in {folders}: {states}"
+
+
+def _print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    print_table(title, list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _number(value: Any, spec: str) -> str:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from ..config import Config
 from ..console import log, logging_to
+from ..help import as_typed
 from ..rundir import FINISHED
 from ..stopping import exit_code, launching, reason
 from .composer import Composer
@@ -64,14 +65,19 @@ class GridSweeper(Sweeper):
             SystemExit: always otherwise; 0 if all runs are done, diverged or skipped, or submitted
                 to Slurm without waiting, else 1.
         """
-        from ..execute import execute_exact  # torch, for which --help need not wait
-        from . import batch
-
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
         composer = Composer(loader, self.config)
+        lists = expand(arguments, self.runs, loader)
+        if isinstance(self.launcher, PackedLauncher) and lists:
+            if not composer.tree(lists[0])[0].get("plan"):
+                self.launcher.prepare()
+
+        from ..execute import execute_exact  # torch, for which neither --help nor `prepare` waits
+        from . import batch
+
         runs: dict[Path, tuple[Config, list[str]]] = {}
-        for overrides in expand(arguments, self.runs, loader):
+        for overrides in lists:
             config = composer.config(overrides)
             same, _ = runs.setdefault(config.run.path, (config, overrides))
             if same.dataset.folder != config.dataset.folder:
@@ -174,7 +180,7 @@ def expand(
     for grid in grids or [{}]:
         if own := [key for key in grid if key.partition(".")[0].partition("/")[0] == "hydra"]:
             raise ValueError(f"runs has the key {own[0]}, which one launch cannot vary; move it up")
-        lines = [f"{key}={_text(value)}" for key, value in grid.items() if not replaced(key)]
+        lines = [f"{key}={as_typed(value)}" for key, value in grid.items() if not replaced(key)]
         choices = {**_by_key(parser.parse_overrides(lines)), **given}
         runs += [list(run) for run in itertools.product(*map(_values, choices.values()))]
     return runs
@@ -182,12 +188,6 @@ def expand(
 
 def _by_key(overrides: Sequence[Override]) -> dict[str, Override]:
     return {override.key_or_group: override for override in overrides}
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _values(override: Override) -> list[str]:

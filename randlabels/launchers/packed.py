@@ -8,6 +8,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -20,8 +21,9 @@ from omegaconf import DictConfig
 from ..config import Config
 from ..stopping import LAUNCH, follow, reason
 
-PRELOADED = ["randlabels.execute", "randlabels.launchers.packed"]
-"""Imported once, by the process that all workers are copies of; torch comes along."""
+PRELOADED = ["randlabels.execute", "randlabels.launchers.packed", "torch._dynamo"]
+"""Imported once, by the process that all workers are copies of; torch comes along. The first
+optimizer that a process builds would import the last one, which takes as long as torch itself."""
 
 PATIENCE = 10.0
 """Seconds that a worker has for ending when it is told to, before it is killed."""
@@ -60,6 +62,21 @@ class PackedLauncher(Launcher):
             "use hydra/launcher=joblib with another sweeper"
         )
 
+    def prepare(self) -> None:
+        """Start the process that workers are copies of, unless it is there.
+
+        Its imports take seconds, in which this process has runs to compose and to check. A Ctrl-C
+        would end them with a traceback, so that SIGINT is blocked there until a worker follows
+        this process.
+        """
+        forkserver.set_forkserver_preload(PRELOADED)
+        resource_tracker.ensure_running()  # as forkserver does; it leaves SIGINT unblocked
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
     def execute(self, configs: Sequence[Config], limit: float | None = None) -> dict[Path, str]:
         """Bring the runs to their ends; by folder, what went wrong beyond a run's own error.json.
 
@@ -68,8 +85,8 @@ class PackedLauncher(Launcher):
         """
         waiting = deque(by_data(configs))
         size = min(self._size(configs), len(waiting))
+        self.prepare()
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
         errors: dict[Path, str] = {}
         workers: list[Worker] = []
         try:
@@ -168,6 +185,7 @@ def work(line: Connection, slot: int, size: int, launch: str) -> None:
     from ..execute import execute
 
     follow(launch)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _pin(slot, size)
     _answer_all(line, lambda config: execute(config, job=slot))
 

@@ -32,7 +32,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Means:
+class SolveOptions:
     """What an exact fit works with.
 
     dtype: float32 or float64, the precision of the largest matrix.
@@ -74,7 +74,7 @@ class ExactModel(Protocol):
         """The fit depends on the run's seed."""
         ...
 
-    def check(self, images: torch.Tensor, test: int, classes: int, means: Means) -> int:
+    def check(self, images: torch.Tensor, test: int, classes: int, options: SolveOptions) -> int:
         """Bytes of memory that the fit needs for training images (n, C, H, W) uint8, `test` test
         images and one set of labels; ValueError if the images cannot be fitted."""
         ...
@@ -93,7 +93,7 @@ class ExactModel(Protocol):
         test: torch.Tensor,
         targets: list[torch.Tensor],
         rng: torch.Generator,
-        means: Means,
+        options: SolveOptions,
     ) -> list[Fit]:
         """One fit for each of `targets`, from preprocessed images (n, C, H, W) float32.
 

@@ -17,7 +17,7 @@ from ..kernels import features, functions, system
 from ..kernels.cholesky import Breakdown, Triangle
 from ..kernels.conv import ConvSystem
 from ..kernels.rows import Rows
-from . import Fit, Means
+from . import Fit, SolveOptions
 
 log = logging.getLogger("randlabels")
 
@@ -89,10 +89,16 @@ class Kernel:
     def draws(self) -> bool:
         return self.features == "random_conv"
 
-    def check(self, images: torch.Tensor, test: int, classes: int, means: Means) -> int:
+    def check(self, images: torch.Tensor, test: int, classes: int, options: SolveOptions) -> int:
         n = len(images)
-        triangle = Triangle.size(n) * means.dtype.itemsize
+        triangle = Triangle.size(n) * options.dtype.itemsize
         if self.features == "random_conv":
+            height, width = images.shape[2:]
+            if min(height, width) < self.patch + self.stride:
+                raise ValueError(
+                    f"model.patch={self.patch} leaves no two patches on images of "
+                    f"{height}x{width} pixels; use a smaller one"
+                )
             width = 4 * min(self.filters, ConvSystem.BATCH)
         else:
             width = self._rows(images[:1].float()).values.shape[1]
@@ -112,20 +118,15 @@ class Kernel:
         test: torch.Tensor,
         targets: list[torch.Tensor],
         rng: torch.Generator,
-        means: Means,
+        options: SolveOptions,
     ) -> list[Fit]:
         equations = self._system(train, test, rng)
         try:
-            factor = self._factor(equations, means, str(train.device))
-            solutions = [
-                solution
-                for start in range(0, len(targets), AT_ONCE)
-                for solution in system.solve(equations, factor, targets[start : start + AT_ONCE])
-            ]
+            solutions = _solved(equations, targets, options, str(train.device))
         except Breakdown as error:
-            precise = "" if means.dtype is torch.float64 else " or precision=fp64"
+            precise = "" if options.dtype is torch.float64 else " or precision=fp64"
             raise ArithmeticError(
-                f"K is singular in {str(means.dtype).removeprefix('torch.')}: {error}; "
+                f"K is singular in {str(options.dtype).removeprefix('torch.')}: {error}; "
                 f"use a larger model.ridge{precise}"
             ) from error
         return [
@@ -163,27 +164,54 @@ class Kernel:
             images = features.gabor(images, self.orientations, self.wavelengths, self.pool)
         return Rows(images.flatten(1))
 
-    def _factor(self, equations: system.System, means: Means, device: str) -> Triangle:
-        """L of K + λI, from the cache if it is there; one process at a time works on a cache."""
-        if means.cache is None:
-            return _factorised(equations, means, device)
-        means.cache.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(means.cache.with_suffix(".lock")):
-            if factor := _opened(means.cache, equations.n, device):
-                log.info("Factorisation found in %s.", means.cache)
-                return factor
-            factor = _factorised(equations, means, device)
-            _save(factor, means.cache)
-            return factor
+
+def _solved(
+    equations: system.System, targets: list[torch.Tensor], options: SolveOptions, device: str
+) -> list[system.Solution]:
+    """With L of K + λI from the cache, if it is there; one process at a time works on a cache.
+
+    The residual tells whether a factorisation was good: where one from the cache was not, it is
+    computed anew.
+    """
+    if options.cache is None:
+        return _solutions(equations, _factorised(equations, options, device), targets)
+    options.cache.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(options.cache.with_suffix(".lock"))
+    with lock:
+        factor = found = _opened(options.cache, equations.n, device)
+        if factor is None:
+            factor = _factorised(equations, options, device)
+            _save(factor, options.cache)
+        else:
+            log.info("Factorisation found in %s.", options.cache)
+    try:
+        return _solutions(equations, factor, targets)
+    except Breakdown as error:
+        if found is None:
+            raise
+        log.warning("%s is damaged and is replaced: %s", options.cache, error)
+    with lock:
+        options.cache.unlink(missing_ok=True)
+    return _solved(equations, targets, options, device)
 
 
-def _factorised(equations: system.System, means: Means, device: str) -> Triangle:
+def _solutions(
+    equations: system.System, factor: Triangle, targets: list[torch.Tensor]
+) -> list[system.Solution]:
+    return [
+        solution
+        for start in range(0, len(targets), AT_ONCE)
+        for solution in system.solve(equations, factor, targets[start : start + AT_ONCE])
+    ]
+
+
+def _factorised(equations: system.System, options: SolveOptions, device: str) -> Triangle:
     started = time.perf_counter()
-    factor = Triangle.empty(equations.n, means.dtype, device)
+    factor = Triangle.empty(equations.n, options.dtype, device)
     equations.fill(factor)
     built = time.perf_counter()
     operations = factor.operations()
-    factor.factorise(lambda done: means.tick(done / operations))
+    factor.factorise(lambda done: options.tick(done / operations))
     took = time.perf_counter() - built
     log.info(
         "K of %d images built in %.1f s and factorised in %.1f s, n³/3 at %.0f GFLOP/s.",

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from . import Fit, Means
+from . import Fit, SolveOptions
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Theorem1:
     lr: float | None = None
     draws: ClassVar[bool] = True
 
-    def check(self, images: torch.Tensor, test: int, classes: int, means: Means) -> int:
+    def check(self, images: torch.Tensor, test: int, classes: int, options: SolveOptions) -> int:
         seen: dict[bytes, int] = {}
         for index, image in enumerate(images):
             digest = hashlib.sha256(image.numpy().tobytes()).digest()
@@ -50,7 +50,7 @@ class Theorem1:
         test: torch.Tensor,
         targets: list[torch.Tensor],
         rng: torch.Generator,
-        means: Means,
+        options: SolveOptions,
     ) -> list[Fit]:
         dimensions = train[0].numel()
         direction = torch.randn(dimensions, generator=rng, dtype=torch.float64).to(train.device)
@@ -70,7 +70,7 @@ class Theorem1:
                     },
                 )
             )
-        means.tick(1.0)
+        options.tick(1.0)
         return fits
 
 

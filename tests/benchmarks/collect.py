@@ -56,6 +56,8 @@ def write_runs(root: Path, runs: int, epochs: int) -> None:
         done = {"config_hash": config.hash, "state": "done", "parameters": 1, "seconds": 1.0}
         done["epochs"] = epochs
         run.done.write_text(json.dumps({**done, "final": result, "best": result}))
+        changed = {"classes": 10, "share_changed": 0.9 * config.corrupt}
+        run.corruption.write_text(json.dumps(changed))
         run.environment.write_text(json.dumps({"schema": rundir.SCHEMA, "device": "cpu"}))
 
 

@@ -1,7 +1,8 @@
 """A sweep's epoch by four programs, and the overhead of many small runs by three launchers.
 
     python -m tests.benchmarks.sweep [--original CHECKOUT] [--models mlp,wrn] [--images 5000]
-                                     [--epochs 2] [--repeats 3] [--runs 100] [--precision auto]
+                                     [--epochs 2] [--repeats 3] [--precision auto]
+                                     [--runs 100] [--workers N]
 
 Part 1, on CIFAR-10 (RANDLABELS_DATA) in its own proportions: IMAGES trained and 6/5 of them
 evaluated in every epoch, labels random (corrupt=1). Arms, in turns: the original code if a
@@ -10,9 +11,15 @@ it is used), a plain DataLoader loop likewise, and ours with joblib and packed (
 core, one thread each). An epoch's cost is its wall clock divided by the runs at work beside each
 other; starting up is left out, the first epoch is not. The accuracies are printed side by side.
 
-Part 2, on the embedded digits: RUNS runs of an MLP with 64 units, 10 epochs each; whole commands,
-starting up included. Overhead is what a worker spends from the end of one run to the end of the
-next, beyond the seconds of its epochs.
+Part 2, on the embedded digits: RUNS runs of an MLP with 16 units, one epoch each, by WORKERS
+workers (basic has none), in turns. By run,
+
+- training: the `seconds` of its metrics.jsonl, all training steps and both evaluations;
+- overhead: the wall clock from the first run's config.yaml to the last run's done.json, times the
+  workers, divided by the runs, minus training: labels, weights, files and their fsyncs, log lines,
+  the way to the next run, workers that have nothing left to do;
+- with start-up: the same of the whole command. Until the first run begins, torch is imported, all
+  runs are composed and checked, the workers start and load the data; a table closes it.
 
 A machine with other work on it stretches both sides alike at best: look at the ratios.
 """
@@ -26,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 
@@ -42,6 +49,9 @@ from .throughput import plain_epoch
 
 ARCHITECTURES = {"mlp": "mlp", "wrn": "wide-resnet"}
 """Our models' names in the original code."""
+
+WORKERS = {"joblib": "hydra.launcher.n_jobs", "packed": "hydra.launcher.workers"}
+"""Launchers with workers, and the key for their number."""
 
 
 def original(checkout: str, model: str, images: int, epochs: int) -> tuple[list[float], float]:
@@ -160,42 +170,58 @@ def compare_epochs(options: argparse.Namespace, model: str) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Launch:
+    """Seconds of a sweep's command: in all, until its first run began, from then on until its last
+    run ended; and of training, mean over the runs."""
+
+    seconds: float
+    start: float
+    runs: float
+    training: float
+
+
+def launch(launcher: str, workers: int, number: int) -> Launch:
+    """Execute the small runs of part 2 in a folder of their own."""
+    arguments = ["dataset=digits", "model=mlp", "model.hidden=[16]", "epochs=1", "threads=1"]
+    arguments += [f"seed=range(0,{number})", f"hydra/launcher={launcher}"]
+    if launcher in WORKERS:
+        arguments += [f"{WORKERS[launcher]}={workers}"]
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.time()
+        seconds, runs = ours(arguments, Path(folder))
+        first = min((run / "config.yaml").stat().st_mtime for run in runs)
+        last = max((run / "done.json").stat().st_mtime for run in runs)
+        training = mean(sum(epoch["seconds"] for epoch in epochs_of(run)) for run in runs)
+    assert len(runs) == number
+    return Launch(seconds, first - began, last - first, training)
+
+
 def compare_launchers(options: argparse.Namespace) -> None:
     """Part 2."""
-    arguments = ["dataset=digits", "model=mlp", "model.hidden=[64]", "epochs=10"]
-    arguments += [f"seed=range(0,{options.runs})"]
-    totals: dict[str, list[float]] = {}
-    overheads: dict[str, list[float]] = {}
-    trained: dict[str, list[float]] = {}
+    found: dict[str, list[Launch]] = {"basic": [], "joblib": [], "packed": []}
     for _ in range(options.repeats):
-        for launcher in ("basic", "joblib", "packed"):
-            with tempfile.TemporaryDirectory() as folder:
-                chosen = [*arguments, f"hydra/launcher={launcher}"]
-                seconds, runs = ours(chosen, Path(folder))
-                totals.setdefault(launcher, []).append(seconds)
-                ends: dict[int, list[tuple[float, float]]] = {}
-                for run in runs:
-                    training = json.loads((run / "done.json").read_text())["seconds"]
-                    pid = json.loads((run / "environment.json").read_text())["pid"]
-                    end = (run / "done.json").stat().st_mtime
-                    ends.setdefault(pid, []).append((end, training))
-                    trained.setdefault(launcher, []).append(training)
-            for each in ends.values():
-                gaps = [b - a - training for (a, _), (b, training) in pairwise(sorted(each))]
-                overheads.setdefault(launcher, []).extend(gaps)
-    rows = [
-        [
-            launcher,
-            f"{median(totals[launcher]):.1f}",
-            f"{options.runs / median(totals[launcher]):.1f}",
-            f"{median(totals['joblib']) / median(totals[launcher]):.1f}",
-            f"{1e3 * median(trained[launcher]):.0f}",
-            f"{1e3 * median(overheads[launcher]):.0f}",
-        ]
-        for launcher in totals
-    ]
-    columns = ["launcher", "seconds", "runs/s", "times joblib", "training ms", "overhead ms"]
-    print_table(f"{options.runs} runs on digits, median of {options.repeats}", columns, rows)
+        for launcher, launches in found.items():
+            launches.append(launch(launcher, options.workers, options.runs))
+    seconds = {name: median(each.seconds for each in launches) for name, launches in found.items()}
+    rows = []
+    for launcher, launches in found.items():
+        share = (options.workers if launcher in WORKERS else 1) / options.runs
+        rows.append(
+            [
+                launcher,
+                f"{seconds[launcher]:.1f}",
+                f"{seconds['joblib'] / seconds[launcher]:.1f}",
+                f"{median(each.start for each in launches):.1f}",
+                f"{1e3 * median(each.training for each in launches):.1f}",
+                f"{1e3 * median(each.runs * share - each.training for each in launches):.1f}",
+                f"{1e3 * median(each.seconds * share - each.training for each in launches):.1f}",
+            ]
+        )
+    columns = ["launcher", "seconds", "times joblib", "start-up s", "training ms"]
+    columns += ["overhead ms", "with start-up ms"]
+    title = f"{options.runs} runs on digits, {options.workers} workers, median of {options.repeats}"
+    print_table(title, columns, rows)
 
 
 def main() -> None:
@@ -206,6 +232,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--runs", type=int, default=100, help="runs of part 2; 0 to leave it out")
+    parser.add_argument("--workers", type=int, default=len(cores()), help="default: one a core")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(

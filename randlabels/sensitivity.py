@@ -1,0 +1,113 @@
+"""How a network's loss and decision react to small changes of training images.
+
+Source: Arpit et al. 2017, "A Closer Look at Memorization in Deep Networks", sections 3.2 and 5, and
+the search as their code has it (xingjunm/dimensionality-driven-learning, lass_tf.py).
+
+Images are (n, C, H, W) float32 in 0..255, as stored; `logits` makes (n, K) float32 of them, each
+row from its image alone, and can be differentiated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from .metrics import SENSITIVITY, Record
+
+STEP, NOISE, RADIUS = 0.25, 0.2, 0.3
+"""Of the search, in units of stored pixels: for pixels in 0..1 the paper has 0.25/255, 0.2/255 and
+0.3/255."""
+
+ITERATIONS = 100
+"""After which the search gives up."""
+
+Logits = Callable[[torch.Tensor], torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def measure(
+    logits: Logits,
+    loss: Loss,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    earlier: torch.Tensor | None,
+    times: int,
+    rng: torch.Generator,
+    batch: int,
+) -> tuple[Record, torch.Tensor]:
+    """The metrics SENSITIVITY, null where not finite, and `loss_gradients` summed over all
+    evaluations so far.
+
+    labels: (n,) int64, those trained on.
+    earlier: (n,) float64, that sum before this evaluation; None before the first.
+    times: number of evaluations so far, this one included.
+    batch: images at a time.
+    """
+    parts = list(zip(images.split(batch), labels.split(batch), strict=True))
+    gradients = torch.cat([loss_gradients(logits, loss, *part) for part in parts])
+    total = gradients if earlier is None else earlier + gradients
+    found = torch.cat([critical(logits, part, rng) for part, _ in parts])
+    values = (total.mean().item() / times, gini(total), found.double().mean().item())
+    finite = (value if math.isfinite(value) else None for value in values)
+    return dict(zip(SENSITIVITY, finite, strict=True)), total
+
+
+def loss_gradients(
+    logits: Logits, loss: Loss, images: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """(n,) float64: ‖∂L/∂x‖₁ of each image's loss, for x in 0..1."""
+    x = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(logits(x), labels).sum(), x)
+    return 255 * gradient.flatten(1).abs().sum(1, dtype=torch.float64)
+
+
+def gini(values: torch.Tensor) -> float:
+    """Gini coefficient of (n,) values of at least 0: Σ|a - b| over all pairs / (2·n²·mean).
+
+    0 where all are equal, (n - 1)/n where one has everything.
+    """
+    n, total = len(values), values.sum().item()
+    if total == 0:
+        return 0.0
+    rank = torch.arange(1, n + 1, dtype=torch.float64, device=values.device)
+    return ((2 * rank - n - 1) @ values.double().sort().values).item() / (n * total)
+
+
+def critical(logits: Logits, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """(n,) bool: whether an image of another predicted class was found within RADIUS of each pixel.
+
+    From the image, STEP·sign(∇) + NOISE·N(0, 1) is added to each pixel and the sum is clipped to
+    the box around it, until the class changes or ITERATIONS are over; ∇ is the gradient of the
+    cross-entropy against the class first predicted. The rng is of the images' device.
+    """
+    with torch.no_grad():
+        predicted = logits(images).argmax(1)
+    left, near = torch.arange(len(images), device=images.device), images
+    for iteration in range(ITERATIONS + 1):
+        x = near.detach().requires_grad_()
+        outputs = logits(x)
+        stays = outputs.argmax(1) == predicted[left]
+        left = left[stays]
+        if iteration == ITERATIONS or not len(left):
+            break
+        (gradient,) = torch.autograd.grad(_doubt(outputs[stays], predicted[left]).sum(), x)
+        noise = torch.randn(gradient[stays].shape, generator=rng, device=rng.device)
+        moved = near[stays] + STEP * gradient[stays].sign() + NOISE * noise
+        near = images[left] + (moved - images[left]).clamp(-RADIUS, RADIUS)
+    found = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    found[left] = False
+    return found
+
+
+def _doubt(outputs: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """(n,) log Σ exp of the other classes' outputs, less that of class `label`.
+
+    Its gradient is that of the cross-entropy up to a positive factor, which rounds to 0 where the
+    network is sure.
+    """
+    own = label[:, None]
+    others = outputs.scatter(1, own, -math.inf).logsumexp(1)
+    return others - outputs.gather(1, own).squeeze(1)

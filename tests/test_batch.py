@@ -1,0 +1,116 @@
+"""A batch of runs: what is checked before the first starts, and the plan that is shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from randlabels import exact
+from randlabels.console import print_table
+from randlabels.launchers import batch
+from randlabels.models.kernel import Kernel
+
+from .conftest import BASIC, TINY, Cli
+
+KERNEL = ["-m", "dataset=digits", "model=kernel"]
+
+
+def table(shown: str) -> list[dict[str, str]]:
+    """The rows of a printed table by heading."""
+    lines = re.findall(r"^[┃│].*", shown, re.M)
+    headings, *rows = (re.split(r" *[┃│] *", line)[1:-1] for line in lines)
+    assert len(set(headings)) == len(headings)
+    return [dict(zip(headings, row, strict=True)) for row in rows]
+
+
+def test_what_runs_have_in_common_is_checked_once(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels by data set, corruption and level; models by device, precision, data and model."""
+    checks: dict[str, list[Any]] = {"relabel": [], "check_model": []}
+    for name, seen in checks.items():
+        original = getattr(batch, name)
+
+        def counted(config, *arguments, original=original, seen=seen, **options):
+            seen.append((config.dataset.name, config.corrupt, config.model.name, config.precision))
+            return original(config, *arguments, **options)
+
+        monkeypatch.setattr(batch, name, counted)
+    trained = ["-m", *TINY[:1], *TINY[3:], "model=mlp,linear", "precision=fp32,bf16"]
+    outcome = cli(*trained, "seed=0,1", "corrupt=0.0,0.5,1.0", "plan=true")
+    assert "24 runs" in outcome.out
+    assert [level for _, level, _, _ in checks["relabel"]] == [0.0, 0.5, 1.0]
+    models = [(name, precision) for _, _, name, precision in checks["check_model"]]
+    assert sorted(models) == [
+        (name, precision) for name in ("linear", "mlp") for precision in ("bf16", "fp32")
+    ]
+
+
+def test_sweep_is_refused_for_one_precision_before_any_run_starts(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is memory for the system in fp32, which comes first, and not in fp64."""
+    check, needed = Kernel.check, []
+
+    def noted(*arguments: Any, **options: Any) -> int:
+        needed.append(check(*arguments, **options))
+        return needed[-1]
+
+    monkeypatch.setattr(Kernel, "check", noted)
+    assert cli(*KERNEL, "precision=fp32", "plan=true").code == 0
+    monkeypatch.setattr(exact, "free_memory", lambda device: needed[0])
+    refused = cli(*KERNEL, "precision=fp32,fp64")
+    assert refused.code == 1 and len(needed) == 3
+    assert refused.err.startswith("Error: model=kernel on 1,442 images in fp64 needs ")
+    assert list(tmp_path.iterdir()) == []
+    assert cli(*KERNEL, "precision=fp32").code == 0
+
+
+def test_plan_counts_an_exact_fit_once(cli: Cli) -> None:
+    """1,442 images solved for once, beside 64 of them trained on twice."""
+    digits = "dataset: digits, model"
+    small = f"{digits}: mlp, epochs: 2, dataset.train_size: 64"
+    shown = cli("-m", f"hydra.sweeper.runs=[{{{digits}: kernel}}, {{{small}}}]", "plan=true").out
+    assert "In all 1,570 training images to go" in shown
+    counts = [(row["epochs"], row["images"], row["images to go"]) for row in table(shown)]
+    assert counts == [("1", "1,442", "1,442"), ("2", "64", "128")]
+
+
+def test_plan_shows_each_key_once_and_values_as_they_are_typed(cli: Cli) -> None:
+    sweep = ["dataset=digits", "model=mlp", "epochs=1,2", "dataset.train_size=64,null"]
+    rows = table(cli("-m", *sweep, "plan=true").out)
+    shown = ["run", "state", "epochs", "dataset.train_size", "images", "images to go"]
+    assert list(rows[0]) == shown
+    assert [list(row.values())[2:] for row in rows] == [
+        ["1", "64", "64", "64"],
+        ["1", "null", "1,442", "1,442"],
+        ["2", "64", "64", "128"],
+        ["2", "null", "1,442", "2,884"],
+    ]
+
+
+@pytest.mark.parametrize("width", [50, 80, 300])
+def test_no_terminal_is_too_narrow_for_a_table(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Every cell is there as a whole, folded if need be."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = ["run", "state", "optimizer.weight_decay", "images to go"]
+    row = ["inception_no_bn-digits-uniform-p0-s0-5425906c", "planned", "0.0005", "40,000"]
+    print_table("a title", columns, [row])
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= width
+    for mark, wanted in (("┃", columns), ("│", row)):
+        parts = [line.split(mark)[1:-1] for line in lines if line.startswith(mark)]
+        found = ["".join(texts).replace(" ", "") for texts in zip(*parts, strict=True)]
+        assert found == [text.replace(" ", "") for text in wanted]
+
+
+def test_closing_table_shows_epochs_once_also_where_they_differ(cli: Cli) -> None:
+    rows = table(cli("-m", *TINY, "epochs=1,2", BASIC).out)
+    assert [(row["state"], row["epochs"]) for row in rows] == [("done", "1"), ("done", "2")]
