@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from .memorisation import SHARES, derive
 from .runs import Collection
 from .series import series
-from .tables import configurations, curves, over_seeds, spread, test_error, time_to_fit
+from .tables import configurations, curves, over_seeds, spread, time_to_fit
 
 STYLE: Any = {
     "figure.dpi": 200,
@@ -57,7 +58,7 @@ MOST = 6
 def build(found: Collection) -> dict[str, tuple[Figure, str]]:
     """All figures by name, each with its caption. Only runs that are done are in them."""
     matplotlib.use("agg")
-    figures = {
+    figures: dict[str, tuple[Callable[[Collection], Figure], str]] = {
         "learning_curves": (learning_curves, "Training loss over the epochs (Fig. 1a)."),
         "clean_and_corrupted": (
             clean_and_corrupted,
@@ -74,8 +75,12 @@ def build(found: Collection) -> dict[str, tuple[Figure, str]]:
             "at which some run never fitted it are left out.",
         ),
         "test_error": (
-            test_errors,
-            "Final error on the true test labels; dashed: chance (Fig. 1c).",
+            partial(errors, accuracy="final_test_acc", label="test error (%)"),
+            "Final error on the true test labels; dashed: chance.",
+        ),
+        "test_error_noisy": (
+            partial(errors, accuracy="final_test_acc_noisy", label="error, noisy test labels (%)"),
+            "Final error on test labels corrupted as in training; dashed: chance (Fig. 1c).",
         ),
         "generalization_gap": (gaps, "Final train accuracy minus final test accuracy."),
     }
@@ -172,10 +177,9 @@ def fit_times(found: Collection) -> Figure:
     return _over_levels(found, table, "relative", "relative_sd", label, empty)
 
 
-def test_errors(found: Collection) -> Figure:
-    table = test_error(found)
-    table[["mean", "sd"]] = 100 * table[["test_error_mean", "test_error_sd"]]
-    figure = _over_levels(found, table, "mean", "sd", "test error (%)", NOTHING_DONE)
+def errors(found: Collection, accuracy: str, label: str) -> Figure:
+    table = _final(found, 100 * (1 - found.runs[accuracy]))
+    figure = _over_levels(found, table, "mean", "sd", label, NOTHING_DONE)
     for classes in sorted(found.runs["classes"].dropna().unique()):
         chance = 100 * (1 - 1 / classes)
         figure.axes[0].axhline(chance, color="#888888", linestyle="--", linewidth=1, zorder=0)
@@ -183,17 +187,20 @@ def test_errors(found: Collection) -> Figure:
 
 
 def gaps(found: Collection) -> Figure:
-    table, configuration = configurations(found)
-    done = found.runs["state"] == "done"
-    gap = 100 * (found.runs["final_train_acc"] - found.runs["final_test_acc"]).where(done)
-    groups = gap.groupby(configuration)
-    table["mean"], table["sd"] = groups.mean(), groups.std()
+    table = _final(found, 100 * (found.runs["final_train_acc"] - found.runs["final_test_acc"]))
     figure = _over_levels(found, table, "mean", "sd", "generalization gap (points)", NOTHING_DONE)
     if table["mean"].min() < 0:  # a model that fits its wrong labels less than the true ones
         figure.axes[0].set_ylim(auto=True)
         figure.axes[0].autoscale(axis="y")
         figure.axes[0].axhline(0, color="#888888", linewidth=1, zorder=0)
     return figure
+
+
+def _final(found: Collection, values: pd.Series) -> pd.DataFrame:
+    """The table of configurations with mean and deviation of the runs' `values` (N,)."""
+    table, configuration = configurations(found)
+    groups = values.where(found.runs["state"] == "done").groupby(configuration)
+    return table.assign(mean=groups.mean(), sd=groups.std())
 
 
 def _over_levels(

@@ -222,6 +222,13 @@ def test_papers_tables_show_mean_deviation_and_number_of_seeds(sweep: Path) -> N
     assert r"digits & mlp & uniform & 0 & 2 & 2 & 9.5 $\pm$ 0.7 \\" in tex
 
 
+def test_errors_are_drawn_against_true_and_against_noisy_test_labels(sweep: Path) -> None:
+    drawn = figures.build(collect.collect(sweep, None)[0])
+    for name, expected in (("test_error", [9.5, 89.5]), ("test_error_noisy", [75.0, 75.0])):
+        (curve,) = drawn[name][0].axes[0].containers
+        assert curve.lines[0].get_ydata().tolist() == pytest.approx(expected)
+
+
 def test_legend_names_a_level_whose_labels_are_all_corrupted(tmp_path: Path) -> None:
     """Where no label is unchanged, only the dashed curve is there to be named."""
     for level in (0.5, 1.0):

@@ -97,7 +97,7 @@ def test_report_is_the_same_bytes_when_repeated_in_any_directory_order(
 
     report.main([str(sweep)])
     first = contents()
-    assert len([name for name in first if name.endswith((".png", ".pdf"))]) == 12
+    assert len([name for name in first if name.endswith((".png", ".pdf"))]) == 14
     shutil.rmtree(sweep / "summary")
     monkeypatch.setattr("os.scandir", Shuffled)
     report.main([str(sweep)])
@@ -110,9 +110,9 @@ def test_report_needs_no_other_file(sweep: Path) -> None:
     html = (sweep / "summary" / "report.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:)", html)
     pictures = re.findall(r"data:image/png;base64,([^\"]+)", html)
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     names = "learning_curves clean_and_corrupted memorisation time_to_fit test_error"
-    names += " generalization_gap"
+    names += " test_error_noisy generalization_gap"
     for name, picture in zip(names.split(), pictures, strict=True):
         file = sweep / "summary" / "figures" / f"{name}.png"
         assert base64.b64decode(picture) == file.read_bytes()
@@ -165,4 +165,4 @@ def test_report_opens_without_errors_requests_or_overflow(browser, sweep: Path, 
     content, window = browser.execute_script(script)
     assert content <= window
     images = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
-    assert len(images) == 6 and min(images) > 0
+    assert len(images) == 7 and min(images) > 0
