@@ -172,7 +172,7 @@ def test_every_command_of_a_page_is_accepted(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_and_files_that_a_page_names_are_there(page: Path) -> None:
     text = page.read_text()
-    for target in re.findall(r"\]\(([^)]+)\)|<img[^>]* src=\"([^\"]+)\"", text):
+    for target in re.findall(r"\]\(([^)]+)\)|<img[^>]*\ssrc=\"([^\"]+)\"", text):
         path, _, heading = (target[0] or target[1]).partition("#")
         assert path.startswith("https://") or (page.parent / path).exists(), target
         assert not heading or heading in _anchors(page.parent / path if path else page)
@@ -187,9 +187,11 @@ def _anchors(page: Path) -> list[str]:
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
-def test_picture_is_small() -> None:
-    for file in (ROOT / "docs").glob("*.png"):
-        assert file.stat().st_size < 60_000 and f"docs/{file.name}" in README
+def test_pictures_are_small_and_of_the_demo() -> None:
+    pictures = sorted((ROOT / "docs").glob("*.png"))
+    assert pictures and sum(file.stat().st_size for file in pictures) < 60_000
+    for file in pictures:
+        assert f"docs/{file.name}" in README.partition("    make demo")[0]
 
 
 @pytest.mark.timeout(600)
