@@ -140,7 +140,9 @@ def test_workers_imports_go_on_while_the_runs_are_checked(
 
 
 def test_control_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "randlabels.run", "-m", *TINY, PACKED]
+    many = "seed=range(0,300)"  # more than are done before the signal, on a slow machine too
+    shell = ["env", "--default-signal=INT"]  # which is ignored where tests run in the background
+    command = [*shell, sys.executable, "-m", "randlabels.run", "-m", *TINY, PACKED, many]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")

@@ -221,10 +221,11 @@ def test_folder_without_runs_is_one_sentence(tmp_path: Path) -> None:
 
 def test_folder_that_is_not_there_is_told_from_those_that_are(sweep: Path) -> None:
     """The two sweeps of Figures 1b and 1c share one, say."""
-    sentence = f"^Error: {sweep.parent}/nowhere is no folder; {sweep.parent} has .*{sweep.name}"
+    (sweep / "paper-figure1bc").mkdir()
+    sentence = f"^Error: {sweep}/nowhere is no folder; {sweep} has .*paper-figure1bc"
     for command in (collect, status):
         with pytest.raises(SystemExit, match=sentence):
-            command.main([str(sweep.parent / "nowhere")])
+            command.main([str(sweep / "nowhere")])
 
 
 def test_each_command_names_the_next(sweep: Path, capsys: pytest.CaptureFixture) -> None:
