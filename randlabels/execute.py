@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -22,19 +23,25 @@ from .metrics import Record
 from .rundir import FINISHED, RunDir, write_atomic, write_json
 from .stopping import Interrupted, Watch
 
+_assembling = Lock()
+"""Threads of one process share the data set in memory, and torch's global generator."""
 
-def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
+
+def execute(config: Config, job: int | None = None, cores: int = 1, *, beside: bool = False) -> str:
     """Bring one run to its end, or find that it is there already; its state afterwards.
 
     `job` is the run's number in a sweep, None for a single run, and `cores` are the CPU threads
     of a run of a sweep. What goes wrong in the fit is written to error.json, so that the other
-    runs of a sweep go on. The state is "running" where another process is at it, and
+    runs of a sweep go on; but not that a GPU has too little memory left `beside` runs of other
+    threads. The state is "running" where another process is at it, and
     "interrupted" where it was stopped; it then goes on next time. A process that was told to stop
     begins no run.
 
     Raises:
         ValueError: the run is refused; its folder was not made.
         OSError: error.json could not be written; what was raised in the fit.
+        torch.OutOfMemoryError: only if `beside`; there is no error.json, and the run goes on next
+            time.
     """
     if config.exact:
         return execute_exact([config], job, cores)[0]
@@ -43,7 +50,8 @@ def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
     if run.state() not in FINISHED:
         if stopping.reason(config.time_limit):
             return run.state()
-        experiment = assemble(config)
+        with _assembling:
+            experiment = assemble(config)
         resources = environment.resolve(config, job, cores)
         with ExitStack() as held:
             if not _hold(run, held, prefix):
@@ -56,6 +64,9 @@ def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
                 except Interrupted:
                     return "interrupted"
                 except Exception as error:
+                    if beside and isinstance(error, torch.OutOfMemoryError):
+                        log.warning("Out of memory beside other runs; to be executed again.")
+                        raise
                     return _fail([run], error)
     _tell(run, prefix)
     return run.state()
