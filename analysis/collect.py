@@ -24,9 +24,6 @@ REMEDIES = {
 }
 """How to avoid a mixture that no machine is the reason of, by column."""
 
-PAPER_TABLES = ("corruption_vs_epochs", "time_to_fit", "test_error")
-"""Tables of means that stand whole in the report."""
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Read, write the tables, and show the first of them with what is missing."""

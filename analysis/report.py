@@ -19,7 +19,7 @@ from randlabels import __version__
 from randlabels.rundir import write_atomic
 
 from . import figures
-from .collect import PAPER_TABLES, collect, mixtures, parser, thresholds
+from .collect import collect, mixtures, parser, thresholds
 from .formats import LONGEST, numeric
 from .runs import LEADING_KEYS, Collection
 from .series import series
@@ -30,6 +30,7 @@ CAPTIONS = {
     "time_to_fit": "Epochs until the training set is fitted",
     "corruption_vs_epochs": "Train accuracy in % after an epoch (0-based)",
 }
+"""Tables of means that stand whole in the report."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -75,7 +76,7 @@ def render(
         states=dict(sorted(Counter(runs["state"]).items())),
         warnings=[*found.problems, *mixtures(runs)],
         figures=[_figure(figure, text, images[name]) for name, (figure, text) in drawn.items()],
-        tables=[_table(name, tables[name]) for name in CAPTIONS if name in PAPER_TABLES],
+        tables=[_table(name, tables[name]) for name in CAPTIONS],
         missing=int((~done).sum()),
         draws=_draws(found),
         shown=figures.MOST,

@@ -160,7 +160,7 @@ class Config(Settings):
     @property
     def alters_images(self) -> bool:
         """The corruption is one of pixels, and leaves the labels alone."""
-        return getattr(self.corruption, "alters_images", False)
+        return hasattr(self.corruption, "alter")
 
     def identity(self) -> dict[str, Any]:
         """The keys that can change the numbers and differ from their defaults, as plain values.

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -268,14 +268,3 @@ def merge_plan(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
         if len(plan) > known:
             lines = (json.dumps(entry, allow_nan=False) + "\n" for entry in plan.values())
             write_atomic(folder / "plan.jsonl", "".join(lines))
-
-
-def run_folders(root: Path) -> Iterator[Path]:
-    """All folders at or under `root` that hold a run's config.yaml, sorted; hidden ones are not
-    entered, nor are the folders of runs."""
-    if (root / "config.yaml").is_file():
-        yield root
-        return
-    for child in sorted(root.iterdir()):
-        if child.is_dir() and not child.name.startswith("."):
-            yield from run_folders(child)

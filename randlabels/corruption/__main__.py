@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import numpy as np
 from hydra import compose, initialize_config_dir
@@ -56,8 +56,8 @@ def show(config: Config) -> None:
     part = part_of(config, data, "train")
     true = data.train.labels.numpy()
     given = relabel(config, data, "train").numpy()
-    if isinstance(config.corruption, PixelCorruption):
-        altered = config.corruption.altered(part, config.corrupt)
+    if config.alters_images:
+        altered = cast(PixelCorruption, config.corruption).altered(part, config.corrupt)
         print(f"Images altered: {altered.mean():.4%} of {len(true):,}")
     else:
         stated = config.corruption.transition(part, config.corrupt)

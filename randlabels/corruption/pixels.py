@@ -27,8 +27,6 @@ class PixelCorruption(Seeded):
     Source: Zhang et al. 2017, section 2.1.
     """
 
-    alters_images: ClassVar[bool] = True
-
     def relabel(self, part: Part, prob: float) -> np.ndarray:
         """A copy of the true labels, which this kind leaves alone."""
         return part.labels.copy()
