@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,12 +48,6 @@ Plan = dict[str, dict[str, Any]]
 """Lines of `plan.jsonl` by run id."""
 
 
-def config_hash(identity: Mapping[str, Any]) -> str:
-    """sha256 (64 hex digits) of the keys that can change the numbers, whatever their order."""
-    text = json.dumps({"schema": SCHEMA, **identity}, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def device_kind(device: str) -> str:
     """`cuda` for `cuda:1`: the index of a device does not tell two runs apart."""
     return device.partition(":")[0]
@@ -86,14 +78,6 @@ def planned_records(keys: Mapping[str, Any]) -> Any:
     """Number of records of a whole run with these `flat_keys`: its epochs, but one of an exact
     fit, which alone has no learning rate; None where the keys do not say."""
     return 1 if keys.get("optimizer.lr", "?") is None else keys.get("epochs")
-
-
-def run_id(
-    *, model: str, dataset: str, corruption: str, corrupt: float, seed: int, hash_: str
-) -> str:
-    """`<model>-<dataset>-<corruption>-p<prob>-s<seed>-<8 hex of the config hash>`."""
-    text = f"{model}-{dataset}-{corruption}-p{corrupt:g}-s{seed}-{hash_[:8]}"
-    return re.sub(r"[^A-Za-z0-9._-]", "_", text)
 
 
 @dataclass(frozen=True)

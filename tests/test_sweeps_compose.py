@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from analysis import compare
 from randlabels import exact, experiment, fit
-from randlabels.config import Config, parse, plain
+from randlabels.config import Config, parse
 from randlabels.data import Data, Split
 from randlabels.environment import Resources
 from randlabels.help import options_help
@@ -28,6 +28,7 @@ from randlabels.options import DEFAULTS
 from randlabels.randomness import generator
 from randlabels.run import CONF, prepare_hydra
 from randlabels.rundir import flat_keys
+from randlabels.typed import plain
 
 from .noise import balanced, part
 

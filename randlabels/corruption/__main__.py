@@ -15,12 +15,13 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import Config, parse, plain
+from ..config import Config, parse
 from ..console import print_table
 from ..corruption.base import frequencies
 from ..corruption.pixels import PixelCorruption
 from ..experiment import load, part_of, relabel
 from ..run import CONF, in_one_sentence, prepare_hydra
+from ..typed import plain
 
 LARGEST = 16
 """Classes up to which the whole matrix is shown; of more, the most frequent confusions."""
