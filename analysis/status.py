@@ -71,7 +71,7 @@ def _latest(row: Row) -> dict[str, Any]:
     written = RunDir(Path(row["folder"])).last_sign()
     age = None if written is None else max(0.0, time.time() - written)
     seconds, done = last.get("seconds"), int(last.get("epoch", -1)) + 1
-    state, epochs = row["state"], planned_records(row)
+    state, epochs = row["state"], planned_records(row["keys"])
     elsewhere = row.get("host") not in (None, socket.gethostname())  # its lock may be invisible
     if state == "running" or (state == "interrupted" and elsewhere):
         patience = PATIENCE + 3 * (seconds or 0.0)
