@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ SWEEP_FILES = sorted((CONF / "sweep").rglob("*.yaml"))
 ALL_FILES = [CONF / "config.yaml", *OPTION_FILES]
 
 
+@cache
 def composed(*overrides: str) -> Config:
+    """To be looked at only: all tests see the same one."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return parse(plain(compose("config", list(overrides))))
 

@@ -13,22 +13,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from analysis import compare
 from randlabels import exact, experiment, fit
-from randlabels.config import Config, parse
+from randlabels.config import Config
 from randlabels.data import Data, Split
 from randlabels.environment import Resources
 from randlabels.help import options_help
+from randlabels.launchers.composer import Composer
 from randlabels.launchers.grid import expand
 from randlabels.models import SolveOptions
 from randlabels.options import DEFAULTS
 from randlabels.randomness import generator
 from randlabels.run import CONF, prepare_hydra
 from randlabels.rundir import flat_keys
-from randlabels.typed import plain
 
 from .noise import balanced, part
 
@@ -46,11 +48,13 @@ IMAGES = {"colour": (3, 32, 32), "grey": (1, 28, 28)}
 def runs(sweep: str) -> list[Config]:
     """The runs of a committed sweep, composed as the command line does."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        launch = compose("config", [f"sweep={sweep}"], return_hydra_config=True)
-        return [
-            parse(plain(compose("config", [f"sweep={sweep}", *overrides])), sweep)
-            for overrides in expand([], OmegaConf.to_object(launch.hydra.sweeper.runs))
-        ]
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        arguments, loader = [f"sweep={sweep}"], hydra.config_loader
+        launch = hydra.compose_config("config", arguments, run_mode=RunMode.MULTIRUN)
+        composer = Composer(loader, launch)
+        grids = OmegaConf.to_object(launch.hydra.sweeper.runs)
+        return [composer.config(overrides) for overrides in expand(arguments, grids, loader)]
 
 
 def synthetic(shape: tuple[int, int, int], classes: int) -> Data:
