@@ -46,6 +46,7 @@ class Collection:
     swept: the leading keys, then every other key that takes several values, seeds included.
     keys: all config keys.
     problems: one sentence for each folder that could not be read, or not in full.
+    out: folder of the tables.
     """
 
     runs: pd.DataFrame
@@ -53,6 +54,7 @@ class Collection:
     swept: list[str]
     keys: set[str]
     problems: list[str]
+    out: Path
 
 
 def read(root: Path, out: Path, fit_threshold: float | None = None) -> Collection:
@@ -100,7 +102,7 @@ def _read(root: Path, out: Path, fit_threshold: float | None) -> Collection:
     if fit_threshold is not None:
         runs["fit_threshold"] = fit_threshold
     runs["epochs_to_fit"] = _epochs_to_fit(runs, epochs)
-    return Collection(runs, epochs, swept, keys, sorted(problems))
+    return Collection(runs, epochs, swept, keys, sorted(problems), out)
 
 
 def with_seed(keys: list[str]) -> list[str]:
