@@ -146,13 +146,32 @@ class RunDir:
             return "running"
         return "failed" if self.error.is_file() else "interrupted"
 
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / ".lock"
+
     def lock(self, timeout: float = 0) -> FileLock:
         """The kernel lock that one process holds while it works on this run."""
         return FileLock(self._lock_file, timeout=timeout)
 
-    @property
-    def _lock_file(self) -> Path:
-        return self.path / ".lock"
+    def _locked(self) -> bool:
+        """A shared lock needs no right to write, so that anyone who may read can look."""
+        try:
+            handle = os.open(self._lock_file, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+
+    def holder(self) -> str:
+        """Who began the last execution of this run, such as `pid 17 on host a`."""
+        began = read_json(self.environment) or {}
+        return f"pid {began.get('pid', '?')} on host {began.get('host', '?')}"
 
     def beat(self) -> None:
         """Leave a sign of life; its holder's, so that the lock's file is there."""
@@ -179,20 +198,6 @@ class RunDir:
         for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
-    def _locked(self) -> bool:
-        """A shared lock needs no right to write, so that anyone who may read can look."""
-        try:
-            handle = os.open(self._lock_file, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-
     def set_aside(self) -> Path | None:
         """Move the folder to `.replaced/<run id>.<k>` beside it; its new path, if there was one.
 
@@ -208,11 +213,6 @@ class RunDir:
             k += 1
         with self.lock():
             return self.path.rename(target)
-
-    def holder(self) -> str:
-        """Who began the last execution of this run, such as `pid 17 on host a`."""
-        began = read_json(self.environment) or {}
-        return f"pid {began.get('pid', '?')} on host {began.get('host', '?')}"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
