@@ -237,10 +237,6 @@ def test_adding_a_model_a_corruption_and_a_data_set_as_the_page_says(tmp_path: P
     [
         ("class Oops(\n", "oops.py, line 1: "),
         ('class Oops:\n    name = "oops"\n', "the class named 'oops' is no dataclass"),
-        (
-            'from dataclasses import dataclass\n@dataclass\nclass Oops:\n    name = "oops"\n',
-            "model=oops has no key lr; class Oops must have one",
-        ),
     ],
 )
 def test_a_mistake_in_ones_own_file_is_one_sentence(
