@@ -19,10 +19,12 @@ class Classifier:
     """What `model` makes of pixels, on the device and in the precision of `resources`.
 
     size: height and width of an image as the model sees it.
+    trained: the model in training steps, compiled where that is asked for.
     """
 
     def __init__(self, experiment: Experiment, model: nn.Module, resources: Resources) -> None:
         self.model = model
+        self.trained = torch.compile(model) if resources.compile else model
         self.preprocess = experiment.config.preprocess
         mean, deviation = (moment.to(resources.device) for moment in experiment.moments)
         self.moments = mean, deviation
@@ -37,16 +39,19 @@ class Classifier:
         overwrite it and altered images are float32 already."""
         return images.to(torch.float32, memory_format=self.memory_format, copy=True)
 
-    def exactly(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K) of `pixels`, (B, C, H, W) float32 in 0..255; in float32 wherever the caller
-        does not ask for another precision."""
+    def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the model sees of `pixels`, (B, C, H, W) float32 in 0..255."""
         seen = self.preprocess(self.preprocess.crop(pixels), self.moments)
-        return self.model(seen.contiguous(memory_format=self.memory_format)).float()
+        return seen.contiguous(memory_format=self.memory_format)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The same in the run's precision."""
+        """Logits (B, K) float32 of a training step, in the run's precision."""
         with self.autocast:
-            return self.exactly(pixels)
+            return self.trained(self.inputs(pixels)).float()
+
+    def exactly(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The same in float32, unless the caller asks for another precision."""
+        return self.model(self.inputs(pixels)).float()
 
     def predict(self, images: torch.Tensor, pause: Callable[[], None]) -> torch.Tensor:
         """Logits (N, K) of all images, with the model in eval mode; `pause` after each batch."""

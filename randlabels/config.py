@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
     from .schedule import Schedule
 
-TRAINING_KEYS = ("epochs", "batch_size", "eval_every", "sensitivity")
+TRAINING_KEYS = ("epochs", "batch_size", "eval_every", "sensitivity", "compile")
 TRAINING_GROUPS = ("optimizer", "loss", "schedule", "augment")
 """What says how a model is trained, and watched on the way."""
 
@@ -45,6 +45,7 @@ class Settings:
 
     device: str = "auto"
     precision: str = "auto"
+    compile: str = "auto"
     threads: str = "auto"
 
     out: str = "runs"
@@ -79,6 +80,9 @@ class Settings:
             raise ValueError(f"device={self.device} is unknown; use auto, cpu, cuda or cuda:N")
         if self.precision not in ("auto", "fp32", "bf16", "fp64"):
             raise ValueError(f"precision={self.precision} is unknown; use auto, fp32, bf16 or fp64")
+        self.compile = self.compile.lower()  # true, as a text, is True
+        if self.compile not in ("auto", "true", "false"):
+            raise ValueError(f"compile={self.compile} is unknown; use auto, true or false")
         if self.threads != "auto" and not (self.threads.isdecimal() and int(self.threads) > 0):
             raise ValueError(f"threads={self.threads} must be auto or a number of at least 1")
         if self.name is not None and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", self.name):

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +22,9 @@ from .experiment import Experiment, assemble
 from .metrics import Record
 from .rundir import FINISHED, RunDir, write_atomic, write_json
 from .stopping import Interrupted, Watch
+
+KEPT = ("precision", "compile", "threads")
+"""Resources that change the numbers: a run keeps those that it began with."""
 
 
 def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
@@ -151,7 +155,7 @@ def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool
     write_atomic(run.metrics, metrics.encode_all(state.records))
 
     def commit() -> None:
-        kept = {"threads": resources.threads, "precision": resources.precision}
+        kept = {key: getattr(resources, key) for key in KEPT}
         identity = {"config_hash": config.hash, "device": resources.kind, **kept}
         checkpoint.save(run.checkpoint, {**identity, **state.to_dict()}, run.previous_checkpoint)
 
@@ -281,4 +285,4 @@ def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources
             "continue where that is (CUDA_VISIBLE_DEVICES= hides a GPU), or start over with "
             "force=true"
         )
-    return Resources(resources.device, saved["precision"], saved["threads"])
+    return replace(resources, **{key: saved[key] for key in KEPT if key in saved})

@@ -22,6 +22,7 @@ FLOORS = [
     ["preprocess", "augment", "corruption", "models", "data", "rundir", "options", "sensitivity"],
     ["config", "checkpoint"],
     ["environment", "experiment"],
+    ["classifier", "step"],
     ["fit"],
     ["exact"],
     ["execute"],
