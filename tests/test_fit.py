@@ -19,7 +19,7 @@ from randlabels.loss import CrossEntropy
 from randlabels.metrics import Record
 from randlabels.randomness import generator
 
-CPU = Resources(device="cpu", precision="fp32", threads=1)
+from .conftest import CPU
 
 
 def experiment(**keys: object) -> Experiment:

@@ -22,7 +22,6 @@ from analysis import compare
 from randlabels import exact, experiment, fit
 from randlabels.config import Config
 from randlabels.data import Data, Split
-from randlabels.environment import Resources
 from randlabels.help import options_help
 from randlabels.launchers.composer import Composer
 from randlabels.launchers.grid import expand
@@ -32,6 +31,7 @@ from randlabels.randomness import generator
 from randlabels.run import CONF, prepare_hydra
 from randlabels.rundir import flat_keys
 
+from .conftest import CPU
 from .noise import balanced, part
 
 prepare_hydra()
@@ -40,7 +40,6 @@ SWEEPS = sorted(
     file.relative_to(CONF / "sweep").with_suffix("").as_posix()
     for file in (CONF / "sweep").rglob("*.yaml")
 )
-CPU = Resources("cpu", "fp32", 1)
 IMAGES = {"colour": (3, 32, 32), "grey": (1, 28, 28)}
 
 
