@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -112,6 +113,13 @@ def _precision(config: Config, kind: str) -> str:
 def _multiplies_bf16() -> bool:
     """The processor has AMX or AVX512-BF16."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def stream(device: str) -> AbstractContextManager[object]:
+    """What one run does on a GPU, apart from the runs beside it: a stream of its own."""
+    if device == "cpu":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))
 
 
 def free_memory(device: str) -> int:

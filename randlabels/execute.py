@@ -56,7 +56,8 @@ def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
             held.enter_context(logging_to(run.log, prefix=prefix, quiet=bar))
             if run.result() is None:  # nobody else finished it in the meantime
                 try:
-                    return _fit(experiment, run, resources, bar=bar)
+                    with environment.stream(resources.device):
+                        return _fit(experiment, run, resources, bar=bar)
                 except Interrupted:
                     return "interrupted"
                 except Exception as error:
