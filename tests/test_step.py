@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from randlabels import fit, step
+from randlabels import environment, fit, step
 from randlabels.config import parse
 from randlabels.environment import Resources
 from randlabels.experiment import Experiment, assemble
@@ -111,3 +111,21 @@ def test_a_step_that_cannot_be_captured_goes_on_and_says_so(
         walk(torch.tensor([i]))
     assert seen == [[i] for i in range(6)]
     assert caplog.text.count("not permitted when stream is capturing") == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_cuda_graph_trains_as_the_steps_that_it_recorded(
+    optimizer: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu = Resources(device="cuda:0", precision=precision, threads=1)
+    options = {"optimizer": {"name": optimizer, "lr": 2**-7}}
+    losses = []
+    for captures in (fit.captures, lambda *_: None):
+        monkeypatch.setattr(fit, "captures", captures)
+        built = experiment(**options)
+        with environment.stream("cuda:0"):
+            records = list(fit.sgd(built, fit.start(built, on_gpu), on_gpu))
+        losses.append([record["train_loss"] for record in records])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
