@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from threading import Lock
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 import yaml
 from filelock import Timeout
 
-from . import checkpoint, environment, exact, fit, metrics, stopping
+from . import checkpoint, environment, exact, fit, metrics, sharing, stopping
 from .config import Config
 from .console import log, logging_to, progress_bar
 from .environment import Resources
@@ -23,8 +23,8 @@ from .metrics import Record
 from .rundir import FINISHED, RunDir, write_atomic, write_json
 from .stopping import Interrupted, Watch
 
-_assembling = Lock()
-"""Threads of one process share the data set in memory, and torch's global generator."""
+KEPT = ("precision", "compile", "threads")
+"""Resources that change the numbers: a run keeps those that it began with."""
 
 
 def execute(config: Config, job: int | None = None, cores: int = 1, *, beside: bool = False) -> str:
@@ -50,7 +50,7 @@ def execute(config: Config, job: int | None = None, cores: int = 1, *, beside: b
     if run.state() not in FINISHED:
         if stopping.reason(config.time_limit):
             return run.state()
-        with _assembling:
+        with sharing.assembling:
             experiment = assemble(config)
         resources = environment.resolve(config, job, cores)
         with ExitStack() as held:
@@ -60,7 +60,8 @@ def execute(config: Config, job: int | None = None, cores: int = 1, *, beside: b
             held.enter_context(logging_to(run.log, prefix=prefix, quiet=bar))
             if run.result() is None:  # nobody else finished it in the meantime
                 try:
-                    return _fit(experiment, run, resources, bar=bar)
+                    with environment.stream(resources.device):
+                        return _fit(experiment, run, resources, held, bar=bar)
                 except Interrupted:
                     return "interrupted"
                 except Exception as error:
@@ -144,13 +145,15 @@ def _begin(experiment: Experiment, run: RunDir, resources: Resources) -> None:
     write_json(run.corruption, experiment.corruption)
 
 
-def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool) -> str:
+def _fit(
+    experiment: Experiment, run: RunDir, resources: Resources, held: ExitStack, *, bar: bool
+) -> str:
     """Train and record; the state that the run ends in."""
     config = experiment.config
     saved = checkpoint.latest(run, config.hash)
     if saved:  # a run keeps the resources that it began with
         resources = _kept(saved, resources, run)
-    torch.set_num_threads(resources.threads)
+    held.enter_context(sharing.cpu_threads(resources.threads))
     _begin(experiment, run, resources)
 
     state = fit.start(experiment, resources)
@@ -162,7 +165,7 @@ def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool
     write_atomic(run.metrics, metrics.encode_all(state.records))
 
     def commit() -> None:
-        kept = {"threads": resources.threads, "precision": resources.precision}
+        kept = {key: getattr(resources, key) for key in KEPT}
         identity = {"config_hash": config.hash, "device": resources.kind, **kept}
         checkpoint.save(run.checkpoint, {**identity, **state.to_dict()}, run.previous_checkpoint)
 
@@ -292,4 +295,4 @@ def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources
             "continue where that is (CUDA_VISIBLE_DEVICES= hides a GPU), or start over with "
             "force=true"
         )
-    return Resources(resources.device, saved["precision"], saved["threads"])
+    return replace(resources, **{key: saved[key] for key in KEPT if key in saved})

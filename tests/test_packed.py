@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import forkserver
 from pathlib import Path
@@ -18,13 +17,13 @@ from threading import Lock
 import pytest
 import torch
 
-from randlabels import execute, metrics
+from randlabels import execute, metrics, sharing
 from randlabels.config import Config, parse
 from randlabels.launchers import batch, packed, worker
 from randlabels.launchers.packed import PackedLauncher, by_data
 from randlabels.rundir import RunDir
 
-from .conftest import BASIC, TINY, Cli, numbers
+from .conftest import BASIC, TINY, Cli, numbers, wait_until
 from .crowd import Crowd
 
 PACKED = "hydra/launcher=packed"
@@ -39,13 +38,6 @@ def facts(root: Path, key: str) -> list:
     """One entry of each run's environment.json."""
     found = root.glob("runs/*/*/environment.json")
     return [json.loads(file.read_text())[key] for file in found]
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
@@ -107,6 +99,21 @@ def test_threads_assemble_one_after_the_other(
         for run in [threads.submit(execute.execute, config, job=0) for config in configs]:
             with pytest.raises(ValueError, match="one at a time"):
                 run.result()
+
+
+def test_runs_that_want_other_cpu_threads_wait() -> None:
+    """torch has one number of threads for the whole process, which sums depend on."""
+    before, seen = torch.get_num_threads(), []
+
+    def run(number: int) -> None:
+        with sharing.cpu_threads(number):
+            time.sleep(0.05)
+            seen.append((number, torch.get_num_threads()))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(run, (1, 2, 1, 3)))
+    torch.set_num_threads(before)
+    assert sorted(seen) == [(1, 1), (1, 1), (2, 2), (3, 3)]
 
 
 def crowd(tmp_path: Path, event: str, seed: int) -> Config:
