@@ -29,7 +29,7 @@ class Classifier:
         mean, deviation = (moment.to(resources.device) for moment in experiment.moments)
         self.moments = mean, deviation
         self.kind = resources.kind
-        self.autocast = torch.autocast(self.kind, torch.bfloat16, resources.precision == "bf16")
+        self.bf16 = resources.precision == "bf16"
         self.memory_format = memory_format(model)
         height, width = self.preprocess.crop(experiment.test.images[:1]).shape[2:]
         self.size = height, width
@@ -46,7 +46,8 @@ class Classifier:
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) float32 of a training step, in the run's precision."""
-        with self.autocast:
+        # the cache of casts is one for all threads: other runs' gradients would pass through it
+        with torch.autocast(self.kind, torch.bfloat16, self.bf16, cache_enabled=False):
             return self.trained(self.inputs(pixels)).float()
 
     def exactly(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -57,7 +58,7 @@ class Classifier:
         """Logits (N, K) of all images, with the model in eval mode; `pause` after each batch."""
         self.model.eval()
         outputs = []
-        with torch.inference_mode(), self.autocast:  # kept open, so that weights are cast once
+        with torch.inference_mode(), torch.autocast(self.kind, torch.bfloat16, self.bf16):
             for batch in images.split(EVALUATION_BATCH[self.kind]):
                 outputs.append(self.exactly(self.pixels(batch)))
                 pause()

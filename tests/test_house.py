@@ -24,7 +24,7 @@ FLOORS = [
     ["environment", "experiment"],
     ["classifier", "step"],
     ["fit"],
-    ["exact"],
+    ["exact", "outcome"],
     ["execute"],
     ["launchers"],
     ["run"],
