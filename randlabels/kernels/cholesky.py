@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 BLOCK = 2000
 """Columns of a panel, and rows that one product takes: large enough for the full speed of matrix
@@ -138,22 +137,24 @@ class Triangle:
     def solve(self, right: torch.Tensor) -> torch.Tensor:
         """X with L·Lᵀ·X = `right`, both (n, r) float64. Products are in this triangle's dtype, the
         head's in float64; sums over strips are in float64."""
-        solution = right.double().clone()
+        # products are faster with it on the left
+        solution = right.double().T.clone(memory_format=torch.contiguous_format)
         for start, strip in self.strips:
             strip = strip.to(self._precision(start))
             corner, here, parts = _parts(start, strip, solution)
-            solved = torch.linalg.solve_triangular(corner, here.to(strip.dtype), upper=False)
+            solved = torch.linalg.solve_triangular(corner, here.T.to(strip.dtype), upper=False).T
+            solved = solved.contiguous()
             here.copy_(solved)
-            solved = solved.T.contiguous()
             for below, left in parts:
-                below.sub_(product(left, solved))
+                below.sub_(product(solved, left))
         for start, strip in reversed(self.strips):
             strip = strip.to(self._precision(start))
             corner, here, parts = _parts(start, strip, solution)
             for below, left in parts:
-                here.sub_(product(left.T, below.to(strip.dtype).T))
-            here.copy_(torch.linalg.solve_triangular(corner.T, here.to(strip.dtype), upper=True))
-        return solution
+                here.sub_(product(below.to(strip.dtype), left.contiguous().T))
+            solved = torch.linalg.solve_triangular(corner.T, here.T.to(strip.dtype), upper=True).T
+            here.copy_(solved)
+        return solution.T.contiguous()
 
     def _precision(self, start: int) -> torch.dtype:
         """Of the products of the strip that begins at `start`: float64 for the first one."""
@@ -163,12 +164,16 @@ class Triangle:
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a·bᵀ for (m, k) and (n, k), in their own precision.
 
-    In float32 on a CPU through oneDNN, which `F.linear` uses for tensors in its layout: MKL takes
-    the slow path on processors that it does not know (AMD Zen 5, 2 cores: 200 against
-    410 GFLOP/s).
+    In float32 on a CPU through oneDNN: MKL takes the slow path on processors that it does not know
+    (AMD Zen 5, 2 cores: 200 against 410 GFLOP/s). oneDNN in turn is slow with rows that do not
+    follow each other in memory; b may be a transposed matrix, at full speed.
     """
     if a.dtype is torch.float32 and a.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        return F.linear(a.to_mkldnn(), b.to_mkldnn()).to_dense()
+        b = b if b.T.is_contiguous() else b.contiguous()
+        linear: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            a.contiguous(), b, None, "none", [], ""
+        )
+        return linear
     return a @ b.T
 
 
@@ -180,14 +185,14 @@ def _own_operations(rows: int, columns: int) -> float:
 def _parts(
     start: int, strip: torch.Tensor, block: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """A strip's corner, the rows of `block` that belong to it, and the pairs of the rows of
-    `block` and of the strip below these, BLOCK at a time."""
+    """A strip's corner, the columns of `block` that belong to it, and the pairs of the columns of
+    `block` after these and of the strip's rows below the corner, BLOCK at a time."""
     rows, columns = strip.shape
     pairs = [
-        (block[start + top : start + top + BLOCK], strip[top : top + BLOCK])
+        (block[:, start + top : start + top + BLOCK], strip[top : top + BLOCK])
         for top in range(columns, rows, BLOCK)
     ]
-    return strip[:columns].tril(), block[start : start + columns], pairs
+    return strip[:columns].tril(), block[:, start : start + columns], pairs
 
 
 def _cuts(start: int, width: int) -> Iterator[tuple[int, int]]:
