@@ -84,6 +84,9 @@ class ConvSystem:
                 target.add_(part.double() @ weights)
         return outputs
 
+    def outputs_at(self, coefficients: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return self.outputs(coefficients)[rows]
+
     def predictions(self, coefficients: torch.Tensor) -> torch.Tensor:
         outputs = coefficients.new_zeros(len(self.test), coefficients.shape[1])
         for filters, weights in zip(self.filters.split(self.BATCH), self._weights, strict=True):
