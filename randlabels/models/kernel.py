@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 
-from ..kernels import features, functions, system
+from ..kernels import conv, features, functions, system
 from ..kernels.cholesky import Breakdown, Triangle
-from ..kernels.conv import ConvSystem
 from ..kernels.rows import Rows
 from . import Fit, SolveOptions
 
@@ -99,10 +98,10 @@ class Kernel:
                     f"model.patch={self.patch} leaves no two patches on images of "
                     f"{height}x{width} pixels; use a smaller one"
                 )
-            width = 4 * min(self.filters, ConvSystem.BATCH)
+            row = 4 * self.filters + 4 * images[0].numel()  # 8-bit codes, and float32 pixels
         else:
-            width = self._rows(images[:1].float()).values.shape[1]
-        rows = (n + test) * width * 5  # float32, and 8-bit codes
+            row = 5 * self._rows(images[:1].float()).values.shape[1]  # float32, and 8-bit codes
+        rows = (n + test) * row
         columns = 6 * n * classes * 8  # targets, coefficients, residuals and their successors
         return triangle + rows + columns + 2**29
 
@@ -148,9 +147,8 @@ class Kernel:
         self, train: torch.Tensor, test: torch.Tensor, rng: torch.Generator
     ) -> system.System:
         if self.features == "random_conv":
-            return ConvSystem(
-                train, test, self.filters, self.patch, self.stride, self.bias, self.ridge, rng
-            )
+            made = conv.shared(train, test, self.filters, self.patch, self.stride, self.bias, rng)
+            return conv.ConvSystem(made, self.ridge)
         kernel = {
             "gaussian": lambda: functions.gaussian(self.gamma),
             "laplacian": lambda: functions.laplacian(self.gamma),
