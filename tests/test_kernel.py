@@ -192,7 +192,7 @@ def test_random_convolutional_features_are_their_formula(conv_features: conv.Con
 
 def test_random_convolutional_kernel_is_exact(conv_features: conv.ConvFeatures) -> None:
     x, z = (c.numpy().astype(np.float64) for c in (conv_features.train, conv_features.test))
-    inner, cross = x @ x.T / (400 * 120) + 1, z @ x.T / (400 * 120) + 1
+    inner, cross = x @ x.T / (400 * 120) + 0.01, z @ x.T / (400 * 120) + 0.01
     equations = conv.ConvSystem(conv_features, 0.25)
     k = Triangle.empty(70, torch.float64, "cpu")
     equations.fill(k)

@@ -15,7 +15,11 @@ log = logging.getLogger("randlabels")
 
 LEVELS = 20
 """Codes in a standard deviation: they reach 6.35 deviations to either side, where less than one
-feature in a thousand lies beyond, and rounding adds 2·10⁻⁴ to K's diagonal of about 2."""
+feature in a thousand lies beyond, and rounding adds 2·10⁻⁴ to K's diagonal of about 1."""
+
+INTERCEPT = 0.01
+"""The constant feature's part of K: n times it, its eigenvalue, is far above any ridge of use, and
+far below what would cost a factorisation in float32 its digits."""
 
 WIDTH = 2**17
 """Columns whose products with codes up to 127 add up in int32."""
@@ -145,10 +149,10 @@ class ConvFeatures:
 
 
 class ConvSystem:
-    """K = ΦΦᵀ/(LEVELS²·columns) + 1 from the codes Φ of `ConvFeatures`.
+    """K = ΦΦᵀ/(LEVELS²·columns) + INTERCEPT from the codes Φ of `ConvFeatures`.
 
-    The mean of the first part's diagonal is about 1; the second is a constant feature, the
-    intercept of the centred others.
+    The mean of its diagonal is about 1. The constant is that of a feature that is the same for all
+    images, the intercept of the others, which are centred.
     """
 
     def __init__(self, features: ConvFeatures, ridge: float) -> None:
@@ -165,7 +169,7 @@ class ConvSystem:
                     _inner(a, b)
                     for a, b in zip(rows.split(WIDTH, 1), columns.split(WIDTH, 1), strict=True)
                 )
-                target.copy_(inner / self._unit + 1)
+                target.copy_(inner / self._unit + INTERCEPT)
             panel[: panel.shape[1]].diagonal().add_(self.ridge)
 
     def outputs(self, coefficients: torch.Tensor) -> torch.Tensor:
@@ -180,7 +184,7 @@ class ConvSystem:
         for part, a in zip(self.train.split(ROWS), coefficients.split(ROWS), strict=True):
             weights += part.double().T @ a
         outputs = torch.cat([part.double() @ weights for part in codes.split(ROWS)])
-        return outputs.div_(self._unit).add_(coefficients.sum(0))
+        return outputs.div_(self._unit).add_(INTERCEPT * coefficients.sum(0))
 
 
 def shared(

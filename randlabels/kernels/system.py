@@ -132,7 +132,7 @@ class _Refined:
         """Take the proposed coefficients, which give `reached`, if they are an improvement."""
         residual = self.target - reached
         relative = float(residual.norm() / self.target.norm())
-        advanced = 10 * relative < self.relative  # false for NaN, which ends the refinement
+        advanced = 2 * relative < self.relative  # false for NaN, which ends the refinement
         if relative < self.relative:
             self.coefficients, self.residual, self.relative = self.proposed, residual, relative
         self.converged = self.relative <= TOLERANCE or not advanced
