@@ -27,8 +27,8 @@ WIDTH = 2**17
 FILTERS = 1000
 """Filters at a time, and about twice as many patches: their activations stay in the cache."""
 
-ROWS = 250
-"""Images whose codes are widened to float64 at a time."""
+DIGITS = 8
+"""Whole numbers up to 127, each in 1/128 of the one before, that make a float64: 53 bits."""
 
 REPORT = 10_000
 """Images between two lines of the log."""
@@ -165,11 +165,7 @@ class ConvSystem:
             below = self.train[j * BLOCK :]
             columns = below[: panel.shape[1]]
             for target, rows in zip(panel.split(BLOCK), below.split(BLOCK), strict=True):
-                inner = sum(
-                    _inner(a, b)
-                    for a, b in zip(rows.split(WIDTH, 1), columns.split(WIDTH, 1), strict=True)
-                )
-                target.copy_(inner / self._unit + INTERCEPT)
+                target.copy_(_inner(rows, columns.T) / self._unit + INTERCEPT)
             panel[: panel.shape[1]].diagonal().add_(self.ridge)
 
     def outputs(self, coefficients: torch.Tensor) -> torch.Tensor:
@@ -180,10 +176,10 @@ class ConvSystem:
 
     def _applied(self, codes: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         """The kernel between `codes` and the training images, times the coefficients, float64."""
-        weights = coefficients.new_zeros(codes.shape[1], coefficients.shape[1])
-        for part, a in zip(self.train.split(ROWS), coefficients.split(ROWS), strict=True):
-            weights += part.double().T @ a
-        outputs = torch.cat([part.double() @ weights for part in codes.split(ROWS)])
+        weights = coefficients.new_zeros(coefficients.shape[1], codes.shape[1])
+        for a, part in zip(coefficients.split(BLOCK), self.train.split(BLOCK), strict=True):
+            weights += _product(a.T, part)
+        outputs = torch.cat([_product(weights, part.T).T for part in codes.split(BLOCK)])
         return outputs.div_(self._unit).add_(INTERCEPT * coefficients.sum(0))
 
 
@@ -211,7 +207,7 @@ _made: dict[tuple[object, ...], ConvFeatures] = {}
 
 
 def _digest(images: torch.Tensor) -> str:
-    content = images.cpu().contiguous().numpy()
+    content = images.cpu().contiguous().numpy().data
     return f"{images.shape} {images.device} {hashlib.sha256(content).hexdigest()}"
 
 
@@ -237,8 +233,26 @@ def _positive(values: torch.Tensor) -> torch.Tensor:
     return values.clamp_(min=0)
 
 
+def _product(values: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """values·codes for (r, k) float64 and (k, l) int8, with the error of float64's rounding.
+
+    The values become DIGITS whole numbers each, whose products with the codes are exact, and on a
+    CPU ten times as fast as the codes' conversion to float64.
+    """
+    unit = values.abs().amax(1, keepdim=True) / 127
+    rest = values / unit.where(unit != 0, 1.0)
+    digits = []
+    for _ in range(DIGITS):
+        digits.append(rest.round())
+        rest = (rest - digits[-1]) * 128
+    found = _inner(torch.cat(digits).to(torch.int8), codes).unflatten(0, (DIGITS, len(values)))
+    places = 128.0 ** -torch.arange(DIGITS, dtype=torch.float64, device=values.device)
+    return torch.tensordot(places, found, 1) * unit
+
+
 def _inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a·bᵀ for codes (m, k) and (l, k) with k up to WIDTH, exactly: (m, l) float64."""
+    """a·b for codes (m, k) and (k, l), exactly: (m, l) float64."""
+    parts = zip(a.split(WIDTH, 1), b.split(WIDTH), strict=True)
     if a.device.type == "cpu" and hasattr(torch, "_int_mm"):
-        return torch._int_mm(a, b.T).double()
-    return a.double() @ b.double().T
+        return torch.stack([torch._int_mm(x, y).double() for x, y in parts]).sum(0)
+    return torch.stack([x.double() @ y.double() for x, y in parts]).sum(0)
