@@ -168,7 +168,7 @@ def conv_features(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> conv.C
         monkeypatch.setattr(conv, name, size)
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(90, 3, 12, 12, generator=rng)
-    return conv.ConvFeatures(images[:70], images[70:], 30, 4, 2, 0.5, rng)
+    return conv.ConvFeatures(images[:70], images[70:], 30, 4, 2, 0.5, rng, lambda: None)
 
 
 def test_random_convolutional_features_are_their_formula(conv_features: conv.ConvFeatures) -> None:
@@ -203,7 +203,7 @@ def test_random_convolutional_features_are_their_formula(conv_features: conv.Con
 def test_random_convolutional_kernel_is_exact(conv_features: conv.ConvFeatures) -> None:
     x, z = (c.numpy().astype(np.float64) for c in (conv_features.train, conv_features.test))
     inner, cross = x @ x.T / (400 * 120) + 0.01, z @ x.T / (400 * 120) + 0.01
-    equations = conv.ConvSystem(conv_features, 0.25)
+    equations = conv.ConvSystem(conv_features, 0.25, lambda: None)
     k = Triangle.empty(70, torch.float64, "cpu")
     equations.fill(k)
     for rows, columns, view in k.tiles():
@@ -245,6 +245,27 @@ def test_ridges_share_the_random_convolutional_features(monkeypatch: pytest.Monk
     fit(other, 1, 0.1)
     assert len(made) == 3
     torch.testing.assert_close(fit(images, 0, 0.1), first)
+
+
+@pytest.mark.parametrize("beats", [1, 22])
+def test_random_convolutional_fit_can_be_stopped_before_the_factorisation(beats: int) -> None:
+    """At its first images, and in K: the 42 images come two at a time."""
+    beaten = 0
+
+    def tick(share: float) -> None:
+        nonlocal beaten
+        assert share == 0.0
+        beaten += 1
+        if beaten == beats:
+            raise KeyboardInterrupt
+
+    images = torch.rand(42, 3, 32, 32)
+    model = Kernel(kernel="linear", features="random_conv", filters=4)
+    arguments = images[:40], images[40:], [torch.randn(40, 2, dtype=torch.float64)]
+    options = SolveOptions(torch.float64, tick=tick)
+    with pytest.raises(KeyboardInterrupt):
+        model.solve(*arguments, torch.Generator(), options)
+    assert beaten == beats
 
 
 def test_memory_of_random_convolutional_features_is_foreseen() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,8 @@ class ConvFeatures:
     float32. Where activations differ by rounding, a code may differ by one. Given the codes, all
     that follows is exact: Φ is defined by them, and a map that is random loses nothing by it.
 
-    train: (n, 4·F) int8, test: (m, 4·F) int8.
+    train: (n, 4·F) int8, test: (m, 4·F) int8. `beat` is called every few images, and may raise to
+    end the work.
     """
 
     SAMPLE = 100_000
@@ -72,8 +74,9 @@ class ConvFeatures:
         stride: int,
         bias: float,
         rng: torch.Generator,
+        beat: Callable[[], None],
     ) -> None:
-        self.patch, self.stride = patch, stride
+        self.patch, self.stride, self.beat = patch, stride, beat
         mean, whitening = self._whitening(self._sample(train, self.SAMPLE, rng))
         whitened = (self._sample(train, filters, rng) - mean) @ whitening
         unit = whitened / whitened.norm(dim=1, keepdim=True).clamp(min=1e-12)
@@ -108,6 +111,7 @@ class ConvFeatures:
             whole = self.activations(part).float().sub_(self.mean).mul_(self.scale).round_()
             codes[done : done + len(part)] = whole.clamp_(-127, 127)
             done += len(part)
+            self.beat()
             if done // REPORT > (done - len(part)) // REPORT:
                 took = time.perf_counter() - started
                 log.info("Features of %d of %d images in %.0f s.", done, len(images), took)
@@ -152,11 +156,12 @@ class ConvSystem:
     """K = ΦΦᵀ/(LEVELS²·columns) + INTERCEPT from the codes Φ of `ConvFeatures`.
 
     The mean of its diagonal is about 1. The constant is that of a feature that is the same for all
-    images, the intercept of the others, which are centred.
+    images, the intercept of the others, which are centred. `beat` is called for each block of K.
     """
 
-    def __init__(self, features: ConvFeatures, ridge: float) -> None:
-        self.train, self.test, self.ridge = features.train, features.test, ridge
+    def __init__(self, features: ConvFeatures, ridge: float, beat: Callable[[], None]) -> None:
+        self.train, self.test = features.train, features.test
+        self.ridge, self.beat = ridge, beat
         self.n, columns = self.train.shape
         self._unit = LEVELS**2 * columns
 
@@ -166,6 +171,7 @@ class ConvSystem:
             columns = below[: panel.shape[1]]
             for target, rows in zip(panel.split(BLOCK), below.split(BLOCK), strict=True):
                 target.copy_(_inner(rows, columns.T) / self._unit + INTERCEPT)
+                self.beat()
             panel[: panel.shape[1]].diagonal().add_(self.ridge)
 
     def outputs(self, coefficients: torch.Tensor) -> torch.Tensor:
@@ -191,6 +197,7 @@ def shared(
     stride: int,
     bias: float,
     rng: torch.Generator,
+    beat: Callable[[], None],
 ) -> ConvFeatures:
     """The features of `ConvFeatures`' arguments, with a `rng` that nothing was drawn from yet.
 
@@ -199,7 +206,7 @@ def shared(
     key = (filters, patch, stride, bias, rng.initial_seed(), _digest(train), _digest(test))
     if key not in _made:
         _made.clear()
-        _made[key] = ConvFeatures(train, test, filters, patch, stride, bias, rng)
+        _made[key] = ConvFeatures(train, test, filters, patch, stride, bias, rng, beat)
     return _made[key]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -119,7 +120,7 @@ class Kernel:
         rng: torch.Generator,
         options: SolveOptions,
     ) -> list[Fit]:
-        equations = self._system(train, test, rng)
+        equations = self._system(train, test, rng, lambda: options.tick(0.0))
         try:
             solutions = _solved(equations, targets, options, str(train.device))
         except Breakdown as error:
@@ -144,11 +145,15 @@ class Kernel:
         ]
 
     def _system(
-        self, train: torch.Tensor, test: torch.Tensor, rng: torch.Generator
+        self,
+        train: torch.Tensor,
+        test: torch.Tensor,
+        rng: torch.Generator,
+        beat: Callable[[], None],
     ) -> system.System:
         if self.features == "random_conv":
-            made = conv.shared(train, test, self.filters, self.patch, self.stride, self.bias, rng)
-            return conv.ConvSystem(made, self.ridge)
+            size = self.filters, self.patch, self.stride, self.bias
+            return conv.ConvSystem(conv.shared(train, test, *size, rng, beat), self.ridge, beat)
         kernel = {
             "gaussian": lambda: functions.gaussian(self.gamma),
             "laplacian": lambda: functions.laplacian(self.gamma),
