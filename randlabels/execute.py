@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +22,9 @@ from .experiment import Experiment, assemble
 from .metrics import Record
 from .rundir import FINISHED, RunDir, write_atomic, write_json
 from .stopping import Interrupted, Watch
+
+KEPT = ("precision", "compile", "threads")
+"""Resources that change the numbers: a run keeps those that it began with."""
 
 
 def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
@@ -52,7 +56,8 @@ def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
             held.enter_context(logging_to(run.log, prefix=prefix, quiet=bar))
             if run.result() is None:  # nobody else finished it in the meantime
                 try:
-                    return _fit(experiment, run, resources, bar=bar)
+                    with environment.stream(resources.device):
+                        return _fit(experiment, run, resources, bar=bar)
                 except Interrupted:
                     return "interrupted"
                 except Exception as error:
@@ -151,7 +156,7 @@ def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool
     write_atomic(run.metrics, metrics.encode_all(state.records))
 
     def commit() -> None:
-        kept = {"threads": resources.threads, "precision": resources.precision}
+        kept = {key: getattr(resources, key) for key in KEPT}
         identity = {"config_hash": config.hash, "device": resources.kind, **kept}
         checkpoint.save(run.checkpoint, {**identity, **state.to_dict()}, run.previous_checkpoint)
 
@@ -281,4 +286,4 @@ def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources
             "continue where that is (CUDA_VISIBLE_DEVICES= hides a GPU), or start over with "
             "force=true"
         )
-    return Resources(resources.device, saved["precision"], saved["threads"])
+    return replace(resources, **{key: saved[key] for key in KEPT if key in saved})

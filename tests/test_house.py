@@ -18,10 +18,11 @@ SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rgl
 
 FLOORS = [
     ["randomness", "metrics", "console", "help", "optimizer", "loss", "schedule", "kernels"]
-    + ["files", "histogram", "stopping"],
+    + ["files", "histogram", "stopping", "typed"],
     ["preprocess", "augment", "corruption", "models", "data", "rundir", "options", "sensitivity"],
     ["config", "checkpoint"],
     ["environment", "experiment"],
+    ["classifier", "step"],
     ["fit"],
     ["exact"],
     ["execute"],

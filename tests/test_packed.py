@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from randlabels.launchers import batch, packed
 from randlabels.launchers.packed import PackedLauncher, by_data
 from randlabels.rundir import RunDir
 
-from .conftest import BASIC, TINY, Cli, numbers
+from .conftest import BASIC, TINY, Cli, numbers, wait_until
 
 PACKED = "hydra/launcher=packed"
 LONG = ["-m", *TINY, "epochs=100000", "checkpoint_every=0.05", PACKED]
@@ -31,13 +30,6 @@ def facts(root: Path, key: str) -> list:
     """One entry of each run's environment.json."""
     found = root.glob("runs/*/*/environment.json")
     return [json.loads(file.read_text())[key] for file in found]
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
