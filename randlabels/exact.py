@@ -57,7 +57,7 @@ def solve_options(
         key = f"{system_key(config)} {experiment.data_sha256} {resources.precision}"
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         cache = config.folder / ".factors" / f"{name}.npy"
-    return SolveOptions(_dtype(resources), cache, tick)
+    return SolveOptions(_dtype(resources), cache, tick, free_memory(resources.device))
 
 
 def check_model(config: Config, data: Data, *, here: bool = True) -> None:

@@ -13,7 +13,7 @@ import torch
 from randlabels.kernels import cholesky, conv, features, functions, system
 from randlabels.kernels.cholesky import Breakdown, Triangle
 from randlabels.kernels.rows import Rows
-from randlabels.models import SolveOptions
+from randlabels.models import SolveOptions, kernel
 from randlabels.models.kernel import Kernel
 
 
@@ -133,6 +133,96 @@ def test_solution_outputs_and_norm_are_those_of_the_plain_formula(
         assert solution.relative_residual <= system.LIMIT
 
 
+def gaussian_system(n: int, gamma: float) -> tuple[system.KernelSystem, Triangle]:
+    """Of n random rows, and its float32 factor."""
+    rows = Rows(torch.rand(n, 100, generator=torch.Generator().manual_seed(0)))
+    equations = system.KernelSystem(rows, rows, functions.gaussian(gamma), 0.0)
+    factor = Triangle.empty(n, torch.float32, "cpu")
+    equations.fill(factor)
+    factor.factorise()
+    return equations, factor
+
+
+def test_float64_head_makes_a_float32_factor_ten_times_as_accurate() -> None:
+    """A factor of float32 products alone leaves a residual of 1.6e-2 here."""
+    equations, factor = gaussian_system(2000, 0.003)
+    target = torch.randn(2000, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    residual = target - equations.outputs(factor.solve(target))
+    assert residual.norm() < 2e-3 * target.norm()
+
+
+def test_many_sets_cost_one_float64_product_and_are_the_solutions_of_single_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    equations, factor = gaussian_system(600, 0.03)
+    rng = torch.Generator().manual_seed(1)
+    targets = [torch.randn(600, 10, generator=rng, dtype=torch.float64) for _ in range(7)]
+    alone = [system.solve(equations, factor, [target])[0] for target in targets]
+    products = []
+    original = system.KernelSystem.outputs
+
+    def outputs(self: system.KernelSystem, coefficients: torch.Tensor) -> torch.Tensor:
+        products.append(coefficients.shape[1])
+        return original(self, coefficients)
+
+    monkeypatch.setattr(system.KernelSystem, "outputs", outputs)
+    together = system.solve(equations, factor, targets)
+    assert products == [70]
+    for target, one, same in zip(targets, alone, together, strict=True):
+        np.testing.assert_allclose(same.test, one.test, atol=1e-7)
+        np.testing.assert_allclose(same.train, one.train, atol=1e-6)
+        assert same.norm == pytest.approx(one.norm, rel=1e-6)
+        # The sample's estimate is of the size of the true residual.
+        assert one.relative_residual / 2 < same.relative_residual < 2 * one.relative_residual
+        assert same.relative_residual < system.TOLERANCE
+        assert not torch.equal(same.train, target)  # at the sampled rows
+
+
+def test_sample_that_shows_no_solution_is_followed_by_a_whole_product() -> None:
+    equations, factor = gaussian_system(600, 0.03)
+    targets = [torch.eye(600, 70, dtype=torch.float64)]
+    original, rounds = equations.outputs_at, []
+
+    def disturbed(coefficients: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        rounds.append(len(rows))
+        return original(coefficients, rows) * (1 + 1e-6)
+
+    equations.outputs_at = disturbed  # type: ignore[method-assign]
+    (solution,) = system.solve(equations, factor, targets)
+    assert rounds == [20] and solution.relative_residual < 1e-8
+    np.testing.assert_allclose(solution.train, targets[0], atol=1e-7)
+    assert not torch.equal(solution.train, targets[0])
+
+
+def test_memory_sets_how_many_labels_are_solved_at_once_and_equal_ones_are_solved_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    images = torch.rand(40, 1, 3, 3, generator=rng)
+    model = Kernel(gamma=1.0)
+    distinct = [torch.randn(40, 2, generator=rng, dtype=torch.float64) for _ in range(5)]
+    targets = [*distinct, distinct[0].clone(), distinct[3].clone()]
+    blocks = []
+    original = system.solve
+
+    def solve(
+        equations: system.System, factor: Triangle, block: list[torch.Tensor]
+    ) -> list[system.Solution]:
+        blocks.append(len(block))
+        return original(equations, factor, block)
+
+    monkeypatch.setattr(system, "solve", solve)
+    for room, expected in ((0, [1] * 5), (2, [2, 2, 1]), (2**20, [5])):
+        one = model.check(images, 40, 2, SolveOptions(torch.float64))
+        each = kernel.ARRAYS * 40 * 2 * 8
+        options = SolveOptions(torch.float64, memory=one + (room - 1) * each)
+        fits = model.solve(images, images, targets, rng, options)
+        assert blocks == expected
+        blocks.clear()
+        for target, fit in zip(targets, fits, strict=True):
+            np.testing.assert_allclose(fit.train, target, atol=1e-6)
+
+
 def test_refinement_that_does_not_arrive_is_refused(small_blocks: None) -> None:
     """Equal rows make K singular; rounding hides it from the factorisation, but not from this."""
     x = torch.randn(80, 4)
@@ -164,7 +254,7 @@ def test_factor_of_nothing_but_nan_ends_the_refinement(small_blocks: None) -> No
 @pytest.fixture
 def conv_features(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> conv.ConvFeatures:
     """70 training and 20 test images, 30 filters in two pieces."""
-    for name, size in (("FILTERS", 16), ("WIDTH", 48)):
+    for name, size in (("FILTERS", 16), ("WIDTH", 48), ("OUTPUTS", 1)):
         monkeypatch.setattr(conv, name, size)
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(90, 3, 12, 12, generator=rng)
@@ -211,6 +301,8 @@ def test_random_convolutional_kernel_is_exact(conv_features: conv.ConvFeatures) 
         np.testing.assert_allclose(np.tril(view), np.tril(expected), rtol=1e-13, atol=1e-13)
     a = torch.randn(70, 2, dtype=torch.float64)
     np.testing.assert_allclose(equations.outputs(a), inner @ a.numpy(), rtol=1e-12, atol=1e-12)
+    few = torch.tensor([5, 66, 3])
+    np.testing.assert_array_equal(equations.outputs_at(a, few), equations.outputs(a)[few])
     np.testing.assert_allclose(equations.predictions(a), cross @ a.numpy(), rtol=1e-12, atol=1e-12)
     factor = Triangle.empty(70, torch.float32, "cpu")
     equations.fill(factor)

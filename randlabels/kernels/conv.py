@@ -25,6 +25,9 @@ far below what would cost a factorisation in float32 its digits."""
 WIDTH = 2**17
 """Columns whose products with codes up to 127 add up in int32."""
 
+OUTPUTS = 20
+"""Outputs whose weights, in digits, are in memory at once: 0.3 GiB for 128,000 columns."""
+
 FILTERS = 1000
 """Filters at a time, and about twice as many patches: their activations stay in the cache."""
 
@@ -177,16 +180,23 @@ class ConvSystem:
     def outputs(self, coefficients: torch.Tensor) -> torch.Tensor:
         return self._applied(self.train, coefficients)
 
+    def outputs_at(self, coefficients: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return self._applied(self.train[rows], coefficients)
+
     def predictions(self, coefficients: torch.Tensor) -> torch.Tensor:
         return self._applied(self.test, coefficients)
 
     def _applied(self, codes: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         """The kernel between `codes` and the training images, times the coefficients, float64."""
+        parts = coefficients.split(OUTPUTS, 1)
+        features = torch.cat([self._features_applied(codes, part) for part in parts], 1)
+        return features.div_(self._unit).add_(INTERCEPT * coefficients.sum(0))
+
+    def _features_applied(self, codes: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
         weights = coefficients.new_zeros(coefficients.shape[1], codes.shape[1])
         for a, part in zip(coefficients.split(BLOCK), self.train.split(BLOCK), strict=True):
             weights += _product(a.T, part)
-        outputs = torch.cat([_product(weights, part.T).T for part in codes.split(BLOCK)])
-        return outputs.div_(self._unit).add_(INTERCEPT * coefficients.sum(0))
+        return torch.cat([_product(weights, part.T).T for part in codes.split(BLOCK)])
 
 
 def shared(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+PART = 1000
+"""Rows that are converted at a time, in the cache."""
+
 
 class Rows:
     """(n, d) float32 features.
@@ -17,18 +20,15 @@ class Rows:
 
     def __init__(self, values: torch.Tensor) -> None:
         self.values = values
-        self._codes: torch.Tensor | None = None
-        if values.device.type == "cpu" and hasattr(torch, "_int_mm"):
-            whole = (values * 255).round_()
-            if bool(((whole / 255 == values) & (whole >= 0) & (whole <= 255)).all()):
-                self._codes = (whole - 128).to(torch.int8)
-                self._sums = self._codes.sum(1, dtype=torch.int64).double()
-        self.squares = torch.cat(
-            [
-                (part.double() / 255 if self.exact else part.double()).square().sum(1)
-                for part in (whole if self.exact else values).split(1000)
+        self._codes = _codes(values)
+        if self._codes is None:
+            squares = [part.double().square().sum(1) for part in values.split(PART)]
+        else:
+            self._sums = self._codes.sum(1, dtype=torch.int64).double()
+            squares = [
+                ((part.double() + 128) / 255).square().sum(1) for part in self._codes.split(PART)
             ]
-        )
+        self.squares = torch.cat(squares)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -48,3 +48,16 @@ class Rows:
         products += shift[:, None]
         products += 128 * other._sums[columns]
         return products.div_(255**2)
+
+
+def _codes(values: torch.Tensor) -> torch.Tensor | None:
+    """x - 128 (n, d) int8, where the values (n, d) are x/255 with whole x from 0 to 255."""
+    if values.device.type != "cpu" or not hasattr(torch, "_int_mm"):
+        return None
+    codes = torch.empty(values.shape, dtype=torch.int8)
+    for part, target in zip(values.split(PART), codes.split(PART), strict=True):
+        whole = (part * 255).round_()
+        if not bool(((whole / 255 == part) & (whole >= 0) & (whole <= 255)).all()):
+            return None
+        target.copy_(whole - 128)
+    return codes

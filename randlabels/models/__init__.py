@@ -38,11 +38,13 @@ class SolveOptions:
     dtype: float32 or float64, the precision of the largest matrix.
     cache: file that shares the costly part with other processes; None to share nothing.
     tick: is told the share of the work done since it last was.
+    memory: bytes that the fit may take; how many sets of labels it solves at once depends on it.
     """
 
     dtype: torch.dtype = torch.float64
     cache: Path | None = None
     tick: Callable[[float], None] = lambda share: None
+    memory: int = 2**63
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -25,7 +26,11 @@ KERNELS = ("gaussian", "laplacian", "polynomial", "linear")
 FEATURES = ("raw", "gabor", "random_conv")
 
 AT_ONCE = 64
-"""Sets of labels solved as one block: at n = 60,000 with ten classes, 2 GiB."""
+"""Sets of labels solved as one block, if their arrays find room in memory: see ARRAYS."""
+
+ARRAYS = 8
+"""(n, K) float64 arrays of a set that is being solved: target, coefficients, residual and their
+successors, and the blocks that these are put into. 0.04 GiB at n = 60,000 with ten classes."""
 
 
 @dataclass
@@ -90,8 +95,6 @@ class Kernel:
         return self.features == "random_conv"
 
     def check(self, images: torch.Tensor, test: int, classes: int, options: SolveOptions) -> int:
-        n = len(images)
-        triangle = Triangle.size(n) * options.dtype.itemsize
         if self.features == "random_conv":
             height, width = images.shape[2:]
             if min(height, width) < self.patch + self.stride:
@@ -99,12 +102,16 @@ class Kernel:
                     f"model.patch={self.patch} leaves no two patches on images of "
                     f"{height}x{width} pixels; use a smaller one"
                 )
+        return self._shared_memory(images, test, options) + _memory(len(images), classes)
+
+    def _shared_memory(self, images: torch.Tensor, test: int, options: SolveOptions) -> int:
+        """Bytes that a fit needs however many sets of labels there are."""
+        if self.features == "random_conv":
             row = 4 * self.filters + 4 * images[0].numel()  # 8-bit codes, and float32 pixels
         else:
             row = 5 * self._rows(images[:1].float()).values.shape[1]  # float32, and 8-bit codes
-        rows = (n + test) * row
-        columns = 6 * n * classes * 8  # targets, coefficients, residuals and their successors
-        return triangle + rows + columns + 2**29
+        rows = (len(images) + test) * row
+        return Triangle.size(len(images)) * options.dtype.itemsize + rows + 2**29
 
     def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
         return F.one_hot(labels, classes).double()
@@ -120,9 +127,13 @@ class Kernel:
         rng: torch.Generator,
         options: SolveOptions,
     ) -> list[Fit]:
+        shared = self._shared_memory(train, len(test), options)
+        at_once = (options.memory - shared) // _memory(*targets[0].shape)
         equations = self._system(train, test, rng, lambda: options.tick(0.0))
         try:
-            solutions = _solved(equations, targets, options, str(train.device))
+            solutions = _solved(
+                equations, targets, min(max(at_once, 1), AT_ONCE), options, str(train.device)
+            )
         except Breakdown as error:
             precise = "" if options.dtype is torch.float64 else " or precision=fp64"
             raise ArithmeticError(
@@ -169,7 +180,11 @@ class Kernel:
 
 
 def _solved(
-    equations: system.System, targets: list[torch.Tensor], options: SolveOptions, device: str
+    equations: system.System,
+    targets: list[torch.Tensor],
+    at_once: int,
+    options: SolveOptions,
+    device: str,
 ) -> list[system.Solution]:
     """With L of K + λI from the cache, if it is there; one process at a time works on a cache.
 
@@ -177,7 +192,7 @@ def _solved(
     computed anew.
     """
     if options.cache is None:
-        return _solutions(equations, _factorised(equations, options, device), targets)
+        return _solutions(equations, _factorised(equations, options, device), targets, at_once)
     options.cache.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(options.cache.with_suffix(".lock"))
     with lock:
@@ -188,24 +203,35 @@ def _solved(
         else:
             log.info("Factorisation found in %s.", options.cache)
     try:
-        return _solutions(equations, factor, targets)
+        return _solutions(equations, factor, targets, at_once)
     except Breakdown as error:
         if found is None:
             raise
         log.warning("%s is damaged and is replaced: %s", options.cache, error)
     with lock:
         options.cache.unlink(missing_ok=True)
-    return _solved(equations, targets, options, device)
+    return _solved(equations, targets, at_once, options, device)
 
 
 def _solutions(
-    equations: system.System, factor: Triangle, targets: list[torch.Tensor]
+    equations: system.System, factor: Triangle, targets: list[torch.Tensor], at_once: int
 ) -> list[system.Solution]:
-    return [
+    """Equal targets, such as those of all corruption seeds at p = 0, are solved once."""
+    keys = [hashlib.sha256(target.cpu().numpy().tobytes()).digest() for target in targets]
+    distinct = dict(zip(keys, targets, strict=True))
+    different = list(distinct.values())
+    solutions = [
         solution
-        for start in range(0, len(targets), AT_ONCE)
-        for solution in system.solve(equations, factor, targets[start : start + AT_ONCE])
+        for start in range(0, len(different), at_once)
+        for solution in system.solve(equations, factor, different[start : start + at_once])
     ]
+    solved = dict(zip(distinct, solutions, strict=True))
+    return [solved[key] for key in keys]
+
+
+def _memory(n: int, classes: int) -> int:
+    """Bytes of a set of labels that is being solved."""
+    return ARRAYS * n * classes * 8
 
 
 def _factorised(equations: system.System, options: SolveOptions, device: str) -> Triangle:
