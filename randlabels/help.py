@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+WIDEST = 19
+"""Letters of the longest name, paper/figure1b_mini among the sweeps."""
 
 
 def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]] = ()) -> str:
@@ -19,8 +24,10 @@ def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]]
         lines = groups.setdefault(group, [])
         for file in sorted((conf / group).rglob("*.yaml")):
             name = file.relative_to(conf / group).with_suffix("").as_posix()
-            keys = {} if group == "sweep" else yaml.safe_load(file.read_text())
-            lines += _option(group, name, _first_comment(file), keys)
+            if group == "sweep":
+                lines += _option(group, name, _first_sentence(file), {})
+            else:
+                lines += _option(group, name, _comments(file)[0], _keys(file))
     for group, name, keys in extra:
         groups[group] += _option(group, name, "", keys)
     paragraphs = ("\n".join([f"{group}:", *lines]) for group, lines in groups.items())
@@ -32,7 +39,7 @@ def known_keys(conf: Path) -> list[str]:
     keys = [line.split(":")[0].strip() for line in _top_level(conf)]
     for file in conf.glob("[!hs]*/*.yaml"):
         group = file.parent.name
-        keys += [group, *(f"{group}.{key}" for key in yaml.safe_load(file.read_text()))]
+        keys += [group, *(f"{group}.{key}" for key in _keys(file))]
     return sorted(set(keys) | {"hydra/launcher", "sweep"})
 
 
@@ -53,15 +60,23 @@ def _top_level(conf: Path) -> list[str]:
 
 def _option(group: str, name: str, comment: str, keys: Mapping[str, Any]) -> list[str]:
     values = [f"{group}.{key}={as_typed(value)}" for key, value in keys.items() if key != "name"]
-    lines = [f"  {name:<16} {comment}".rstrip()]
+    lines = [f"  {name:<{WIDEST}} {comment}".rstrip()]
     return [*lines, f"      {' '.join(values)}"] if values else lines
 
 
-def _first_comment(file: Path) -> str:
-    for line in file.read_text().splitlines():
-        if line.startswith("# ") and not line.startswith(("# @package", "# python")):
-            return line[2:]
-    return ""
+def _keys(file: Path) -> dict[str, Any]:
+    """The keys of an option with their defaults, without what it says to Hydra."""
+    return {k: v for k, v in yaml.safe_load(file.read_text()).items() if k != "defaults"}
+
+
+def _comments(file: Path) -> list[str]:
+    """The lines of the comment at the top, without those for Hydra and for the shell."""
+    lines = itertools.takewhile(lambda line: line[:1] == "#", file.read_text().splitlines())
+    return [line[2:] for line in lines if not line.startswith(("# @package", "# python"))]
+
+
+def _first_sentence(file: Path) -> str:
+    return re.split(r"(?<=\.)\s", " ".join(_comments(file)), maxsplit=1)[0]
 
 
 def as_typed(value: object) -> str:

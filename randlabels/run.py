@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
@@ -18,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from . import launchers, stopping
 from .config import parse
 from .help import known_keys, launcher_keys, options_help
-from .options import without_file
+from .options import DEFAULTS, without_file
 from .typed import plain
 
 HERE = Path(__file__).parent
@@ -109,18 +110,23 @@ def in_one_sentence(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}"
+    if "group override must be a string" in text:  # Hydra does not say which
+        for argument in sys.argv[1:]:
+            group, _, value = argument.partition("=")
+            if group in DEFAULTS and not all(
+                isinstance(yaml.safe_load(name), str) for name in value.split(",")
+            ):
+                return _unknown_option(group, value, _files(group))
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(text.split())
     if unknown := re.search(r"Could not find '([^']+)'", text):
         parts = unknown[1].split("/")
         depth = 2 if parts[0] == "hydra" else 1
         group, option = "/".join(parts[:depth]), "/".join(parts[depth:])
-        files = sorted((CONF / group).rglob("*.yaml"))
-        known = [f.relative_to(CONF / group).with_suffix("").as_posix() for f in files]
+        known = _files(group)
         if depth == 2:  # plugins have options of their own, which Hydra lists one a line
             known = re.findall(r"^\t(\S+)$", text, re.M)
-        listed = f"; use {', '.join(known)}" if known else ""
-        return f"{group}={option} is unknown{listed}"
+        return _unknown_option(group, option, known)
     if unknown := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(unknown[1])
     if "--multirun" in text and (values := re.search(r"(?:argument|parameters) '([^']+)'", text)):
@@ -129,10 +135,21 @@ def in_one_sentence(error: Exception) -> str:
         return "a launcher is chosen with a slash, hydra/launcher=NAME; its keys have dots"
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override!r} cannot be read as KEY=VALUE; lists are a,b,c without spaces, and "
-            "brackets or quotes must be closed"
+            f"{error.override!r} cannot be read as KEY=VALUE; use no spaces around = or in lists "
+            "a,b,c, and close brackets and quotes"
         )
     return " ".join(f"{text} {error.__cause__ or ''}".split())
+
+
+def _unknown_option(group: str, option: str, known: list[str]) -> str:
+    listed = f"; use {', '.join(known)}" if known else ""
+    amount = "; how much is corrupted is corrupt=0.4, say" if group == "corruption" else ""
+    return f"{group}={option} is unknown{listed}{amount}"
+
+
+def _files(group: str) -> list[str]:
+    folder = CONF / group
+    return sorted(f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("*.yaml"))
 
 
 def _unknown_key(key: str) -> str:

@@ -30,15 +30,19 @@ CASES = {
     "epoch=1": "epoch is no key of the chosen options; did you mean epochs? --help lists each ",
     "lr=1": "lr is no key of the chosen options; did you mean model.lr or optimizer.lr? --help ",
     "model.hiden=1": "model.hiden is no key of the chosen options; did you mean model.hidden? ",
-    "depth": "'depth' cannot be read as KEY=VALUE; lists are a,b,c without spaces, and brackets ",
-    "seed=range(0,2": "'seed=range(0,2' cannot be read as KEY=VALUE; lists are a,b,c without ",
+    "depth": "'depth' cannot be read as KEY=VALUE; use no spaces around = or in lists a,b,c, and ",
+    "seed=range(0,2": "'seed=range(0,2' cannot be read as KEY=VALUE; use no spaces around = or ",
+    "corruption=0.5": "corruption=0.5 is unknown; use asymmetric, gaussian_pixels, human, "
+    "instance, pair_flip, random_pixels, shuffled_pixels, uniform, uniform_exclusive; how "
+    "much is corrupted is corrupt=0.4, say\n",
+    "augment=null": "augment=null is unknown; use crop_flip, flip_rotate, none, random_crop\n",
     "sweep=nosuch": "sweep=nosuch is unknown; use demo, ",
     "hydra/launcher=nosuch": "hydra/launcher=nosuch is unknown; use basic, joblib, ",
     "out=/dev/null": "/dev/null",
     "+nosuch=1": "nosuch is no known key; the top level takes batch_size, ",
     "+model.nosuch=1": "model.nosuch is no known key; model=wrn takes depth, dropout, lr, widen",
     "name=../up": "name='../up' is no safe folder name; use up to 100 letters, ",
-    "corrupt=[": "'corrupt=[' cannot be read as KEY=VALUE; lists are a,b,c without spaces, and ",
+    "corrupt=[": "'corrupt=[' cannot be read as KEY=VALUE; use no spaces around = or in lists ",
 }
 
 

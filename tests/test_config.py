@@ -95,6 +95,7 @@ def test_help_lists_every_group_option_and_key() -> None:
             assert re.search(rf"^  {name}\b", text, re.M)
             for field in dataclasses.fields(cls):
                 assert f"{field.name}=" in text
+    assert ".defaults=" not in text  # of an option's file, Hydra's
 
 
 # Learning rates

@@ -109,6 +109,14 @@ def test_images_that_are_not_split_are_tested_on_held_out_ones(tree: Path) -> No
         (lambda t: (t / "train" / "dog" / "1.bmp").write_bytes(b"BM"), "1.bmp is no readable"),
         (lambda t: (t / "train" / "dog" / "x.txt").write_text("x"), "x.txt is no readable image"),
         (lambda t: os.rename(t / "test", t / "tset"), "test is no folder.* dataset.holdout="),
+        (
+            lambda t: os.rename(t / "train", t / "training"),
+            "has test, training; image_folder",
+        ),
+        (
+            lambda t: os.rename(t, t.with_name("other")),
+            "^[^ ]* is no folder; set dataset.root",
+        ),
     ],
 )
 def test_spoilt_image_folder_is_refused_by_name(tree: Path, spoil, sentence: str) -> None:

@@ -211,6 +211,8 @@ def test_both_figures_of_corruption_levels_share_their_runs(ending: str) -> None
 def test_help_lists_a_sweep_by_its_first_sentence_alone() -> None:
     shown = options_help(CONF)
     assert all(f"  {sweep} " in shown for sweep in SWEEPS) and "sweep.hydra" not in shown
+    listed = shown.split("sweep:\n")[1].split("\n\n")[0].splitlines()
+    assert len(listed) == len(SWEEPS) and all(line.endswith(".") for line in listed)
 
 
 def test_folder_of_sweeps_is_that_of_the_checkout() -> None:

@@ -105,16 +105,26 @@ class ImageFolder(Dataset):
 
 
 def _folders(parent: Path) -> list[str]:
+    if not parent.parent.is_dir():
+        raise ValueError(
+            f"{parent.parent} is no folder; set dataset.root, or RANDLABELS_DATA, to the one that "
+            "has train/<class>/*"
+        )
     if not parent.is_dir():
         raise ValueError(
-            f"{parent} is no folder; image_folder reads <root>/train/<class>/* and "
-            "<root>/test/<class>/*, with <root> from dataset.root or RANDLABELS_DATA; without a "
+            f"{parent} is no folder, {parent.parent} has "
+            f"{', '.join(_visible(parent.parent)) or 'none'}; image_folder reads "
+            "<root>/train/<class>/* and <root>/test/<class>/*, so move or rename them; without a "
             "test folder, dataset.holdout=N tests on N of the training images"
         )
-    names = sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = _visible(parent)
     if not names:
         raise ValueError(f"{parent} has no class folder; put the images of each class into one")
     return names
+
+
+def _visible(parent: Path) -> list[str]:
+    return sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _read_cache(path: Path) -> np.ndarray | None:
