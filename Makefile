@@ -1,11 +1,12 @@
 # make demo: a first sweep, its table and report    make lint: style and types
 # make test: lint and all tests                     make bench: what is how fast, some minutes
+# make coverage: which lines the tests execute
 # All set up .venv by themselves and find it the next time.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint coverage bench clean
 
 demo: .venv/.installed
 	$(BIN)/python -m randlabels.run sweep=demo
@@ -19,6 +20,9 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+coverage: .venv/.installed-dev
+	$(BIN)/pytest --cov
 
 bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from randlabels.console import no_folder, until_nobody_reads
+from randlabels.rundir import FINISHED
 
 from .formats import LONGEST, write_csv, write_for_papers
 from .memorisation import in_the_end
@@ -23,9 +24,6 @@ REMEDIES = {
     "used_precision": "; precision=auto decides by model, precision=fp32 is the same for all"
 }
 """How to avoid a mixture that no machine is the reason of, by column."""
-
-PAPER_TABLES = ("corruption_vs_epochs", "time_to_fit", "test_error")
-"""Tables of means that stand whole in the report."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,8 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"\n{states(found.runs)}")
     for warning in [*found.problems, *mixtures(found.runs)]:
         print(f"Warning: {warning}")
-    out = options.out or options.dir / "summary"
-    print("\n".join(f"{out / name}.csv" for name in ["epochs", *TABLES]))
+    print("\n".join(f"{found.out / name}.csv" for name in ["epochs", *TABLES]))
     print(f"Figures: python -m {__package__}.report {options.dir}")
 
 
@@ -57,13 +54,12 @@ def collect(
     """
     if fit_threshold is not None and not 0 < fit_threshold <= 1:
         sys.exit(f"Error: --fit-threshold={fit_threshold} must be above 0 and at most 1")
-    out = out or folder / "summary"
     try:
         if not folder.is_dir():
             raise FileNotFoundError(no_folder(folder))
         if (folder / "config.yaml").is_file():
             raise FileNotFoundError(f"{folder} is a single run; give the folder above it")
-        found = read(folder, out, fit_threshold)
+        found = read(folder, out or folder / "summary", fit_threshold)
     except OSError as error:
         sys.exit(f"Error: {error}")
     tables = {name: build(found) for name, build in TABLES.items()}
@@ -73,14 +69,14 @@ def collect(
         "memorisation": in_the_end(tables["memorisation"]),
     }
     for name, table in tables.items():
-        write_csv(table, out / f"{name}.csv")
-        write_for_papers(for_papers(readable[name].head(LONGEST)), out / name)
+        write_csv(table, found.out / f"{name}.csv")
+        write_for_papers(for_papers(readable[name].head(LONGEST)), found.out / name)
     return found, tables
 
 
 def mixtures(runs: pd.DataFrame) -> list[str]:
     """What differs in how the finished runs were computed, one sentence each."""
-    finished = runs[runs["state"].isin(["done", "diverged"])]
+    finished = runs[runs["state"].isin(FINISHED)]
     found = []
     for column in [*USED, "git"]:
         values = finished[column].dropna().astype(str)

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     found, _ = collect(chosen.dir, chosen.out, chosen.fit_threshold)
     published = pd.read_csv(PUBLISHED / f"{chosen.to}.csv", keep_default_na=True)
     table = compare(found, published)
-    out = (chosen.out or chosen.dir / "summary") / f"compare_{chosen.to}.csv"
+    out = found.out / f"compare_{chosen.to}.csv"
     write_csv(table, out)
     readable = for_reading(table)
     write_for_papers(readable, out.with_suffix(""))

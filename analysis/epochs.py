@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,30 +94,13 @@ class Epochs:
         index_file.parent.mkdir(exist_ok=True)
         index = read_json(index_file) or {}
         known = index.get("blocks", {})
-        for file in folder.glob("*.moved"):  # of a call that was interrupted
-            file.unlink()
-        files = {file.stem.partition("-")[2]: file for file in folder.glob("*.parquet")}
         measured = list(metrics.KEYS)
         if np.any(pd.to_numeric(runs.get("sensitivity", 0), errors="coerce") > 0):
             measured += metrics.SENSITIVITY
         blocks = _cut(runs, keys, [code, keys, measured])
-        fresh: dict[str, pa.Table] = {}
-        for i, block in enumerate(blocks):
-            target = _file(folder, i, block)
-            if block.name in known and known[block.name][3] == status_of(files.get(block.name)):
-                block.rows, problems, block.damaged, _ = known[block.name]
-                block.problems = {int(k): v for k, v in problems.items()}
-                if (file := files.pop(block.name)) != target:
-                    file.rename(target.with_suffix(".moved"))
-            else:
-                fresh[block.name] = records = _parse(block, runs, keys, measured)
-                buffer = io.BytesIO()
-                pa.parquet.write_table(records, buffer, use_dictionary=["run_id"])
-                target.with_suffix(".moved").write_bytes(buffer.getbuffer())
-        for file in files.values():
-            file.unlink()
-        for file in folder.glob("*.moved"):
-            file.rename(file.with_suffix(".parquet"))
+        fresh = _write_blocks(
+            folder, blocks, known, lambda block: _parse(block, runs, keys, measured)
+        )
         table = out / "epochs.csv"
         old = index.get("places", {}) if index.get("csv") == status_of(table) else {}
 
@@ -154,6 +138,39 @@ class Epochs:
             },
             {b.runs[i] for b in blocks for i in b.damaged},
         )
+
+
+def _write_blocks(
+    folder: Path,
+    blocks: list[Block],
+    known: Mapping[str, Any],
+    parse: Callable[[Block], pa.Table],
+) -> dict[str, pa.Table]:
+    """Bring the parquet files up to date; the records of the blocks that were parsed, by name.
+
+    What the last call wrote of a block is `known`, and believed while its file is as it was.
+    """
+    for file in folder.glob("*.moved"):  # of a call that was interrupted
+        file.unlink()
+    files = {file.stem.partition("-")[2]: file for file in folder.glob("*.parquet")}
+    fresh: dict[str, pa.Table] = {}
+    for i, block in enumerate(blocks):
+        target = _file(folder, i, block)
+        if block.name in known and known[block.name][3] == status_of(files.get(block.name)):
+            block.rows, problems, block.damaged, _ = known[block.name]
+            block.problems = {int(k): v for k, v in problems.items()}
+            if (file := files.pop(block.name)) != target:
+                file.rename(target.with_suffix(".moved"))
+        else:
+            fresh[block.name] = records = parse(block)
+            buffer = io.BytesIO()
+            pa.parquet.write_table(records, buffer, use_dictionary=["run_id"])
+            target.with_suffix(".moved").write_bytes(buffer.getbuffer())
+    for file in files.values():
+        file.unlink()
+    for file in folder.glob("*.moved"):
+        file.rename(file.with_suffix(".parquet"))
+    return fresh
 
 
 def _file(folder: Path, position: int, block: Block) -> Path:

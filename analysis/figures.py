@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .memorisation import SHARES, derive
+from .panels import COLOURS, MARKERS, STYLE, curve, lay_out, lay_out_rows, legend, over_time, shades
 from .runs import Collection
 from .series import series
 from .tables import configurations, curves, over_seeds, spread, time_to_fit
-
-STYLE: Any = {
-    "figure.dpi": 200,
-    "savefig.dpi": 200,
-    "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.5,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "pdf.fonttype": 42,
-}
-
-# Okabe & Ito 2008: told apart by colour-blind readers, and by marker in grey print.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
-
-COLUMNS = 2
-"""Panels side by side; two are still readable in the width of a page."""
 
 NOTHING_DONE = "no run is done"
 """Why a panel is empty, in most figures."""
@@ -108,15 +79,15 @@ def memorisation(found: Collection) -> Figure:
     known = ~np.isnan(measured["memorised"][0]).all(1)
     shown = [one for one in listed if known[one.rows].any()][:MOST]
     rows = [spread([row for row in one.rows if known[row]], LEVELS) for one in shown]
-    figure, axes = _grid([len(chosen) for chosen in rows] or [1])
+    figure, axes = lay_out_rows([len(chosen) for chosen in rows] or [1])
     for one, chosen, panels in zip(shown, rows, axes, strict=False):
         panels[0].set_ylabel(f"{one.label}\n% of changed labels")
         for panel, row in zip(panels, chosen, strict=True):
             panel.set_title(f"corrupt {table['corrupt'].iloc[row]:g}")
             for share, style, colour in zip(SHARES, ["-", "--", ":"], COLOURS, strict=False):
                 mean, deviation = measured[share]
-                _curve(panel, 100 * mean[row], 100 * deviation[row], style, colour, share)
-    _over_time(figure, sum(axes, []), "no run with changed labels is done", title="")
+                curve(panel, 100 * mean[row], 100 * deviation[row], style, colour, share)
+    over_time(figure, sum(axes, []), "no run with changed labels is done", title="")
     return figure
 
 
@@ -129,10 +100,10 @@ def _over_epochs(
 ) -> Figure:
     """One panel a series, one colour a corruption level, bands of one deviation over seeds."""
     table, configuration, listed = series(found)
-    figure, panels = _panels(len(listed[:MOST]), label)
+    figure, panels = lay_out(len(listed[:MOST]), label)
     scale = 100 if "%" in label else 1
     levels = sorted(level for level in table["corrupt"].unique() if shown(level))
-    colours = dict(zip(levels, _shades(len(levels)), strict=True))
+    colours = dict(zip(levels, shades(len(levels)), strict=True))
     for metric, style in styles.items():
         mean, deviation = curves(found, metric, configuration, len(table))
         for panel, one in zip(panels, listed, strict=False):
@@ -140,30 +111,9 @@ def _over_epochs(
             for row in one.rows:
                 if (level := table["corrupt"].iloc[row]) in colours:
                     band = scale * mean[row], scale * deviation[row]
-                    _curve(panel, *band, style, colours[level], f"{level:g}")
-    _over_time(figure, panels, empty, title="corruption")
+                    curve(panel, *band, style, colours[level], f"{level:g}")
+    over_time(figure, panels, empty, title="corruption")
     return figure
-
-
-def _curve(
-    panel: Axes, mean: np.ndarray, deviation: np.ndarray, style: str, colour: Any, label: str
-) -> None:
-    """A line over the epochs that are known, with a band of one deviation."""
-    known = ~np.isnan(mean)
-    if not known.any():
-        return
-    x, y, band = np.flatnonzero(known) + 1, mean[known], deviation[known]
-    marker = "." if len(x) < 3 else ""
-    panel.plot(x, y, style, color=colour, label=label, marker=marker)
-    panel.fill_between(x, y - band, y + band, color=colour, alpha=0.2, linewidth=0)
-
-
-def _over_time(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
-    """What all figures over the epochs end with."""
-    for panel in panels:
-        panel.set_xlabel("epoch")
-        panel.set_ylim(bottom=0)
-    _legend(figure, panels, empty, title)
 
 
 def fit_times(found: Collection) -> Figure:
@@ -208,7 +158,7 @@ def _over_levels(
 ) -> Figure:
     """One line a series over the corruption level, with error bars of one deviation."""
     _, _, listed = series(found)
-    figure, (panel,) = _panels(1, label)
+    figure, (panel,) = lay_out(1, label)
     for one, colour, marker in zip(listed[:MOST], COLOURS, MARKERS, strict=False):
         rows = table.iloc[one.rows].dropna(subset=[mean])
         if len(rows):
@@ -225,72 +175,5 @@ def _over_levels(
     panel.set_xlabel("label corruption")
     panel.set_xlim(-0.03, 1.03)
     panel.set_ylim(bottom=0)
-    _legend(figure, [panel], empty, title="")
+    legend(figure, [panel], empty, title="")
     return figure
-
-
-def _panels(number: int, label: str) -> tuple[Figure, list[Axes]]:
-    if number == 1:
-        figure = Figure(figsize=(3.7, 2.8))
-        panel = figure.subplots()
-        panel.set_ylabel(label)
-        return figure, [panel]
-    columns = min(number, COLUMNS)
-    rows = -(-number // columns)
-    figure = Figure(figsize=(0.4 + 2.9 * columns, 0.7 + 2.6 * rows))
-    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for beginning in axes[:, 0]:
-        beginning.set_ylabel(label)
-    for unused in axes.flat[number:]:
-        unused.remove()
-    return figure, list(axes.flat[:number])
-
-
-def _grid(lengths: list[int]) -> tuple[Figure, list[list[Axes]]]:
-    """Rows of panels, of different lengths."""
-    if lengths == [1]:
-        figure, panels = _panels(1, "")
-        return figure, [panels]
-    rows, columns = len(lengths), max(lengths)
-    figure = Figure(figsize=(0.9 + 1.6 * columns, 0.9 + 1.7 * rows))
-    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for panels, length in zip(axes, lengths, strict=True):
-        for unused in panels[length:]:
-            unused.remove()
-    return figure, [list(panels[:n]) for panels, n in zip(axes, lengths, strict=True)]
-
-
-def _legend(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
-    """One legend for all panels; an empty panel says why it is empty."""
-    named: dict[str, Any] = {}
-    for panel in panels:
-        if not panel.has_data():
-            panel.text(0.5, 0.5, empty, ha="center", va="center", transform=panel.transAxes)
-        handles, labels = panel.get_legend_handles_labels()
-        for name, handle in zip(labels, handles, strict=True):
-            named.setdefault(name, handle)
-    if named:
-        ordered = sorted(named, key=_number_first)
-        handles = [named[name] for name in ordered]
-        if len(panels) == 1:
-            panels[0].legend(handles, ordered, title=title)
-        else:
-            # At the upper left, where a narrow screen begins to read.
-            columns = min(6, len(ordered))
-            legend = figure.legend(
-                handles, ordered, title=title, loc="outside upper left", ncols=columns
-            )
-            legend.set_alignment("left")
-
-
-def _number_first(label: str) -> tuple[float, str]:
-    try:
-        return float(label), label
-    except ValueError:
-        return 0.0, label
-
-
-def _shades(number: int) -> Iterator[tuple[float, float, float, float]]:
-    """Colours that also get lighter in grey print, from dark to light."""
-    scale = matplotlib.colormaps["viridis"]
-    return (scale(0.85 * i / max(1, number - 1)) for i in range(number))

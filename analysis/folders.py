@@ -12,19 +12,11 @@ from typing import Any
 import yaml
 
 from randlabels import metrics, rundir
-from randlabels.rundir import (
-    FINISHED,
-    SCHEMA,
-    RunDir,
-    device_kind,
-    flat_keys,
-    read_json,
-    read_plan,
-)
+from randlabels.rundir import FINISHED, SCHEMA, RunDir, device_kind, flat_keys, read_json, read_plan
 
 from . import epochs, formats
 
-RESOURCES = ["device", "precision", "threads"]
+RESOURCES = ["device", "precision", "compile", "threads"]
 """What `auto` was decided to be, from environment.json; columns `used_<name>` in runs.csv."""
 
 VERSIONS = ["torch", "numpy"]
@@ -38,8 +30,22 @@ CODE = hashlib.sha256(
 ).hexdigest()
 """Of the files that make what is cached: another version's cache is not believed."""
 
+SOLUTION = ("relative_residual", "norm")
+"""What an exact fit reports beside its metrics, by the names of done.json."""
+
+FILES = ("config.yaml", "metrics.jsonl", "done.json", "error.json", "environment.json")
+"""Those by whose sizes and times a change of a run is noticed."""
+
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
+"""What reading a file of unexpected content may raise."""
+
 Row = dict[str, Any]
-"""One run: its folder, state, config keys and results by column."""
+"""One run: `keys`, its config keys as `rundir.flat_keys` names them; and by column its id, folder,
+state and results."""
+
+
+class Foreign(ValueError):
+    """A folder that this version did not write."""
 
 
 def read_rows(root: Path, known: dict[str, Row]) -> tuple[list[Row], list[str]]:
@@ -62,11 +68,11 @@ def read_rows(root: Path, known: dict[str, Row]) -> tuple[list[Row], list[str]]:
             try:
                 row = {**_read_run(RunDir(Path(folder))), "signature": signature}
                 json.dumps(row)  # plain values only
-            except _Foreign as error:
+            except Foreign as error:
                 problems.append(f"{folder} is passed over: {error}")
                 planned.get(folder, {})["state"] = "foreign"
                 continue
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 problems.append(f"{folder} is damaged and passed over: {_first_line(error)}")
                 planned.get(folder, {})["state"] = "damaged"
                 continue
@@ -80,20 +86,6 @@ def read_rows(root: Path, known: dict[str, Row]) -> tuple[list[Row], list[str]]:
     return [*rows, *planned.values()], problems
 
 
-SOLUTION = ("relative_residual", "norm")
-"""What an exact fit reports beside its metrics, by the names of done.json."""
-
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
-"""What reading a file of unexpected content may raise."""
-
-
-class _Foreign(ValueError):
-    """A folder that this version did not write."""
-
-
-_FILES = ["config.yaml", "metrics.jsonl", "done.json", "error.json", "environment.json"]
-
-
 def _scan(folder: str, plans: list[Path]) -> Iterator[tuple[str, list[Any]]]:
     """Each run folder, and size and time of each of its files, without reading any; the plans
     that are found on the way are added to `plans`."""
@@ -104,7 +96,7 @@ def _scan(folder: str, plans: list[Path]) -> Iterator[tuple[str, list[Any]]]:
         return
     if "config.yaml" in entries:
         signature: list[Any] = []
-        for name in _FILES:
+        for name in FILES:
             try:
                 status = entries[name].stat()
                 signature.append([status.st_mtime_ns, status.st_size])
@@ -123,10 +115,10 @@ def _read_run(run: RunDir) -> Row:
     """The row of a run, from all its files but metrics.jsonl."""
     config = yaml.load(run.config.read_bytes(), Loader=yaml.CSafeLoader)
     if not isinstance(config, dict) or "model" not in config or "corrupt" not in config:
-        raise _Foreign("config.yaml is none of this program")
+        raise Foreign("config.yaml is none of this program")
     environment = read_json(run.environment) or {}
     if (schema := environment.get("schema", SCHEMA)) != SCHEMA:
-        raise _Foreign(f"it was written as schema {schema}, and this program reads {SCHEMA}")
+        raise Foreign(f"it was written as schema {schema}, and this program reads {SCHEMA}")
     if not (isinstance(config["epochs"], int) and 0 <= config["corrupt"] <= 1):
         raise ValueError("epochs or corrupt in config.yaml is no number of its range")
     versions = environment.get("versions") or {}
@@ -138,14 +130,14 @@ def _read_run(run: RunDir) -> Row:
         "host": environment.get("host"),
         "classes": corruption.get("classes"),
         "share_changed": _number(corruption.get("share_changed")),
-        **flat_keys(config),
+        "keys": flat_keys(config),
         **{f"used_{name}": environment.get(name) for name in RESOURCES},
         **{f"used_{name}": versions.get(name) for name in VERSIONS},
         "git": _commit(environment.get("git")),
     }
     row["used_device"] = device_kind(environment.get("device", ""))
-    if row["dataset"] == "image_folder":  # the same config reads whatever the folder holds
-        row["dataset.sha256"] = environment.get("data_sha256", "")[:12]
+    if row["keys"]["dataset"] == "image_folder":  # whatever the folder holds, by the same config
+        row["keys"]["dataset.sha256"] = environment.get("data_sha256", "")[:12]
     if (result := run.result()) is not None:
         for kind in ("final", "best"):
             row |= {f"{kind}_{key}": _number(result[kind][key]) for key in metrics.MEASURED}
@@ -172,7 +164,7 @@ def _planned(plans: list[Path], problems: list[str]) -> Iterator[tuple[str, Row]
             except (KeyError, TypeError, AttributeError) as error:
                 problems.append(f"{plan}, run {run_id} is passed over: no whole config ({error})")
             else:
-                yield folder, {"run_id": run_id, "state": "planned", "folder": folder, **keys}
+                yield folder, {"run_id": run_id, "state": "planned", "folder": folder, "keys": keys}
 
 
 def _commit(git: Mapping[str, Any] | None) -> str | None:

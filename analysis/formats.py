@@ -85,3 +85,8 @@ def latex(table: pd.DataFrame) -> str:
 def numeric(cells: pd.Series) -> bool:
     """All cells look like numbers, or are missing."""
     return bool(cells.astype("str").str.fullmatch(r"-?[\d.,]+%?( ± [\d.]+)?|-|").all())
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction in %, with two decimals; `-` where it is missing."""
+    return "-" if pd.isna(fraction) else f"{100 * fraction:.2f}"

@@ -19,8 +19,8 @@ from randlabels import __version__
 from randlabels.rundir import write_atomic
 
 from . import figures
-from .collect import PAPER_TABLES, collect, mixtures, parser, thresholds
-from .formats import LONGEST, numeric
+from .collect import collect, mixtures, parser, thresholds
+from .formats import LONGEST, numeric, percent
 from .runs import LEADING_KEYS, Collection
 from .series import series
 from .tables import for_papers
@@ -30,6 +30,7 @@ CAPTIONS = {
     "time_to_fit": "Epochs until the training set is fitted",
     "corruption_vs_epochs": "Train accuracy in % after an epoch (0-based)",
 }
+"""Tables of means that stand whole in the report."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,8 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     options = parser(__doc__).parse_args(given)
     found, tables = collect(options.dir, options.out, options.fit_threshold)
-    out = options.out or options.dir / "summary"
-    drawn = figures.build(found)
+    out, drawn = found.out, figures.build(found)
     (out / "figures").mkdir(exist_ok=True)
     images = {}
     for name, (figure, _) in drawn.items():
@@ -75,7 +75,7 @@ def render(
         states=dict(sorted(Counter(runs["state"]).items())),
         warnings=[*found.problems, *mixtures(runs)],
         figures=[_figure(figure, text, images[name]) for name, (figure, text) in drawn.items()],
-        tables=[_table(name, tables[name]) for name in CAPTIONS if name in PAPER_TABLES],
+        tables=[_table(name, tables[name]) for name in CAPTIONS],
         missing=int((~done).sum()),
         draws=_draws(found),
         shown=figures.MOST,
@@ -93,7 +93,7 @@ def _states(runs: pd.DataFrame) -> list[list[str]]:
     columns = ["run_id", "state", "final_train_acc", "final_test_acc", "epochs_to_fit"]
     rows: list[Any] = runs[columns].values.tolist()
     return [
-        [run_id, state, _cell(train), _cell(test), "-" if pd.isna(fit) else f"{fit:.0f}"]
+        [run_id, state, percent(train), percent(test), "-" if pd.isna(fit) else f"{fit:.0f}"]
         for run_id, state, train, test, fit in rows
     ]
 
@@ -150,10 +150,6 @@ def _origin(runs: pd.DataFrame) -> str:
         values = sorted(runs[column].dropna().astype(str).unique())
         parts.append(f"{name} {', '.join(values) or 'unknown'}")
     return "; ".join(parts)
-
-
-def _cell(fraction: float) -> str:
-    return "-" if pd.isna(fraction) else f"{100 * fraction:.2f}"
 
 
 def _image(figure: Figure, kind: str) -> bytes:

@@ -12,20 +12,27 @@ import pandas as pd
 from filelock import FileLock
 
 from randlabels import metrics
-from randlabels.rundir import (
-    FINISHED,
-    read_json,
-    write_atomic,
-)
+from randlabels.rundir import FINISHED, read_json, write_atomic
 
 from .epochs import Epochs
-from .folders import CODE, RESOURCES, SOLUTION, VERSIONS, Row, read_rows
+from .folders import CODE, RESOURCES, VERSIONS, Row, read_rows
 
 LEADING_KEYS = ["dataset", "model", "corruption", "corrupt"]
 """Config keys that every table shows."""
 
 SEEDS = ["seed", "corruption.seed"]
 """Config keys over which tables take means."""
+
+USED = [f"used_{name}" for name in RESOURCES + VERSIONS]
+"""Columns that say what a run was computed with."""
+
+NUMBERS = [f"{kind}_{key}" for kind in ("final", "best") for key in metrics.MEASURED]
+NUMBERS += ["parameters", "seconds", "share_changed", "records"]
+COLUMNS = ["signature", "fit_threshold", "classes", *NUMBERS, *USED, "git"]
+"""What only some of the runs may have."""
+
+PROGRESS = "planned foreign damaged failed interrupted running diverged done".split()
+"""States, by how far a run has come."""
 
 
 @dataclass
@@ -39,6 +46,7 @@ class Collection:
     swept: the leading keys, then every other key that takes several values, seeds included.
     keys: all config keys.
     problems: one sentence for each folder that could not be read, or not in full.
+    out: folder of the tables.
     """
 
     runs: pd.DataFrame
@@ -46,6 +54,7 @@ class Collection:
     swept: list[str]
     keys: set[str]
     problems: list[str]
+    out: Path
 
 
 def read(root: Path, out: Path, fit_threshold: float | None = None) -> Collection:
@@ -73,18 +82,18 @@ def _read(root: Path, out: Path, fit_threshold: float | None) -> Collection:
     write_atomic(cache, json.dumps({"code": CODE, "rows": known}))
     chosen: dict[tuple[str, Any], Row] = {}
     for row in rows:
-        key = (row["run_id"], row.get("dataset.sha256"))
+        key = (row["run_id"], row["keys"].get("dataset.sha256"))
         if key in chosen:
             problems.append(f"{row['folder']} holds the run of another folder; it counts once")
-            if _PROGRESS.index(chosen[key]["state"]) >= _PROGRESS.index(row["state"]):
+            if PROGRESS.index(chosen[key]["state"]) >= PROGRESS.index(row["state"]):
                 continue
         chosen[key] = row
     if not chosen:
         raise FileNotFoundError(f"{root} holds no run; give a folder that a launch wrote to")
-    swept = _swept(list(chosen.values()))
-    runs = _frame(list(chosen.values())).sort_values(
-        [*swept, "run_id"], kind="stable", ignore_index=True
-    )
+    keys = {key for row in chosen.values() for key in row["keys"]}
+    swept = _swept([row["keys"] for row in chosen.values()])
+    runs = _frame(list(chosen.values()), keys)
+    runs = runs.sort_values([*swept, "run_id"], kind="stable", ignore_index=True)
     epochs = Epochs.update(out, runs, with_seed(swept), CODE)
     for index, problem in epochs.problems.items():
         problems.append(problem)
@@ -93,8 +102,7 @@ def _read(root: Path, out: Path, fit_threshold: float | None) -> Collection:
     if fit_threshold is not None:
         runs["fit_threshold"] = fit_threshold
     runs["epochs_to_fit"] = _epochs_to_fit(runs, epochs)
-    keys = {key for row in chosen.values() for key in row} - _NOT_KEYS
-    return Collection(runs, epochs, swept, keys, sorted(problems))
+    return Collection(runs, epochs, swept, keys, sorted(problems), out)
 
 
 def with_seed(keys: list[str]) -> list[str]:
@@ -102,49 +110,30 @@ def with_seed(keys: list[str]) -> list[str]:
     return keys if "seed" in keys else [*keys, "seed"]
 
 
-_PROGRESS = "planned foreign damaged failed interrupted running diverged done".split()
+def _swept(runs: list[dict[str, Any]]) -> list[str]:
+    """The keys to tell these runs apart by, given the keys of each.
 
-_NUMBERS = [
-    *(f"final_{key}" for key in metrics.MEASURED),
-    *(f"best_{key}" for key in metrics.MEASURED),
-    "epochs_to_fit",
-    "parameters",
-    "seconds",
-]
-_OTHERS = ["signature", "fit_threshold", "classes", "share_changed", "records"]
-USED = [f"used_{name}" for name in RESOURCES + VERSIONS]
-_COLUMNS = ["run_id", "state", *_NUMBERS, *USED, "git"]
-_NOT_KEYS = {
-    *_COLUMNS,
-    *SOLUTION,
-    *_OTHERS,
-    "folder",
-    "host",
-}
-
-
-def _swept(rows: list[Row]) -> list[str]:
-    """Null is a value; that an option has no such key is not, since the option tells it apart."""
+    Null is a value; that an option has no such key is not, since the option tells it apart.
+    """
     first: dict[str, Any] = {}
     several = {
-        key for row in rows for key, value in row.items() if first.setdefault(key, value) != value
+        key for keys in runs for key, value in keys.items() if first.setdefault(key, value) != value
     }
-    return LEADING_KEYS + sorted(several - _NOT_KEYS - set(LEADING_KEYS))
+    return LEADING_KEYS + sorted(several - set(LEADING_KEYS))
 
 
-def _frame(rows: list[Row]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows)
-    for column in set(frame.columns) - _NOT_KEYS:
-        values = [row.get(column) for row in rows]
+def _frame(rows: list[Row], keys: set[str]) -> pd.DataFrame:
+    """The rows as a table: a column for each of `keys`, and COLUMNS also where all are missing."""
+    frame = pd.DataFrame([{**row, **row["keys"]} for row in rows]).drop(columns="keys")
+    for key in keys:
+        values = [row["keys"].get(key) for row in rows]
         types = {type(value) for value in values}
         if types == {int, type(None)}:
-            frame[column] = pd.array(values, dtype="Int64")  # whole numbers beside null
+            frame[key] = pd.array(values, dtype="Int64")  # whole numbers beside null
         elif len(types - {type(None)} - {int, float}) and len(types) > 1:
-            frame[column] = ["null" if value is None else str(value) for value in values]
-    absent = [column for column in [*_COLUMNS, *_OTHERS] if column not in frame]
-    frame = frame.reindex(columns=[*frame.columns, *absent])
-    numbers = [*_NUMBERS, "share_changed", "records"]
-    return frame.astype(dict.fromkeys(numbers, float))  # also where all are missing
+            frame[key] = ["null" if value is None else str(value) for value in values]
+    absent = [column for column in COLUMNS if column not in frame]
+    return frame.reindex(columns=[*frame.columns, *absent]).astype(dict.fromkeys(NUMBERS, float))
 
 
 def _epochs_to_fit(runs: pd.DataFrame, epochs: Epochs) -> pd.Series:

@@ -21,6 +21,7 @@ from randlabels.console import no_folder
 from randlabels.rundir import FINISHED, RunDir, planned_records
 
 from .folders import Row, read_rows
+from .formats import percent
 
 PATIENCE = 120.0
 """Seconds without a sign of life, beyond three epochs, after which a run is stale: twelve of those
@@ -71,7 +72,7 @@ def _latest(row: Row) -> dict[str, Any]:
     written = RunDir(Path(row["folder"])).last_sign()
     age = None if written is None else max(0.0, time.time() - written)
     seconds, done = last.get("seconds"), int(last.get("epoch", -1)) + 1
-    state, epochs = row["state"], planned_records(row)
+    state, epochs = row["state"], planned_records(row["keys"])
     elsewhere = row.get("host") not in (None, socket.gethostname())  # its lock may be invisible
     if state == "running" or (state == "interrupted" and elsewhere):
         patience = PATIENCE + 3 * (seconds or 0.0)
@@ -153,8 +154,8 @@ def render(
             Text(run["run_id"]),
             Text(run["state"], style=STYLES.get(run["state"], "yellow")),
             f"{run['epoch']}/{run['epochs'] if run['epochs'] is not None else '?'}",
-            _percent(run["train_acc"]),
-            _percent(run["test_acc"]),
+            percent(run["train_acc"]),
+            percent(run["test_acc"]),
             "-" if run["images_per_second"] is None else f"{run['images_per_second']:,.0f}",
             duration(run["seconds_left"]),
             duration(run["age"]),
@@ -202,10 +203,6 @@ def duration(seconds: float | None) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def _parser() -> argparse.ArgumentParser:

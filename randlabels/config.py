@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from . import rundir
 from .options import DEFAULTS, options
+from .rundir import NOT_HASHED, SCHEMA, RunDir, device_kind
+from .typed import typed
 
 if TYPE_CHECKING:
     from .augment import Augment
@@ -28,24 +27,9 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
     from .schedule import Schedule
 
-TRAINING_KEYS = ("epochs", "batch_size", "eval_every", "sensitivity")
+TRAINING_KEYS = ("epochs", "batch_size", "eval_every", "sensitivity", "compile")
 TRAINING_GROUPS = ("optimizer", "loss", "schedule", "augment")
 """What says how a model is trained, and watched on the way."""
-
-IN_WORDS = {
-    "int": "a whole number",
-    "int | None": "a whole number or null",
-    "float": "a number",
-    "float | None": "a number or null",
-    "bool": "true or false",
-    "str": "a text",
-    "str | None": "a text or null",
-    "list[int]": "a list of whole numbers such as [512,256]",
-    "list[float]": "a list of numbers such as [4,8]",
-    "list[str]": "a list of texts such as ['module load cuda']",
-    "bool | None": "true, false or null",
-}
-"""Types of keys, as error messages name them."""
 
 
 @dataclass(kw_only=True)
@@ -61,6 +45,7 @@ class Settings:
 
     device: str = "auto"
     precision: str = "auto"
+    compile: str = "auto"
     threads: str = "auto"
 
     out: str = "runs"
@@ -95,6 +80,9 @@ class Settings:
             raise ValueError(f"device={self.device} is unknown; use auto, cpu, cuda or cuda:N")
         if self.precision not in ("auto", "fp32", "bf16", "fp64"):
             raise ValueError(f"precision={self.precision} is unknown; use auto, fp32, bf16 or fp64")
+        self.compile = self.compile.lower()  # true, as a text, is True
+        if self.compile not in ("auto", "true", "false"):
+            raise ValueError(f"compile={self.compile} is unknown; use auto, true or false")
         if self.threads != "auto" and not (self.threads.isdecimal() and int(self.threads) > 0):
             raise ValueError(f"threads={self.threads} must be auto or a number of at least 1")
         if self.name is not None and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", self.name):
@@ -160,7 +148,7 @@ class Config(Settings):
     @property
     def alters_images(self) -> bool:
         """The corruption is one of pixels, and leaves the labels alone."""
-        return getattr(self.corruption, "alters_images", False)
+        return hasattr(self.corruption, "alter")
 
     def identity(self) -> dict[str, Any]:
         """The keys that can change the numbers and differ from their defaults, as plain values.
@@ -170,7 +158,7 @@ class Config(Settings):
         """
         identity = _differing(self, prefix="")
         if "device" in identity:
-            identity["device"] = rundir.device_kind(self.device)
+            identity["device"] = device_kind(self.device)
         for group, default in DEFAULTS.items():
             option = getattr(self, group)
             keys = _differing(option, prefix=f"{group}.")
@@ -182,19 +170,16 @@ class Config(Settings):
 
     @property
     def hash(self) -> str:
-        """sha256 (64 hex digits) of the identity."""
-        return rundir.config_hash(self.identity())
+        """sha256 (64 hex digits) of the identity and of the schema that it is written in."""
+        text = json.dumps({"schema": SCHEMA, **self.identity()}, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def run_id(self) -> str:
-        return rundir.run_id(
-            model=self.model.name,
-            dataset=self.dataset.name,
-            corruption=self.corruption.name,
-            corrupt=self.corrupt,
-            seed=self.seed,
-            hash_=self.hash,
-        )
+        """`<model>-<dataset>-<corruption>-p<prob>-s<seed>-<8 hex of the hash>`, safe as a name."""
+        options = f"{self.model.name}-{self.dataset.name}-{self.corruption.name}"
+        text = f"{options}-p{self.corrupt:g}-s{self.seed}-{self.hash[:8]}"
+        return re.sub(r"[^A-Za-z0-9._-]", "_", text)
 
     @property
     def folder(self) -> Path:
@@ -202,8 +187,8 @@ class Config(Settings):
         return Path(self.out).expanduser() / (self.name or "default")
 
     @property
-    def run(self) -> rundir.RunDir:
-        return rundir.RunDir(self.folder / self.run_id)
+    def run(self) -> RunDir:
+        return RunDir(self.folder / self.run_id)
 
     def tree(self) -> dict[str, Any]:
         """The resolved config as nested plain values, in the shape of conf/."""
@@ -218,19 +203,12 @@ def _differing(options: Any, prefix: str) -> dict[str, Any]:
     """The hashed fields of a dataclass instance that differ from their defaults."""
     found = {}
     for f in dataclasses.fields(options):
-        if f.name in DEFAULTS or prefix + f.name in rundir.NOT_HASHED:
+        if f.name in DEFAULTS or prefix + f.name in NOT_HASHED:
             continue
         default = f.default_factory() if callable(f.default_factory) else f.default
         if (value := getattr(options, f.name)) != default:
             found[f.name] = value
     return found
-
-
-def plain(tree: DictConfig) -> dict[str, Any]:
-    """A composed tree as nested plain values, interpolations resolved."""
-    values = OmegaConf.to_container(tree, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
@@ -250,7 +228,7 @@ def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
         name = keys.pop("name", DEFAULTS[group])
         known = options(group)
         if name not in known:
-            raise ValueError(f"{group}={name} is unknown; use {_listed(known)}")
+            raise ValueError(f"{group}={name} is unknown; use {', '.join(sorted(known))}")
         choice = known[name], repr(keys)
         if choice not in _chosen:
             _chosen[choice] = typed(known[name], keys, prefix=f"{group}.")
@@ -261,36 +239,3 @@ def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
 _chosen: dict[tuple[type, str], Any] = {}
 """Options by class and keys, to be copied: a new one takes ten times as long, and the runs of a
 sweep have most of them in common."""
-
-
-def typed(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """An instance of dataclass `cls` from plain values, converted to the types of its fields."""
-    known = {f.name for f in dataclasses.fields(cls)}
-    if unknown := sorted(set(values) - known):
-        raise ValueError(
-            f"{prefix}{unknown[0]} is no known key; {_kind(cls, prefix)} takes {_listed(known)}"
-        )
-    schema = copy.deepcopy(_schema(cls))
-    for key, value in values.items():
-        try:
-            schema[key] = value
-        except OmegaConfBaseException as error:
-            wanted = str(next(f.type for f in dataclasses.fields(cls) if f.name == key))
-            raise ValueError(
-                f"{prefix}{key}={value} has the wrong type; give {IN_WORDS.get(wanted, wanted)}"
-            ) from error
-    return OmegaConf.to_object(schema)
-
-
-@cache
-def _schema(cls: type) -> DictConfig:
-    """The fields of a dataclass with types and defaults; a copy costs a third of a new one."""
-    return OmegaConf.structured(cls)
-
-
-def _kind(cls: type, prefix: str) -> str:
-    return f"{prefix.rstrip('.')}={cls.name}" if prefix else "the top level"  # type: ignore[attr-defined]
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(sorted(names)) or "no keys"

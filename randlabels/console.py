@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,15 +36,35 @@ class _Screen(logging.StreamHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         if isinstance(sys.exc_info()[1], BrokenPipeError):
-            log.removeHandler(self)
+            _here.handlers = tuple(other for other in _here.handlers if other is not self)
         else:
             super().handleError(record)
 
 
+class _Here(threading.local):
+    """Where the messages of this thread go."""
+
+    handlers: tuple[logging.Handler, ...] = ()
+
+
+class _ByThread(logging.Handler):
+    """Keeps the logs of runs apart that share a process, each in a thread of its own."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        for handler in _here.handlers:
+            if record.levelno >= handler.level:
+                handler.handle(record)
+        return True
+
+
+_here = _Here()
+log.addHandler(_ByThread())
+
+
 @contextmanager
 def logging_to(*files: Path, prefix: str = "", quiet: bool = False) -> Iterator[None]:
-    """Send log messages to all `files`, and to standard output with `prefix`; if `quiet`, only
-    warnings and errors to the latter."""
+    """Send this thread's log messages to all `files`, and to standard output with `prefix`; if
+    `quiet`, only warnings and errors to the latter."""
     handlers: list[logging.Handler] = []
     handlers += [logging.FileHandler(file, encoding="utf-8") for file in files]
     screen = _Screen(sys.stdout)
@@ -52,13 +73,13 @@ def logging_to(*files: Path, prefix: str = "", quiet: bool = False) -> Iterator[
     handlers.append(screen)
     log.setLevel(logging.INFO)
     log.propagate = False
-    for handler in handlers:
-        log.addHandler(handler)
+    earlier = _here.handlers
+    _here.handlers = (*earlier, *handlers)
     try:
         yield
     finally:
+        _here.handlers = earlier
         for handler in handlers:
-            log.removeHandler(handler)
             if isinstance(handler, logging.FileHandler):
                 handler.close()
 

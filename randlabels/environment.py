@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -35,11 +37,13 @@ class Resources:
     """How a run computes, with every `auto` decided from the config and the kind of hardware.
 
     device: "cpu" or "cuda:N". precision: "fp32", "bf16" or "fp64". threads: CPU threads.
+    compile: training steps go through torch.compile.
     """
 
     device: str
     precision: str
     threads: int
+    compile: bool = False
 
     @property
     def kind(self) -> str:
@@ -47,8 +51,19 @@ class Resources:
         return device_kind(self.device)
 
 
-def check_device(config: Config) -> None:
-    """ValueError if the config names a GPU that is not there."""
+def check_machine(config: Config) -> None:
+    """ValueError if the config asks for a GPU, or for compiled steps, that cannot be had here."""
+    _check_device(config)
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    compilers = os.environ.get("CXX", "g++"), "clang++"
+    if config.compile == "true" and not on_gpu and not any(map(shutil.which, compilers)):
+        raise ValueError(
+            "compile=true needs a C++ compiler, and neither g++ nor clang++ is there; install one, "
+            "or use compile=false"
+        )
+
+
+def _check_device(config: Config) -> None:
     kind, _, index = config.device.partition(":")
     if kind != "cuda":
         return
@@ -68,7 +83,7 @@ def resolve(config: Config, job: int | None, cores: int = 1) -> Resources:
     `job` is the number of a run in its sweep, None for a single run. GPUs are dealt out to
     the jobs round robin. A single run takes all CPU cores, each run of a sweep `cores`.
     """
-    check_device(config)
+    check_machine(config)
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,7 +96,8 @@ def resolve(config: Config, job: int | None, cores: int = 1) -> Resources:
         threads = int(config.threads)
     else:
         threads = _cores() if job is None else cores
-    return Resources(device, precision, threads)
+    compiled = config.compile == "true"  # auto: no gain was measured (docs/speed.md)
+    return Resources(device, precision, threads, compiled)
 
 
 def _precision(config: Config, kind: str) -> str:
@@ -97,6 +113,13 @@ def _precision(config: Config, kind: str) -> str:
 def _multiplies_bf16() -> bool:
     """The processor has AMX or AVX512-BF16."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def stream(device: str) -> AbstractContextManager[object]:
+    """What one run does on a GPU, apart from the runs beside it: a stream of its own."""
+    if device == "cpu":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))
 
 
 def free_memory(device: str) -> int:

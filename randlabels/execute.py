@@ -3,61 +3,69 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import torch
-import yaml
-from filelock import Timeout
 
-from . import checkpoint, environment, exact, fit, metrics, stopping
+from . import checkpoint, environment, exact, fit, metrics, outcome, sharing, stopping
 from .config import Config
 from .console import log, logging_to, progress_bar
 from .environment import Resources
 from .experiment import Experiment, assemble
-from .metrics import Record
-from .rundir import FINISHED, RunDir, write_atomic, write_json
+from .rundir import FINISHED, RunDir, write_atomic
 from .stopping import Interrupted, Watch
 
+KEPT = ("precision", "compile", "threads")
+"""Resources that change the numbers: a run keeps those that it began with."""
 
-def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
+
+def execute(config: Config, job: int | None = None, cores: int = 1, *, beside: bool = False) -> str:
     """Bring one run to its end, or find that it is there already; its state afterwards.
 
     `job` is the run's number in a sweep, None for a single run, and `cores` are the CPU threads
     of a run of a sweep. What goes wrong in the fit is written to error.json, so that the other
-    runs of a sweep go on. The state is "running" where another process is at it, and
+    runs of a sweep go on; but not that a GPU has too little memory left `beside` runs of other
+    threads. The state is "running" where another process is at it, and
     "interrupted" where it was stopped; it then goes on next time. A process that was told to stop
     begins no run.
 
     Raises:
         ValueError: the run is refused; its folder was not made.
         OSError: error.json could not be written; what was raised in the fit.
+        torch.OutOfMemoryError: only if `beside`; there is no error.json, and the run goes on next
+            time.
     """
     if config.exact:
         return execute_exact([config], job, cores)[0]
     run = config.run
-    prefix = _prefix(config, job is not None)
+    prefix = outcome.prefix(config, job is not None)
     if run.state() not in FINISHED:
         if stopping.reason(config.time_limit):
             return run.state()
-        experiment = assemble(config)
+        with sharing.assembling:
+            experiment = assemble(config)
         resources = environment.resolve(config, job, cores)
         with ExitStack() as held:
-            if not _hold(run, held, prefix):
+            if not outcome.hold(run, held, prefix):
                 return "running"
             bar = job is None and sys.stderr.isatty()
             held.enter_context(logging_to(run.log, prefix=prefix, quiet=bar))
             if run.result() is None:  # nobody else finished it in the meantime
                 try:
-                    return _fit(experiment, run, resources, bar=bar)
+                    with environment.stream(resources.device):
+                        return _fit(experiment, run, resources, held, bar=bar)
                 except Interrupted:
                     return "interrupted"
                 except Exception as error:
-                    return _fail([run], error)
-    _tell(run, prefix)
+                    if beside and isinstance(error, torch.OutOfMemoryError):
+                        log.warning("Out of memory beside other runs; to be executed again.")
+                        raise
+                    return outcome.fail([run], error)
+    outcome.tell(run, prefix)
     return run.state()
 
 
@@ -69,78 +77,23 @@ def execute_exact(configs: Sequence[Config], job: int | None = None, cores: int 
             key = exact.system_key(config), str(config.dataset.folder)
             systems.setdefault(key, []).append(config)
         elif len(configs) == 1:
-            _tell(config.run, _prefix(config, job is not None))
+            outcome.tell(config.run, outcome.prefix(config, job is not None))
     for group in systems.values():
         if not stopping.reason(group[0].time_limit):
             _solve(group, job, cores)
     return [config.run.state() for config in configs]
 
 
-def _hold(run: RunDir, held: ExitStack, prefix: str) -> bool:
-    """Make the run's folder and take its lock, unless another process has it."""
-    run.check_links()
-    run.path.mkdir(parents=True, exist_ok=True)
-    try:
-        held.enter_context(run.lock(timeout=1).acquire())
-    except Timeout:
-        with logging_to(prefix=prefix):
-            log.warning("This run is being executed by %s.", run.holder())
-        return False
-    return True
-
-
-def _fail(runs: Sequence[RunDir], error: Exception) -> str:
-    """Write what was raised to the log and to each run's error.json; raise it where the disk
-    takes no more."""
-    if isinstance(error, OSError) and error.filename is None:
-        error.filename = str(runs[0].path)
-    text = traceback.format_exc()
-    exception = f"{type(error).__name__}: {error}".strip()
-    log.error("%s", text)
-    for run in runs:
-        try:
-            write_json(run.error, {"exception": exception, "traceback": text})
-        except OSError:
-            raise error from None
-    return "failed"
-
-
-def _tell(run: RunDir, prefix: str) -> None:
-    """Print the result of a finished run in a line."""
-    result = run.result() or {}
-    final = result["final"]
-    accuracies = ", ".join(
-        f"{name} {final[key]:.2%}"
-        for name, key in (("train acc", "train_acc"), ("test acc", "test_acc"))
-        if final[key] is not None
-    )
-    with logging_to(prefix=prefix):
-        log.info(
-            "Already %s after %d epochs: %s.",
-            result["state"],
-            result["epochs"],
-            accuracies or "no metrics",
-        )
-
-
-def _begin(experiment: Experiment, run: RunDir, resources: Resources) -> None:
-    """Write what a run begins with."""
-    run.remove_leftovers()
-    run.error.unlink(missing_ok=True)
-    tree = experiment.config.tree()
-    write_atomic(run.config, yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False))
-    write_json(run.environment, environment.describe(resources, experiment.data_sha256))
-    write_json(run.corruption, experiment.corruption)
-
-
-def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool) -> str:
+def _fit(
+    experiment: Experiment, run: RunDir, resources: Resources, held: ExitStack, *, bar: bool
+) -> str:
     """Train and record; the state that the run ends in."""
     config = experiment.config
     saved = checkpoint.latest(run, config.hash)
     if saved:  # a run keeps the resources that it began with
         resources = _kept(saved, resources, run)
-    torch.set_num_threads(resources.threads)
-    _begin(experiment, run, resources)
+    held.enter_context(sharing.cpu_threads(resources.threads))
+    outcome.begin(experiment, run, resources)
 
     state = fit.start(experiment, resources)
     if saved:
@@ -151,7 +104,7 @@ def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool
     write_atomic(run.metrics, metrics.encode_all(state.records))
 
     def commit() -> None:
-        kept = {"threads": resources.threads, "precision": resources.precision}
+        kept = {key: getattr(resources, key) for key in KEPT}
         identity = {"config_hash": config.hash, "device": resources.kind, **kept}
         checkpoint.save(run.checkpoint, {**identity, **state.to_dict()}, run.previous_checkpoint)
 
@@ -172,10 +125,10 @@ def _fit(experiment: Experiment, run: RunDir, resources: Resources, *, bar: bool
                 committed = perf_counter()
             file.write(metrics.encode(record) + "\n")
             file.flush()
-            caption(_show(config, record).partition(", L-tr")[0])
+            caption(outcome.show(config, record).partition(", L-tr")[0])
     if state.diverged_at is None:
         commit()
-    return _finish(config, state.records, parameters, diverged_at=state.diverged_at)
+    return outcome.finish(config, state.records, parameters, diverged_at=state.diverged_at)
 
 
 @contextmanager
@@ -196,7 +149,8 @@ def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
         mine = [
             config
             for config in configs
-            if _hold(config.run, held, _prefix(config, several)) and config.run.result() is None
+            if outcome.hold(config.run, held, outcome.prefix(config, several))
+            and config.run.result() is None
         ]
         if not mine:
             return
@@ -204,7 +158,7 @@ def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
         resources = environment.resolve(mine[0], job, cores)
         torch.set_num_threads(resources.threads)
         for experiment in experiments:
-            _begin(experiment, experiment.config.run, resources)
+            outcome.begin(experiment, experiment.config.run, resources)
         bar = job is None and sys.stderr.isatty()
         watch = Watch(mine[0].time_limit, [config.run.beat for config in mine])
         with logging_to(*(config.run.log for config in mine), quiet=bar):
@@ -224,54 +178,14 @@ def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
                 log.warning("Stopped by %s; the same command solves it anew.", reason)
                 return
             except Exception as error:
-                _fail([config.run for config in mine], error)
+                outcome.fail([config.run for config in mine], error)
                 return
         for config, (record, parameters, report) in zip(mine, solved, strict=True):
-            with logging_to(config.run.log, prefix=_prefix(config, several), quiet=bar):
+            with logging_to(config.run.log, prefix=outcome.prefix(config, several), quiet=bar):
                 log.info("Number of parameters: %d", parameters)
-                _show(config, record)
+                outcome.show(config, record)
                 log.info("%s", ", ".join(f"{k.replace('_', ' ')} {report[k]:.3g}" for k in report))
-                _finish(config, [record], parameters, solution=report)
-
-
-def _prefix(config: Config, several: bool) -> str:
-    return f"{config.run_id} " if several else ""
-
-
-def _show(config: Config, record: Record) -> str:
-    """Log an epoch as the original code does; the line."""
-    line = metrics.console_line(record, noisy=config.corrupt > 0)
-    log.info("%s", line)
-    return line
-
-
-def _finish(
-    config: Config,
-    records: Sequence[Record],
-    parameters: int,
-    *,
-    diverged_at: int | None = None,
-    solution: dict[str, float] | None = None,
-) -> str:
-    """Write the last files, done.json after all others; the state that the run ends in."""
-    run = config.run
-    write_atomic(run.metrics, metrics.encode_all(records))
-    outcome = "done" if diverged_at is None else "diverged"
-    result = {
-        "config_hash": config.hash,
-        "state": outcome,
-        "diverged_at": diverged_at,
-        "epochs": len(records),
-        "final": metrics.final(records),
-        "best": metrics.best(records),
-        "epochs_to_fit": metrics.epochs_to_fit(records, config.fit_threshold),
-        "parameters": parameters,
-        "seconds": sum(record["seconds"] or 0.0 for record in records),
-    }
-    write_json(run.done, result if solution is None else {**result, "solution": solution})
-    if diverged_at is not None:
-        log.warning("Diverged: a loss stopped being finite in epoch %d.", diverged_at)
-    return outcome
+                outcome.finish(config, [record], parameters, solution=report)
 
 
 def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources:
@@ -281,4 +195,4 @@ def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources
             "continue where that is (CUDA_VISIBLE_DEVICES= hides a GPU), or start over with "
             "force=true"
         )
-    return Resources(resources.device, saved["precision"], saved["threads"])
+    return replace(resources, **{key: saved[key] for key in KEPT if key in saved})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -185,28 +185,19 @@ def relabel(config: Config, data: Data, name: str) -> torch.Tensor:
 def _cut(config: Config, data: Data, name: str, labels: torch.Tensor) -> Examples:
     split = getattr(data, name)
     keep = config.dataset.indices(split.labels, name)
-    if len(keep) == len(labels):
+    if len(keep) == len(labels):  # all, which the runs of one process then share
         examples = Examples(split.images, labels, split.labels)
     else:
         examples = Examples(split.images[keep], labels[keep], split.labels[keep])
-    if isinstance(config.corruption, PixelCorruption):
-        return _alter(config, config.corruption, data, name, keep.numpy(), examples)
-    return examples
+    return _alter(config, data, name, keep.numpy(), examples) if config.alters_images else examples
 
 
-def _alter(
-    config: Config,
-    corruption: PixelCorruption,
-    data: Data,
-    name: str,
-    keep: np.ndarray,
-    examples: Examples,
-) -> Examples:
+def _alter(config: Config, data: Data, name: str, keep: np.ndarray, examples: Examples) -> Examples:
     """Cropped images, some of them altered; `keep` are the examples' positions in the part.
 
     An image's alteration depends on its position alone, so that no size or run seed changes it.
     """
-    crop = config.preprocess.crop
+    corruption, crop = cast(PixelCorruption, config.corruption), config.preprocess.crop
     chosen = corruption.altered(part_of(config, data, name), config.corrupt)[keep]
     images = crop(examples.images).numpy()
     train = crop(data.train.images).numpy()

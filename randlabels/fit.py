@@ -13,15 +13,14 @@ from torch import nn
 
 from . import sensitivity
 from .checkpoint import require_like
+from .classifier import Classifier, memory_format
+from .config import Config
 from .environment import Resources
 from .experiment import Examples, Experiment
 from .metrics import LOSSES, MEASURED, SENSITIVITY, Record
 from .models.dropout import reseed_dropout
-from .randomness import generator
-
-EVALUATION_BATCH = {"cpu": 128, "cuda": 4096}
-"""Images per forward pass in evaluation: on a CPU, as many as its caches hold the activations of
-(WRN-28-1 on 2 cores, images/s: 64: 1,600; 128: 1,830; 512: 1,300)."""
+from .randomness import derive_seed, generator
+from .step import Step, Work, graphs
 
 
 @dataclass
@@ -41,12 +40,17 @@ class State:
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     step: int = 0
-    finite: torch.Tensor | None = None
+    finite: torch.Tensor = field(init=False)
     elapsed: float = 0.0
-    rngs: dict[str, torch.Generator] = field(default_factory=dict)
+    rngs: dict[str, torch.Generator] = field(init=False)
     diverged_at: int | None = None
     records: list[Record] = field(default_factory=list)
     gradients: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        device = next(self.model.parameters()).device
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
+        self.rngs = {purpose: torch.Generator(device) for purpose in ("dropout", "augment")}
 
     def to_dict(self) -> dict[str, Any]:
         """Tensors and plain values, for a checkpoint."""
@@ -56,7 +60,7 @@ class State:
             "epoch": self.epoch,
             "records": self.records,
             "step": self.step,
-            "finite": self.finite is None or bool(self.finite),
+            "finite": bool(self.finite),
             "elapsed": self.elapsed,
             "rngs": {purpose: rng.get_state() for purpose, rng in self.rngs.items()},
             "gradients": self.gradients,
@@ -78,11 +82,9 @@ class State:
         device = parameters[0].device
         self.epoch, self.records = saved["epoch"], saved["records"]
         self.step, self.elapsed = saved["step"], saved["elapsed"]
-        self.finite = torch.tensor(saved["finite"], device=device)
-        self.rngs = {
-            purpose: torch.Generator(device).set_state(state)
-            for purpose, state in saved["rngs"].items()
-        }
+        self.finite.fill_(saved["finite"])
+        for purpose, state in saved["rngs"].items():
+            self.rngs[purpose].set_state(state)
         if (gradients := saved.get("gradients")) is not None:  # of an earlier version, none
             self.gradients = gradients.to(device)
 
@@ -93,21 +95,26 @@ class State:
             return f"in epoch {self.epoch}, after step {self.step}"
         return f"after epoch {self.epoch - 1}" if self.epoch else "from the start"
 
+    def set_lr(self, lr: float) -> None:
+        """For all steps to come, in place where it is a tensor, which captured steps need."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
     def enter_epoch(self, seed: int) -> None:
-        """Before the first step of an epoch."""
-        device = next(self.model.parameters()).device
-        self.finite = torch.ones((), dtype=torch.bool, device=device)
+        """Before the first step of an epoch; everything stays where it is (`step.Step`)."""
+        self.finite.fill_(True)
         self.elapsed = 0.0
-        self.rngs = {
-            purpose: generator(purpose, seed, self.epoch, device)
-            for purpose in ("dropout", "augment")
-        }
+        for purpose, rng in self.rngs.items():
+            rng.manual_seed(derive_seed(purpose, seed, self.epoch))
 
 
 def start(experiment: Experiment, resources: Resources) -> State:
     """The state before epoch 0, on the device."""
     assert experiment.model is not None
-    model = experiment.model.to(memory_format=_memory_format(experiment.model))
+    model = experiment.model.to(memory_format=memory_format(experiment.model))
     model = model.to(resources.device)
     return State(model, experiment.config.optimizer.build(model.parameters()))
 
@@ -126,67 +133,39 @@ def sgd(
     each batch of an evaluation. Between two records, and where `pause` raises, `state` is whole:
     a fit that goes on from it ends as if it had not stopped.
     """
-    config = experiment.config
-    device, model, optimizer = resources.device, state.model, state.optimizer
+    config, device, optimizer = experiment.config, resources.device, state.optimizer
     train, test = experiment.train.to(device), experiment.test.to(device)
-    mean, deviation = (moment.to(device) for moment in experiment.moments)
-    memory_format = _memory_format(model)
-    autocast = torch.autocast(resources.kind, torch.bfloat16, resources.precision == "bf16")
+    classifier = Classifier(experiment, state.model, resources)
     assert config.optimizer.lr is not None
 
-    height, width = config.preprocess.crop(test.images[:1]).shape[2:]
+    def descend(batch: torch.Tensor) -> None:
+        images = classifier.pixels(train.images[batch])
+        logits = classifier(config.augment(images, classifier.size, state.rngs["augment"]))
+        loss = config.loss(logits, train.labels[batch]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        state.finite &= loss.detach().isfinite()
 
-    def pixels(images: torch.Tensor) -> torch.Tensor:
-        """A copy, since preprocessing may overwrite it and altered images are float32 already."""
-        return images.to(torch.float32, memory_format=memory_format, copy=True)
-
-    def inputs(images: torch.Tensor) -> torch.Tensor:
-        seen = config.preprocess(config.preprocess.crop(images), (mean, deviation))
-        return seen.contiguous(memory_format=memory_format)
-
-    def predict(images: torch.Tensor) -> torch.Tensor:
-        """Logits (N, K) float32 of all images, with the model in eval mode."""
-        model.eval()
-        outputs = []
-        with torch.inference_mode(), autocast:
-            for batch in images.split(EVALUATION_BATCH[resources.kind]):
-                outputs.append(model(inputs(pixels(batch))).float())
-                pause()
-            return torch.cat(outputs)
-
-    def decide(images: torch.Tensor) -> torch.Tensor:
-        """(N, K) float32 of float32 images, to be differentiated; in fp32, since bf16 would round
-        away the changes that are asked for."""
-        outputs = model(inputs(pixels(images))).float()
-        pause()
-        return outputs
-
-    rng = generator("sensitivity", config.seed)
-    watched = torch.randperm(len(train.labels), generator=rng)[: config.sensitivity].to(device)
+    capture = captures(state, device)
+    step = Step(descend, config.batch_size, capture)
+    if capture is not None:
+        for group in optimizer.param_groups:  # a number would be captured as it is now
+            group["lr"] = torch.zeros((), device=device)
 
     for epoch in range(state.epoch, config.epochs):
         if state.step == 0:
             state.enter_epoch(config.seed)
-        assert state.finite is not None
         started = time.perf_counter() - state.elapsed
         lr = config.optimizer.lr * config.schedule.factor(epoch, config.epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        state.set_lr(lr)
 
         # Train on every image once, in the order of this seed and epoch; keep the last small batch.
-        model.train()
-        reseed_dropout(model, state.rngs["dropout"])
+        state.model.train()
+        reseed_dropout(state.model, state.rngs["dropout"])
         order = torch.randperm(len(train.labels), generator=generator("order", config.seed, epoch))
         for batch in order.to(device).split(config.batch_size)[state.step :]:
-            images = pixels(train.images[batch])
-            images = config.augment(images, (height, width), state.rngs["augment"])
-            with autocast:
-                logits = model(inputs(images))
-            loss = config.loss(logits.float(), train.labels[batch]).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            state.finite &= loss.detach().isfinite()
+            step(batch)
             state.step += 1
             state.elapsed = time.perf_counter() - started
             tick()
@@ -196,25 +175,15 @@ def sgd(
 
         # Evaluate on the full sets, under both kinds of labels.
         measured: Record = dict.fromkeys(MEASURED)
-        watch: Record = dict.fromkeys(SENSITIVITY if len(watched) else ())
+        watched: Record = dict.fromkeys(SENSITIVITY if config.sensitivity else ())
         gradients = state.gradients
         last = epoch + 1 == config.epochs
         if not diverged and (last or (epoch + 1) % config.eval_every == 0):
-            measured = measure(
-                config.loss, train, test, predict(train.images), predict(test.images)
-            )
+            fitted, predicted = (classifier.predict(x.images, pause) for x in (train, test))
+            measured = measure(config.loss, train, test, fitted, predicted)
             diverged = not all(math.isfinite(measured[key] or 0.0) for key in LOSSES)
-            if len(watched) and not diverged:
-                watch, gradients = sensitivity.measure(
-                    decide,
-                    config.loss,
-                    config.preprocess.crop(train.images[watched]).float(),
-                    train.labels[watched],
-                    earlier=state.gradients,
-                    times=1 + sum(r["train_acc"] is not None for r in state.records),
-                    rng=generator("langevin", config.seed, epoch, device),
-                    batch=config.batch_size,
-                )
+            if config.sensitivity and not diverged:
+                watched, gradients = _watch(config, train, classifier, state, pause)
         if diverged:
             state.diverged_at = epoch
             return
@@ -225,11 +194,50 @@ def sgd(
             **measured,
             "seconds": time.perf_counter() - started,
             "images_per_second": len(order) / (trained - started),
-            **watch,
+            **watched,
         }
         state.epoch, state.step, state.gradients = epoch + 1, 0, gradients
         state.records.append(record)
         yield record
+
+
+def captures(state: State, device: str) -> Callable[[Work], Work] | None:
+    """How steps of this fit are captured; None on a CPU, where there is nothing to gain."""
+    if device == "cpu":
+        return None
+    return graphs(state.optimizer, state.rngs.values())
+
+
+def _watch(
+    config: Config,
+    train: Examples,
+    classifier: Classifier,
+    state: State,
+    pause: Callable[[], None],
+) -> tuple[Record, torch.Tensor]:
+    """`sensitivity.measure` of the images that this seed watches.
+
+    In fp32 whatever the run's precision, since bf16 would round away the changes asked for.
+    """
+
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        outputs = classifier.exactly(classifier.pixels(images))
+        pause()
+        return outputs
+
+    rng = generator("sensitivity", config.seed)
+    device = train.labels.device
+    chosen = torch.randperm(len(train.labels), generator=rng)[: config.sensitivity].to(device)
+    return sensitivity.measure(
+        logits,
+        config.loss,
+        config.preprocess.crop(train.images[chosen]).float(),
+        train.labels[chosen],
+        earlier=state.gradients,
+        times=1 + sum(record["train_acc"] is not None for record in state.records),
+        rng=generator("langevin", config.seed, state.epoch, device),
+        batch=config.batch_size,
+    )
 
 
 def measure(
@@ -265,10 +273,3 @@ def measure(
 def _mean(values: torch.Tensor) -> float | None:
     """Mean of (N,) values, summed in float64; None where N = 0."""
     return values.double().mean().item() if len(values) else None
-
-
-def _memory_format(model: nn.Module) -> torch.memory_format:
-    """Convolutions are faster with the channels last; flattening wants them first."""
-    if any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
-        return torch.channels_last
-    return torch.contiguous_format

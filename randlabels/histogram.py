@@ -1,11 +1,23 @@
-"""How often each value occurs in stored images."""
+"""How often each value occurs in stored images, and the moments that follow."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 
-def histogram(images: torch.Tensor) -> torch.Tensor:
+def histogram(images: torch.Tensor) -> np.ndarray:
     """Counts (C, 256) int64 of the values 0..255 in each channel of images (N, C, H, W) uint8."""
     channels = images.unbind(1)
-    return torch.stack([torch.bincount(each.flatten(), minlength=256) for each in channels])
+    return np.stack([torch.bincount(each.flatten(), minlength=256).numpy() for each in channels])
+
+
+def moments(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (the population's) of each row of `counts` (C, 256).
+
+    Each (C,) float64 in pixel units 0..255, exact but for rounding whatever the number of images.
+    """
+    levels = np.arange(256)
+    shares = counts / counts.sum(1, keepdims=True)
+    mean = shares @ levels
+    return mean, np.sqrt(np.maximum(shares @ levels**2 - mean**2, 0))

@@ -9,31 +9,24 @@ from pathlib import Path
 Record = dict[str, float | None]
 """One epoch. `epoch` is 0-based; a metric that was not measured is None."""
 
-ACCURACIES = (
-    "train_acc",  # against the labels trained on
-    "test_acc",  # against the true test labels
-    "test_acc_noisy",  # against the test labels corrupted as the training labels are
+MEASURED = (
+    "train_loss",  # against the labels trained on, as is
+    "train_acc",
+    "test_loss",  # against the true test labels, as is
+    "test_acc",
+    "test_loss_noisy",  # against the test labels corrupted as the training labels are, as is
+    "test_acc_noisy",
     "train_acc_true",  # against the true training labels
     "train_acc_clean",  # against the labels trained on, over the unchanged part
     "train_acc_corrupted",  # likewise, over the changed part
 )
-"""Fractions in 0..1."""
+"""All measured metrics, in the order of the log."""
 
-LOSSES = ("train_loss", "test_loss", "test_loss_noisy")
+LOSSES = tuple(key for key in MEASURED if "_loss" in key)
 """Means over the set of the configured loss, without weight decay."""
 
-MEASURED = (
-    "train_loss",
-    "train_acc",
-    "test_loss",
-    "test_acc",
-    "test_loss_noisy",
-    "test_acc_noisy",
-    "train_acc_true",
-    "train_acc_clean",
-    "train_acc_corrupted",
-)
-"""All measured metrics, in the order of the log."""
+ACCURACIES = tuple(key for key in MEASURED if "_acc" in key)
+"""Fractions in 0..1."""
 
 KEYS = ("epoch", "lr", *MEASURED, "seconds", "images_per_second")
 """All keys of a record: `seconds` is the epoch's wall clock with all evaluations,

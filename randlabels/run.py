@@ -16,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import launchers, stopping
-from .config import parse, plain
+from .config import parse
 from .help import known_keys, launcher_keys, options_help
 from .options import without_file
+from .typed import plain
 
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"

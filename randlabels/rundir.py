@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,12 +48,6 @@ Plan = dict[str, dict[str, Any]]
 """Lines of `plan.jsonl` by run id."""
 
 
-def config_hash(identity: Mapping[str, Any]) -> str:
-    """sha256 (64 hex digits) of the keys that can change the numbers, whatever their order."""
-    text = json.dumps({"schema": SCHEMA, **identity}, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def device_kind(device: str) -> str:
     """`cuda` for `cuda:1`: the index of a device does not tell two runs apart."""
     return device.partition(":")[0]
@@ -86,14 +78,6 @@ def planned_records(keys: Mapping[str, Any]) -> Any:
     """Number of records of a whole run with these `flat_keys`: its epochs, but one of an exact
     fit, which alone has no learning rate; None where the keys do not say."""
     return 1 if keys.get("optimizer.lr", "?") is None else keys.get("epochs")
-
-
-def run_id(
-    *, model: str, dataset: str, corruption: str, corrupt: float, seed: int, hash_: str
-) -> str:
-    """`<model>-<dataset>-<corruption>-p<prob>-s<seed>-<8 hex of the config hash>`."""
-    text = f"{model}-{dataset}-{corruption}-p{corrupt:g}-s{seed}-{hash_[:8]}"
-    return re.sub(r"[^A-Za-z0-9._-]", "_", text)
 
 
 @dataclass(frozen=True)
@@ -162,13 +146,32 @@ class RunDir:
             return "running"
         return "failed" if self.error.is_file() else "interrupted"
 
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / ".lock"
+
     def lock(self, timeout: float = 0) -> FileLock:
         """The kernel lock that one process holds while it works on this run."""
         return FileLock(self._lock_file, timeout=timeout)
 
-    @property
-    def _lock_file(self) -> Path:
-        return self.path / ".lock"
+    def _locked(self) -> bool:
+        """A shared lock needs no right to write, so that anyone who may read can look."""
+        try:
+            handle = os.open(self._lock_file, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+
+    def holder(self) -> str:
+        """Who began the last execution of this run, such as `pid 17 on host a`."""
+        began = read_json(self.environment) or {}
+        return f"pid {began.get('pid', '?')} on host {began.get('host', '?')}"
 
     def beat(self) -> None:
         """Leave a sign of life; its holder's, so that the lock's file is there."""
@@ -195,20 +198,6 @@ class RunDir:
         for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
-    def _locked(self) -> bool:
-        """A shared lock needs no right to write, so that anyone who may read can look."""
-        try:
-            handle = os.open(self._lock_file, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-
     def set_aside(self) -> Path | None:
         """Move the folder to `.replaced/<run id>.<k>` beside it; its new path, if there was one.
 
@@ -224,11 +213,6 @@ class RunDir:
             k += 1
         with self.lock():
             return self.path.rename(target)
-
-    def holder(self) -> str:
-        """Who began the last execution of this run, such as `pid 17 on host a`."""
-        began = read_json(self.environment) or {}
-        return f"pid {began.get('pid', '?')} on host {began.get('host', '?')}"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -268,14 +252,3 @@ def merge_plan(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
         if len(plan) > known:
             lines = (json.dumps(entry, allow_nan=False) + "\n" for entry in plan.values())
             write_atomic(folder / "plan.jsonl", "".join(lines))
-
-
-def run_folders(root: Path) -> Iterator[Path]:
-    """All folders at or under `root` that hold a run's config.yaml, sorted; hidden ones are not
-    entered, nor are the folders of runs."""
-    if (root / "config.yaml").is_file():
-        yield root
-        return
-    for child in sorted(root.iterdir()):
-        if child.is_dir() and not child.name.startswith("."):
-            yield from run_folders(child)

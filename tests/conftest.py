@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +19,8 @@ from hydra.core.global_hydra import GlobalHydra
 from joblib.externals.loky import reusable_executor
 
 from randlabels import experiment, metrics, run
+from randlabels.environment import Resources
+from randlabels.rundir import RunDir
 
 from .synthetic import CURVES, write_run
 
@@ -24,6 +29,8 @@ TINY = ["dataset=digits", "model=mlp", "model.hidden=[8]", "dataset.train_size=6
 
 BASIC = "hydra/launcher=basic"
 """In this process, so that a test may reach in; the default launcher has tests of its own."""
+
+CPU = Resources(device="cpu", precision="fp32", threads=1)
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +93,25 @@ def real_data() -> Path:
     if not (root / "cifar-10-batches-py").is_dir() or not (root / "MNIST").is_dir():
         pytest.skip("real CIFAR-10 and MNIST not found: set RANDLABELS_DATA to their folder")
     return root
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
+    """Until another process has done something; it fails if that takes longer."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@contextmanager
+def held(run: RunDir) -> Iterator[None]:
+    """Another process holds the run's lock, and is killed in the end."""
+    code = "import time; from pathlib import Path; from randlabels.rundir import RunDir\n"
+    code += f"with RunDir(Path({str(run.path)!r})).lock(): print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"\n"
+        yield
+        holder.kill()
 
 
 def only_run(root: Path) -> Path:

@@ -15,12 +15,12 @@ from randlabels import fit
 from randlabels.augment import CropFlip, FlipRotate, RandomCrop, Unchanged, random_flips, rotate
 from randlabels.config import parse
 from randlabels.data import Data, Split
-from randlabels.environment import Resources
 from randlabels.experiment import Experiment, assemble
 from randlabels.preprocess import Moments, Paper, Standardize
 from randlabels.randomness import generator
 
-CPU = Resources(device="cpu", precision="fp32", threads=1)
+from .conftest import CPU
+
 NONE: Moments = (torch.zeros(3), torch.ones(3))
 RANDOM = [CropFlip(), RandomCrop(), FlipRotate()]
 

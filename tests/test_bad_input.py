@@ -19,6 +19,7 @@ CASES = {
     "model.depth=27": "model.depth=27 is no depth of a wide ResNet, which has 6n+4 layers; "
     "try 22 or 28",
     "epochs=0": "epochs=0 must be at least 1\n",
+    "compile=maybe": "compile=maybe is unknown; use auto, true or false\n",
     "batch_size=-1": "batch_size=-1 must be at least 1",
     "optimizer.lr=-1": "optimizer.lr=-1.0 must be a positive number, or null for the model's own",
     "dataset.train_size=1000000000": "dataset.train_size=1000000000 exceeds the 1,442 train "

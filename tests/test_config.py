@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from randlabels import rundir
-from randlabels.config import Config, Settings, parse, plain
+from randlabels.config import Config, Settings, parse
+from randlabels.corruption.uniform import Uniform
 from randlabels.help import options_help
 from randlabels.options import DEFAULTS, options, without_file
 from randlabels.run import CONF, prepare_hydra
+from randlabels.typed import plain
 
 prepare_hydra()
 
@@ -26,7 +28,9 @@ SWEEP_FILES = sorted((CONF / "sweep").rglob("*.yaml"))
 ALL_FILES = [CONF / "config.yaml", *OPTION_FILES]
 
 
+@cache
 def composed(*overrides: str) -> Config:
+    """To be looked at only: all tests see the same one."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return parse(plain(compose("config", list(overrides))))
 
@@ -149,17 +153,11 @@ def test_run_ids_never_change_between_versions() -> None:
 
 
 def test_run_id_has_safe_characters_only() -> None:
-    run_id = rundir.run_id(
-        model="a/b",
-        dataset="..c d",
-        corruption="e\0'\n",
-        corrupt=1e-7,
-        seed=0,
-        hash_="0" * 64,
-    )
-    assert (
-        re.fullmatch(r"[A-Za-z0-9._-]+", run_id) and run_id == "a_b-..c_d-e___-p1e-07-s0-00000000"
-    )
+    class Odd(Uniform):
+        name = "../c d\0'\n"
+
+    config = dataclasses.replace(composed("corrupt=1e-7"), corruption=Odd())
+    assert re.fullmatch(r"wrn-cifar10-\.\._c_d___-p1e-07-s0-[0-9a-f]{8}", config.run_id)
 
 
 def test_resolved_config_reads_back_as_the_same_config() -> None:

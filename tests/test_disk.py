@@ -9,7 +9,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from PIL import Image
 from randlabels import checkpoint, metrics
 from randlabels.rundir import RunDir, read_plan
 
-from .conftest import BASIC, TINY, Cli, numbers, only_run
+from .conftest import BASIC, TINY, Cli, numbers, only_run, wait_until
 
 SLOW = pytest.mark.slow
 OTHERS = ("garbage", "empty")
@@ -45,9 +44,7 @@ def test_disk_that_fills_up_during_a_run_costs_nothing_that_was_committed(
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
-        deadline = time.monotonic() + 60
-        while not list(small_disk.glob("*/*/checkpoint.prev.pt")) and time.monotonic() < deadline:
-            time.sleep(0.005)
+        wait_until(lambda: list(small_disk.glob("*/*/checkpoint.prev.pt")))
         free = shutil.disk_usage(small_disk).free
         (small_disk / "filler").write_bytes(b"x" * max(0, free - 4096))
         _, err = process.communicate(timeout=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from randlabels.loss import CrossEntropy
 from randlabels.metrics import Record
 from randlabels.randomness import generator
 
-CPU = Resources(device="cpu", precision="fp32", threads=1)
+from .conftest import CPU
 
 
 def experiment(**keys: object) -> Experiment:
@@ -269,3 +270,15 @@ def test_bf16_keeps_losses_and_weights_in_fp32() -> None:
     assert in_bf16 != in_fp32
     for low, high in zip(in_bf16, in_fp32, strict=True):
         assert low["train_loss"] == pytest.approx(high["train_loss"], rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile's own
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_compiled_steps_compute_the_same_up_to_rounding() -> None:
+    compiled = Resources(device="cpu", precision="fp32", threads=1, compile=True)
+    state = fit.start(experiment(), compiled)
+    found = numbers(list(fit.sgd(experiment(), state, compiled)))
+    for ours, theirs in zip(found, numbers(records(experiment())), strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0  # they were compiled

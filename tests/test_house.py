@@ -18,12 +18,13 @@ SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rgl
 
 FLOORS = [
     ["randomness", "metrics", "console", "help", "optimizer", "loss", "schedule", "kernels"]
-    + ["files", "histogram", "stopping"],
+    + ["files", "histogram", "sharing", "stopping", "typed"],
     ["preprocess", "augment", "corruption", "models", "data", "rundir", "options", "sensitivity"],
     ["config", "checkpoint"],
     ["environment", "experiment"],
+    ["classifier", "step"],
     ["fit"],
-    ["exact"],
+    ["exact", "outcome"],
     ["execute"],
     ["launchers"],
     ["run"],

@@ -119,7 +119,9 @@ def prepared(model: Model, image: tuple[int, int, int]) -> tuple[Any, torch.Tens
 def module(x: np.ndarray, layers: nn.Sequential, stride: int = 1) -> np.ndarray:
     """Convolution, batch norm if there is one, ReLU."""
     x = plain.conv(plain.padded(x, layers[0].kernel_size[0], stride), layers[0], stride)
-    return plain.relu(plain.batch_norm(x, layers[1]) if len(layers) == 3 else x)
+    return plain.relu(
+        plain.batch_norm(x, layers[1]) if isinstance(layers[1], nn.BatchNorm2d) else x
+    )
 
 
 @pytest.mark.parametrize("image", [(3, 8, 8), (1, 9, 7)], ids=str)

@@ -13,11 +13,11 @@ from randlabels import experiment as experiments
 from randlabels import fit
 from randlabels.config import parse
 from randlabels.data import Data, Split
-from randlabels.environment import Resources
 from randlabels.experiment import assemble
 from randlabels.options import options
 
-CPU = Resources(device="cpu", precision="fp32", threads=1)
+from .conftest import CPU
+
 SHAPES = {"cifar10": (3, 32, 32), "mnist": (1, 28, 28)}
 CHOICES = [
     (group, name) for group in ("corruption", "preprocess", "augment") for name in options(group)

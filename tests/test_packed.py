@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import forkserver
 from pathlib import Path
+from threading import Lock
 
 import pytest
+import torch
 
-from randlabels import metrics
-from randlabels.config import parse
-from randlabels.launchers import batch, packed
+from randlabels import execute, metrics, sharing
+from randlabels.config import Config, parse
+from randlabels.launchers import batch, packed, worker
 from randlabels.launchers.packed import PackedLauncher, by_data
 from randlabels.rundir import RunDir
 
-from .conftest import BASIC, TINY, Cli, numbers
+from .conftest import BASIC, TINY, Cli, numbers, wait_until
+from .crowd import Crowd
 
 PACKED = "hydra/launcher=packed"
 LONG = ["-m", *TINY, "epochs=100000", "checkpoint_every=0.05", PACKED]
 """Runs that do not end by themselves."""
+
+ONE_OR_TWO = [[], ["hydra.launcher.workers=1", "hydra.launcher.concurrency=2"]]
+"""Keys with which a worker executes one run, or two of them at a time."""
 
 
 def facts(root: Path, key: str) -> list:
     """One entry of each run's environment.json."""
     found = root.glob("runs/*/*/environment.json")
     return [json.loads(file.read_text())[key] for file in found]
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
@@ -56,6 +56,110 @@ def test_numbers_are_those_of_runs_one_after_the_other(cli: Cli, tmp_path: Path)
     assert len(folders) == 3
     for folder in folders:
         assert numbers(tmp_path / "packed" / "default" / folder.name) == numbers(folder)
+
+
+def test_runs_of_one_process_at_a_time_have_the_numbers_and_logs_that_they_have_alone(
+    tmp_path: Path,
+) -> None:
+    """A WRN, in bf16 where the processor has it, and MLPs on other data sets."""
+
+    def runs(out: str) -> list[Config]:
+        common = {"epochs": 4, "threads": "1", "out": str(tmp_path / out)}
+        digits = {"name": "digits", "train_size": 64}
+        wrn = parse({**common, "dataset": digits, "model": {"name": "wrn", "depth": 10}})
+        mlp = {**common, "model": {"name": "mlp", "hidden": [8]}, "epochs": 30}
+        sizes = [None, 100, 200]
+        return [wrn, *(parse({**mlp, "dataset": {**digits, "holdout": size}}) for size in sizes)]
+
+    together, alone = runs("together"), runs("alone")
+    assert PackedLauncher(workers=1, concurrency=4).execute(together) == {}
+    assert PackedLauncher(workers=1, concurrency=1).execute(alone) == {}
+    for config, other in zip(together, alone, strict=True):
+        assert config.run.state() == "done"
+        assert numbers(config.run.path) == numbers(other.run.path)
+        assert config.run.log.read_text() == other.run.log.read_text()
+    began = max(config.run.config.stat().st_mtime for config in together)
+    assert began < min(config.run.done.stat().st_mtime for config in together)
+
+
+def test_threads_assemble_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = Lock()
+
+    def assemble(config: Config) -> None:
+        free = inside.acquire(blocking=False)
+        time.sleep(0.05)
+        inside.release()
+        raise ValueError("one at a time" if free else "two at a time")
+
+    monkeypatch.setattr(execute, "assemble", assemble)
+    configs = [parse({"seed": seed, "out": str(tmp_path)}) for seed in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        for run in [threads.submit(execute.execute, config, job=0) for config in configs]:
+            with pytest.raises(ValueError, match="one at a time"):
+                run.result()
+
+
+def test_runs_that_want_other_cpu_threads_wait() -> None:
+    """torch has one number of threads for the whole process, which sums depend on."""
+    before, seen = torch.get_num_threads(), []
+
+    def run(number: int) -> None:
+        with sharing.cpu_threads(number):
+            time.sleep(0.05)
+            seen.append((number, torch.get_num_threads()))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(run, (1, 2, 1, 3)))
+    torch.set_num_threads(before)
+    assert sorted(seen) == [(1, 1), (1, 1), (2, 2), (3, 3)]
+
+
+def crowd(tmp_path: Path, event: str, seed: int) -> Config:
+    """A run of a process that does not bear two of its kind; see there."""
+    dataset = {"name": "digits", "train_size": 64}
+    tree = {"dataset": dataset, "seed": seed, "epochs": 5, "checkpoint_every": 0}
+    return dataclasses.replace(parse({**tree, "out": str(tmp_path)}), model=Crowd(event))
+
+
+def test_run_without_memory_beside_others_goes_on_when_there_are_fewer(tmp_path: Path) -> None:
+    """None of three fits beside another, and what one took is free when it is put off."""
+    configs = [crowd(tmp_path, "memory", seed) for seed in range(3)]
+    assert PackedLauncher(workers=1, concurrency=4).execute(configs) == {}
+    logs = [config.run.log.read_text() for config in configs]
+    assert [config.run.state() for config in configs] == ["done"] * 3
+    assert not any(config.run.error.exists() for config in configs)
+    put_off = [log for log in logs if "Out of memory beside other runs" in log]
+    assert put_off and any("Resuming after epoch" in log for log in put_off)
+    for config in configs:
+        assert [record["epoch"] for record in metrics.read(config.run.metrics)[0]] == [*range(5)]
+
+
+def test_run_without_memory_when_alone_has_failed(tmp_path: Path) -> None:
+    config = crowd(tmp_path, "never", 0)
+    assert PackedLauncher(workers=1, concurrency=4).execute([config]) == {}
+    assert config.run.state() == "failed"
+    assert "OutOfMemoryError: too many networks" in config.run.error.read_text()
+
+
+def test_killed_worker_loses_the_runs_that_it_was_at(tmp_path: Path) -> None:
+    configs = [crowd(tmp_path, "kill", seed) for seed in range(2)]
+    small = {"name": "digits", "train_size": 64}
+    good = parse({"dataset": small, "model": {"name": "mlp"}, "epochs": 1, "out": str(tmp_path)})
+    errors = PackedLauncher(workers=1, concurrency=2).execute([*configs, good])
+    died = "its worker died (killed by SIGKILL)"
+    assert errors == {config.run.path: died for config in configs}
+    assert good.run.state() == "done"
+
+
+def test_worker_has_half_as_many_runs_after_one_was_put_off() -> None:
+    runs = {Path(str(seed)): parse({"seed": seed}) for seed in range(4)}
+    busy = packed.Worker(process=None, line=None, concurrency=4, runs=runs)  # type: ignore[arg-type]
+    for number, left in [(2, 3), (1, 2), (1, 1)]:
+        busy.halve()
+        busy.runs.popitem()
+        assert (busy.concurrency, len(busy.runs)) == (number, left)
 
 
 def test_a_worker_stays_for_several_runs_and_finished_ones_start_none(
@@ -96,8 +200,9 @@ def test_killed_worker_loses_its_run_only_and_the_next_call_resumes_it(tmp_path:
         assert epochs == list(range(len(epochs))) and len(epochs) in (20, 800)
 
 
-def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "randlabels.run", *LONG, "seed=0,1"]
+@pytest.mark.parametrize("runs", ONE_OR_TWO)
+def test_workers_die_with_a_killed_parent(runs: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "randlabels.run", *LONG, "seed=0,1", *runs]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=tmp_path, **silent) as process:
         wait_until(lambda: len(list(tmp_path.glob("runs/*/*/checkpoint.pt"))) >= 1)
@@ -111,8 +216,9 @@ def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
     wait_until(lambda: states() == {"interrupted"})  # a worker that had no pid to tell yet too
 
 
-def test_control_c_ends_the_workers_and_exits_with_130(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "randlabels.run", *LONG, "seed=0,1"]
+@pytest.mark.parametrize("runs", ONE_OR_TWO)
+def test_control_c_ends_the_workers_and_exits_with_130(runs: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "randlabels.run", *LONG, "seed=0,1", *runs]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes) as process:
         wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.pt")))
@@ -121,6 +227,8 @@ def test_control_c_ends_the_workers_and_exits_with_130(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
     assert not any(map(alive, pids))
+    logs = [file.read_text() for file in tmp_path.glob("runs/*/*/run.log")]
+    assert logs and all("Stopped by" in log for log in logs)  # none was killed
 
 
 def test_workers_imports_go_on_while_the_runs_are_checked(
@@ -189,16 +297,28 @@ def test_workers_fill_the_cores(
 
 def test_workers_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned: list = []
-    monkeypatch.setattr(packed, "cores", lambda: [0, 2, 4, 6])
+    monkeypatch.setattr(worker, "cores", lambda: [0, 2, 4, 6])
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, mine: pinned.append(mine))
     for slot, size in [(0, 4), (3, 4), (1, 2), (0, 3), (0, 5)]:
-        packed._pin(slot, size)
+        worker._pin(slot, size)
     assert pinned == [[0], [6], [4, 6]]  # three and five workers do not divide four cores
 
 
-def test_bad_number_of_workers_and_another_sweeper_are_refused(cli: Cli) -> None:
-    outcome = cli("-m", *TINY, PACKED, "hydra.launcher.workers=0")
-    assert outcome.code == 1
-    assert outcome.err.endswith("workers=0 must be auto or a number of at least 1\n")
+def test_several_runs_share_a_gpu_and_none_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device, workers, runs in [("auto", 2, 4), ("cpu", len(worker.cores()), 1)]:
+        configs = [parse({"device": device})]
+        launcher = PackedLauncher()
+        assert (launcher._size(configs), launcher._concurrency(configs)) == (workers, runs)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert PackedLauncher()._concurrency([parse({"device": "auto"})]) == 1
+
+
+def test_bad_numbers_and_another_sweeper_are_refused(cli: Cli) -> None:
+    for key in ("workers", "concurrency"):
+        outcome = cli("-m", *TINY, PACKED, f"hydra.launcher.{key}=0")
+        assert outcome.code == 1
+        assert outcome.err.endswith(f"{key}=0 must be auto or a number of at least 1\n")
     other = cli("-m", *TINY, PACKED, "hydra/sweeper=basic")
     assert "takes its runs from hydra/sweeper=grid only" in other.err

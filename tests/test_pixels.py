@@ -15,13 +15,11 @@ from randlabels.config import parse
 from randlabels.corruption.pixels import GaussianPixels, PixelCorruption, RandomPixels
 from randlabels.corruption.pixels import ShuffledPixels as Shuffled
 from randlabels.data import Data, Split
-from randlabels.environment import Resources
 from randlabels.experiment import Experiment, assemble
 
-from .conftest import TINY, Cli, only_run
+from .conftest import CPU, TINY, Cli, only_run
 from .noise import part
 
-CPU = Resources(device="cpu", precision="fp32", threads=1)
 KINDS = ["shuffled_pixels", "random_pixels", "gaussian_pixels"]
 
 

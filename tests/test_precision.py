@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from randlabels import environment
@@ -54,3 +56,16 @@ def test_auto_is_hashed_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         len({auto.hash, parse({"precision": "fp32"}).hash, parse({"precision": "bf16"}).hash}) == 3
     )
+
+
+def test_compiled_steps_are_those_asked_for_and_need_a_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = {value: parse({"compile": value, "device": "cpu"}) for value in ("auto", "true", False)}
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == "clang++" else None)
+    resolved = {value: resolve(config, None).compile for value, config in asked.items()}
+    assert resolved == {"auto": False, "true": True, False: False}
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match=r"compile=true needs a C\+\+ compiler.*compile=false"):
+        resolve(asked["true"], None)
+    assert not resolve(asked["auto"], None).compile

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import yaml
@@ -17,7 +16,7 @@ import yaml
 from randlabels import metrics
 from randlabels.rundir import RunDir
 
-from .conftest import BASIC, TINY, Cli, numbers, only_run
+from .conftest import BASIC, TINY, Cli, held, numbers, only_run, wait_until
 
 
 def test_single_run_leaves_the_contracts_folder_and_console_lines(cli: Cli, tmp_path: Path) -> None:
@@ -100,18 +99,12 @@ def test_marker_of_another_config_is_not_believed(cli: Cli, tmp_path: Path) -> N
 
 
 def test_killed_run_resumes_and_ends_with_the_undisturbed_numbers(cli: Cli, tmp_path: Path) -> None:
-    arguments = [*TINY, "model.hidden=[64]", "epochs=400", "checkpoint_every=0", "threads=1"]
+    arguments = [*TINY, "model.hidden=[64]", "epochs=400", "threads=1"]
     assert cli(*arguments, "out=undisturbed").code == 0
     (undisturbed,) = (tmp_path / "undisturbed").glob("*/*/metrics.jsonl")
-    command = [sys.executable, "-m", "randlabels.run", *arguments]
+    command = [sys.executable, "-m", "randlabels.run", *arguments, "checkpoint_every=0"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if sum(
-                len(p.read_text().splitlines()) for p in tmp_path.glob("runs/*/*/metrics.jsonl")
-            ):
-                break
-            time.sleep(0.005)
+        wait_until(lambda: any(p.read_text() for p in tmp_path.glob("runs/*/*/metrics.jsonl")))
         process.send_signal(signal.SIGKILL)
     run = RunDir(only_run(tmp_path))
     assert run.state() == "interrupted"
@@ -136,12 +129,7 @@ def test_two_processes_on_one_run_one_works(cli: Cli, tmp_path: Path) -> None:
     cli(*TINY)
     run = RunDir(only_run(tmp_path))
     run.done.unlink()
-    hold = "import sys, time; from pathlib import Path; from randlabels.rundir import RunDir\n"
-    hold += (
-        f"with RunDir(Path({str(run.path)!r})).lock(): print('held', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with held(run):
         assert run.state() == "running"
         other = cli(*TINY)
         began = json.loads(run.environment.read_text())
@@ -152,7 +140,6 @@ def test_two_processes_on_one_run_one_works(cli: Cli, tmp_path: Path) -> None:
         forced = cli(*TINY, "force=true")
         assert forced.code == 1 and f"is being {whose}; stop that first" in forced.err
         assert run.path.exists()
-        holder.kill()
     assert run.state() == "interrupted"
     assert cli(*TINY).code == 0
 

@@ -20,9 +20,8 @@ from randlabels.metrics import KEYS, SENSITIVITY, Record
 from randlabels.options import options
 from randlabels.randomness import generator
 
-from .conftest import BASIC, TINY, Cli, numbers, only_run
+from .conftest import BASIC, CPU, TINY, Cli, numbers, only_run
 
-CPU = Resources(device="cpu", precision="fp32", threads=1)
 WATCHED = 8
 
 

@@ -18,7 +18,7 @@ import pytest
 from randlabels import checkpoint, stopping
 from randlabels.rundir import RunDir
 
-from .conftest import BASIC, Cli, numbers, only_run
+from .conftest import BASIC, Cli, numbers, only_run, wait_until
 
 SLOW = ["dataset=digits", "model=wrn", "model.depth=10", "model.dropout=0.2", "threads=1"]
 SLOW += ["augment=crop_flip", "batch_size=16", "dataset.train_size=640", "corrupt=1.0"]
@@ -47,13 +47,13 @@ def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen]:
 
 def wait_for_epochs(root: Path, epochs: int, runs: int = 1) -> list[RunDir]:
     """Until so many runs under `root` have so many lines of metrics."""
-    deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        files = [f for f in root.glob("runs/*/*/metrics.jsonl") if f.read_bytes().count(b"\n")]
-        if sum(f.read_bytes().count(b"\n") >= epochs for f in files) >= runs:
-            return [RunDir(f.parent) for f in files]
-        time.sleep(0.01)
-    raise AssertionError(f"no {runs} runs with {epochs} epochs")
+
+    def lines() -> dict[Path, int]:
+        files = root.glob("runs/*/*/metrics.jsonl")
+        return {f.parent: n for f in files if (n := f.read_bytes().count(b"\n"))}
+
+    wait_until(lambda: sum(n >= epochs for n in lines().values()) >= runs)
+    return [RunDir(folder) for folder in lines()]
 
 
 SLOW_TEST = pytest.mark.slow
@@ -103,9 +103,7 @@ def test_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     """Steps of minutes, so that no safe point comes in between."""
     huge = ["dataset=digits", "model=mlp", "model.hidden=[9000,9000]", "batch_size=1442"]
     with started(tmp_path, *huge, "threads=1", "epochs=500") as process:
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("runs/*/*/corruption.json")) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: list(tmp_path.glob("runs/*/*/corruption.json")))
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         time.sleep(0.1)
@@ -159,9 +157,7 @@ def test_workers_of_a_dead_launch_stop_with_a_checkpoint(tmp_path: Path) -> None
         runs = wait_for_epochs(tmp_path, 1, 2)
         process.kill()
         process.wait()
-        deadline = time.monotonic() + 20
-        while any(run.state() == "running" for run in runs) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: not any(run.state() == "running" for run in runs), seconds=20)
         assert [run.state() for run in runs] == ["interrupted"] * 2
         for run in runs:
             assert "Stopped by the end of its launch" in run.log.read_text()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from analysis import status
 from randlabels import metrics, rundir
 from randlabels.config import parse
 
-from .conftest import Cli
+from .conftest import Cli, held
 from .synthetic import record, write_run
 
 
@@ -63,14 +61,8 @@ def test_running_run_shows_progress_speed_and_time_left(tmp_path: Path) -> None:
     run = write_run(tmp_path, [0.1] * 4, state="interrupted")
     lines = [record(epoch, 0.5, 0.25) | {"seconds": 2.0} for epoch in range(3)]
     run.metrics.write_text("".join(metrics.encode(line) + "\n" for line in lines))
-    hold = "import time; from pathlib import Path; from randlabels.rundir import RunDir\n"
-    hold += (
-        f"with RunDir(Path({str(run.path)!r})).lock(): print('held', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with held(run):
         runs, _ = status.survey(tmp_path, {})
-        holder.kill()
     (found,) = runs
     assert found["state"] == "running"
     assert (found["epoch"], found["epochs"], found["seconds_left"]) == (3, 4, 2.0)

@@ -34,7 +34,7 @@ class Part:
 class Corruption(Protocol):
     """What the program asks of an option of the group `corruption`.
 
-    A corruption of pixels has `alters_images` and `alter` too; see `pixels.PixelCorruption`.
+    One of pixels has `altered` and `alter` too; see `pixels.PixelCorruption`.
     """
 
     name: ClassVar[str]

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import Config, parse, plain
+from ..config import Config, parse
 from ..console import print_table
 from ..corruption.base import frequencies
 from ..corruption.pixels import PixelCorruption
 from ..experiment import load, part_of, relabel
 from ..run import CONF, in_one_sentence, prepare_hydra
+from ..typed import plain
 
 LARGEST = 16
 """Classes up to which the whole matrix is shown; of more, the most frequent confusions."""
@@ -56,8 +57,8 @@ def show(config: Config) -> None:
     part = part_of(config, data, "train")
     true = data.train.labels.numpy()
     given = relabel(config, data, "train").numpy()
-    if isinstance(config.corruption, PixelCorruption):
-        altered = config.corruption.altered(part, config.corrupt)
+    if config.alters_images:
+        altered = cast(PixelCorruption, config.corruption).altered(part, config.corrupt)
         print(f"Images altered: {altered.mean():.4%} of {len(true):,}")
     else:
         stated = config.corruption.transition(part, config.corrupt)

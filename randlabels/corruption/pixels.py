@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from ..histogram import histogram
+from ..histogram import histogram, moments
 from . import Part
 from .base import Seeded, hit, stream, streams
 
@@ -26,8 +26,6 @@ class PixelCorruption(Seeded):
 
     Source: Zhang et al. 2017, section 2.1.
     """
-
-    alters_images: ClassVar[bool] = True
 
     def relabel(self, part: Part, prob: float) -> np.ndarray:
         """A copy of the true labels, which this kind leaves alone."""
@@ -149,11 +147,8 @@ class GaussianPixels(PixelCorruption):
 
     def _moments(self, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means and deviations, each (C or 1, 1, 1) float64, of the population."""
-        counts = histogram(torch.from_numpy(train)).numpy()
-        if self.moments == "scalar":
-            counts = counts.sum(0, keepdims=True)
-        levels = np.arange(256)
-        shares = counts / counts.sum(1, keepdims=True)
-        mean = shares @ levels
-        deviation = np.sqrt(np.maximum(shares @ levels**2 - mean**2, 0))
+        counts = histogram(torch.from_numpy(train))
+        mean, deviation = moments(
+            counts.sum(0, keepdims=True) if self.moments == "scalar" else counts
+        )
         return mean[:, None, None], deviation[:, None, None]

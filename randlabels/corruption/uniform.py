@@ -37,18 +37,13 @@ class Uniform(Mixture):
         return np.full((part.classes, part.classes), 1 / part.classes)
 
     def relabel(self, part: Part, prob: float) -> np.ndarray:
-        """Corrupted copy of the labels of `part`.
-
-        prob: probability that a label is redrawn, 0..1. At 0 nothing changes. Train and test
-            sets each start a fresh generator.
-        """
+        """Corrupted copy of the labels of `part`, from a fresh generator for each part."""
         if self.nested:
             return super().relabel(part, prob)
+        rng = np.random.RandomState(self.seed)
+        chosen = hit(len(part.labels), prob, rng)
         labels = part.labels.copy()
-        if prob > 0:
-            rng = np.random.RandomState(self.seed)
-            mask = hit(len(labels), prob, rng)
-            labels[mask] = rng.choice(part.classes, mask.sum())
+        labels[chosen] = rng.choice(part.classes, chosen.sum())
         return labels
 
 

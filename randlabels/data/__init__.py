@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 
-from ..histogram import histogram
+from ..histogram import histogram, moments
 from ..randomness import generator
 
 
@@ -80,13 +80,9 @@ class Data:
         the whole clean training set, where a constant channel gets deviation 1.
         """
         if self.published_moments:
-            mean, deviation = (torch.tensor(m, dtype=torch.float64) for m in self.published_moments)
+            mean, deviation = (torch.tensor(values) for values in self.published_moments)
         else:
-            levels = torch.arange(256, dtype=torch.float64)
-            counts = histogram(self.train.images).double()
-            share = counts / counts.sum(1, keepdim=True)
-            mean = share @ levels
-            deviation = (share @ levels**2 - mean**2).clamp(min=0).sqrt()
+            mean, deviation = map(torch.from_numpy, moments(histogram(self.train.images)))
             deviation[deviation == 0] = 1.0
         return mean.float(), deviation.float()
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
+import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from ..files import write_atomic
 from . import Data, Dataset, Split
 
 CACHE = ".randlabels-cache"
@@ -127,13 +127,9 @@ def _read_cache(path: Path) -> np.ndarray | None:
 
 
 def _write_cache(path: Path, images: np.ndarray) -> None:
-    """Write under a temporary name and rename. The cache is a convenience: failing is fine."""
+    """Keep decoded images; where that fails, they are decoded again next time."""
+    buffer = io.BytesIO()
+    np.savez(buffer, images=images)
     with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, images=images)
-            os.replace(temporary, path)
-        except OSError:
-            os.unlink(temporary)
+        write_atomic(path, buffer.getvalue())

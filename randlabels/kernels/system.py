@@ -173,7 +173,7 @@ class _Refined:
         """Take the proposed coefficients, which give `reached`, if they are an improvement."""
         residual = self.target - reached
         relative = self.relative_to_target(residual)
-        advanced = 10 * relative < self.relative  # false for NaN, which ends the refinement
+        advanced = 2 * relative < self.relative  # false for NaN, which ends the refinement
         if relative < self.relative:
             self.take(residual, relative)
         self.converged = self.relative <= TOLERANCE or not advanced

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config import Config
 from ..console import log, print_table
-from ..environment import check_device
+from ..environment import check_machine
 from ..exact import check_model
 from ..experiment import load, relabel
 from ..help import as_typed
@@ -45,7 +45,7 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
     for config in by_data(configs):
         dataset = config.dataset
         if here and new("device", config.device):
-            check_device(config)
+            check_machine(config)
         data = load(dataset)
         if new("labels", dataset, config.corruption, config.corrupt):
             dataset.indices(data.train.labels, "train")

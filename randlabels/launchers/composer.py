@@ -13,7 +13,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import Config, parse, plain
+from ..config import Config, parse
+from ..typed import plain
 
 
 class Composer:

@@ -34,6 +34,9 @@ with all cores, so that runs which differ in their labels share one factorisatio
 Grid = Mapping[str, Any]
 """Values by key, in Hydra's syntax: `0.0,0.5` lists values, `range(0,3)` counts them."""
 
+Runs = dict[Path, tuple[Config, list[str]]]
+"""Runs by folder: the config of each, and the overrides that make it."""
+
 
 class GridSweeper(Sweeper):
     """`hydra/sweeper=grid`: the products of the command line's lists with each of `runs`.
@@ -76,15 +79,7 @@ class GridSweeper(Sweeper):
         from ..execute import execute_exact  # torch, for which neither --help nor `prepare` waits
         from . import batch
 
-        runs: dict[Path, tuple[Config, list[str]]] = {}
-        for overrides in lists:
-            config = composer.config(overrides)
-            same, _ = runs.setdefault(config.run.path, (config, overrides))
-            if same.dataset.folder != config.dataset.folder:
-                raise ValueError(
-                    f"dataset.root={config.dataset.root} and {same.dataset.root} would share the "
-                    f"folder {config.run.path}; launch each with a name= of its own"
-                )
+        runs = _by_folder(composer, lists)
         configs = [config for config, _ in runs.values()]
         if not configs:
             raise ValueError(f"{' '.join(arguments)} describes no run: one of its lists is empty")
@@ -124,9 +119,7 @@ class GridSweeper(Sweeper):
             code = batch.close(configs, errors, stopped)
             sys.exit(exit_code() if stopped and code else code)
 
-    def _launch(
-        self, pending: Mapping[Path, tuple[Config, list[str]]], limit: float | None
-    ) -> dict[Path, str]:
+    def _launch(self, pending: Runs, limit: float | None) -> dict[Path, str]:
         """Execute runs, given by folder, up to a time limit in seconds; what was raised before a
         run had files."""
         assert self.launcher is not None
@@ -143,6 +136,24 @@ class GridSweeper(Sweeper):
             for path, job in zip(pending, returns, strict=False)  # fewer, if it was stopped
             if job.status == JobStatus.FAILED
         }
+
+
+def _by_folder(composer: Composer, lists: Sequence[list[str]]) -> Runs:
+    """The runs of lists of overrides, each once.
+
+    Raises:
+        ValueError: two of one folder differ in their data.
+    """
+    runs: Runs = {}
+    for overrides in lists:
+        config = composer.config(overrides)
+        same, _ = runs.setdefault(config.run.path, (config, overrides))
+        if same.dataset.folder != config.dataset.folder:
+            raise ValueError(
+                f"dataset.root={config.dataset.root} and {same.dataset.root} would share the "
+                f"folder {config.run.path}; launch each with a name= of its own"
+            )
+    return runs
 
 
 class _WhileGoingOn(list[list[str]]):

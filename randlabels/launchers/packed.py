@@ -1,13 +1,15 @@
-"""The launcher `packed`: worker processes that stay, and take one run after the other."""
+"""The launcher `packed`: worker processes that stay, and take one run after the other, or several
+at a time."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -19,11 +21,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ..config import Config
-from ..stopping import LAUNCH, follow, reason
+from ..stopping import LAUNCH, reason
+from .worker import Answer, cores, work
 
-PRELOADED = ["randlabels.execute", "randlabels.launchers.packed", "torch._dynamo"]
+PRELOADED = ["randlabels.execute", "randlabels.launchers.worker", "torch._dynamo"]
 """Imported once, by the process that all workers are copies of; torch comes along. The first
 optimizer that a process builds would import the last one, which takes as long as torch itself."""
+
+ON_GPU = 4
+"""Runs that share a GPU: a small one alone leaves most of it idle."""
 
 PATIENCE = 10.0
 """Seconds that a worker has for ending when it is told to, before it is killed."""
@@ -33,21 +39,26 @@ class PackedLauncher(Launcher):
     """`hydra/launcher=packed`: workers that import torch once and load each data set once.
 
     Every run is handed to the next free worker, those of one data set after each other. A worker
-    that dies loses its run only, and another one takes its place.
+    that dies loses the runs that it was at only, and another one takes its place.
 
     workers: number of worker processes, or `auto`: one for each GPU; on a CPU, as many as there
         are cores for the runs' `threads`.
+    concurrency: number of runs that a worker executes at a time, each in a thread of its own, or
+        `auto`: ON_GPU on a GPU, 1 on a CPU. A worker in which one of them runs out of memory has
+        half as many from then on, and that run comes again.
 
     Raises:
-        ValueError: `workers` is neither `auto` nor a number of at least 1.
+        ValueError: `workers` or `concurrency` is neither `auto` nor a number of at least 1.
     """
 
-    def __init__(self, workers: int | str = "auto") -> None:
-        if workers != "auto" and not (isinstance(workers, int) and workers > 0):
-            raise ValueError(
-                f"hydra.launcher.workers={workers} must be auto or a number of at least 1"
-            )
+    def __init__(self, workers: int | str = "auto", concurrency: int | str = "auto") -> None:
+        for key, value in {"workers": workers, "concurrency": concurrency}.items():
+            if value != "auto" and not (isinstance(value, int) and value > 0):
+                raise ValueError(
+                    f"hydra.launcher.{key}={value} must be auto or a number of at least 1"
+                )
         self.workers = workers
+        self.concurrency = concurrency
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -85,28 +96,31 @@ class PackedLauncher(Launcher):
         """
         waiting = deque(by_data(configs))
         size = min(self._size(configs), len(waiting))
+        concurrency = self._concurrency(configs)
         self.prepare()
         context = multiprocessing.get_context("forkserver")
         errors: dict[Path, str] = {}
         workers: list[Worker] = []
         try:
             for slot in range(size):
-                workers.append(Worker.start(context, slot, size))
-                workers[-1].give(waiting.popleft())
-            while busy := [worker for worker in workers if worker.run is not None]:
+                workers.append(Worker.start(context, slot, size, concurrency))
+            hand_out(waiting, workers)
+            while busy := [worker for worker in workers if worker.runs]:
                 wait([worker.line for worker in busy])
                 for worker in [worker for worker in busy if worker.line.poll()]:
-                    config = worker.run
-                    assert config is not None
-                    if error := worker.answer():
-                        errors[config.run.path] = error
-                    if not waiting or reason(limit):
-                        continue
-                    if worker.process.exitcode is not None:
-                        workers.remove(worker)
-                        worker = Worker.start(context, worker.slot, size)
-                        workers.append(worker)
-                    worker.give(waiting.popleft())
+                    for answer in worker.answers():
+                        if answer.again:
+                            worker.halve()
+                            waiting.append(worker.runs[answer.path])
+                        elif answer.error:
+                            errors[answer.path] = answer.error
+                        del worker.runs[answer.path]
+                if not waiting or reason(limit):
+                    continue
+                for slot, worker in enumerate(workers):
+                    if not worker.runs and worker.process.exitcode is not None:
+                        workers[slot] = Worker.start(context, slot, size, worker.concurrency)
+                hand_out(waiting, workers)
         finally:
             for worker in workers:
                 worker.line.close()  # which ends a worker that waits for its next run
@@ -119,53 +133,65 @@ class PackedLauncher(Launcher):
     def _size(self, configs: Sequence[Config]) -> int:
         if isinstance(self.workers, int):
             return self.workers
-        import torch
-
-        if torch.cuda.is_available() and any(config.device != "cpu" for config in configs):
-            return torch.cuda.device_count()
+        if gpus := _gpus(configs):
+            return gpus
         threads = [int(config.threads) for config in configs if config.threads != "auto"]
         return max(1, len(cores()) // max(threads, default=1))
+
+    def _concurrency(self, configs: Sequence[Config]) -> int:
+        if isinstance(self.concurrency, int):
+            return self.concurrency
+        return ON_GPU if _gpus(configs) else 1
 
 
 @dataclass
 class Worker:
     """A process that executes runs, as its parent sees it.
 
-    slot: its number among the workers. run: what it is at; None if it is idle.
+    concurrency: how many runs it is given at a time. runs: by folder, what it is at.
     """
 
     process: ForkServerProcess
     line: Connection
-    slot: int
-    run: Config | None = None
+    concurrency: int
+    runs: dict[Path, Config] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, context: ForkServerContext, slot: int, size: int) -> Worker:
+    def start(cls, context: ForkServerContext, slot: int, size: int, concurrency: int) -> Worker:
         """The worker for `slot`, one of `size`."""
         ours, theirs = context.Pipe()
-        launch = os.environ.get(LAUNCH, "")
-        process = context.Process(target=work, args=(theirs, slot, size, launch), daemon=True)
+        arguments = (theirs, slot, size, concurrency, os.environ.get(LAUNCH, ""))
+        process = context.Process(target=work, args=arguments, daemon=True)
         process.start()
         theirs.close()  # so that the death of the worker ends the line
-        return cls(process, ours, slot)
+        return cls(process, ours, concurrency)
 
     def give(self, config: Config) -> None:
-        self.run = config
-        try:
-            self.line.send(config)
-        except OSError:
-            pass  # it died in the meantime; the end of the line says so
+        self.runs[config.run.path] = config
+        with contextlib.suppress(OSError):  # it died in the meantime; the end of the line says so
+            self.line.send((config, self.concurrency > 1))
 
-    def answer(self) -> str | None:
-        """What went wrong with the run that it was at, if anything did."""
-        self.run = None
+    def answers(self) -> list[Answer]:
+        """What it says of one of the runs that it was at, or its death of all of them."""
         try:
-            return self.line.recv()
+            return [self.line.recv()]
         except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode or 0
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            return f"its worker died ({how})"
+            return [Answer(path, f"its worker died ({how})") for path in self.runs]
+
+    def halve(self) -> None:
+        """The runs that it is at need too much memory together."""
+        self.concurrency = max(1, min(self.concurrency, len(self.runs)) // 2)
+
+
+def hand_out(waiting: deque[Config], workers: Sequence[Worker]) -> None:
+    """Give each worker as many runs as it takes, in turns."""
+    while free := [worker for worker in workers if len(worker.runs) < worker.concurrency]:
+        if not waiting:
+            return
+        min(free, key=lambda worker: len(worker.runs)).give(waiting.popleft())
 
 
 def by_data(configs: Sequence[Config]) -> list[Config]:
@@ -177,43 +203,9 @@ def by_data(configs: Sequence[Config]) -> list[Config]:
     return [config for group in groups.values() for config in group]
 
 
-def work(line: Connection, slot: int, size: int, launch: str) -> None:
-    """The life of a worker: execute each run that comes, until the parent ends or says so.
+def _gpus(configs: Sequence[Config]) -> int:
+    """Number of the GPUs that the runs may use; 0 if there is none, or none may."""
+    import torch
 
-    It follows `launch`, the content of `stopping.LAUNCH` in its parent.
-    """
-    from ..execute import execute
-
-    follow(launch)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _pin(slot, size)
-    _answer_all(line, lambda config: execute(config, job=slot))
-
-
-def _answer_all(line: Connection, execute: Callable[[Config], str]) -> None:
-    while True:
-        try:
-            config = line.recv()
-        except EOFError:  # the parent has no more, or has died
-            return
-        error = None
-        try:
-            execute(config)
-        except Exception as raised:  # before the run had files; the others go on
-            error = f"{type(raised).__name__}: {raised}"
-        line.send(error)
-
-
-def cores() -> list[int]:
-    """Numbers of the CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def _pin(slot: int, size: int) -> None:
-    """Keep to cores of one's own, where all workers together fill the machine."""
-    mine = cores()
-    each = len(mine) // size
-    if hasattr(os, "sched_setaffinity") and size * each == len(mine):
-        os.sched_setaffinity(0, mine[slot * each : (slot + 1) * each])
+    on_cpu = all(config.device == "cpu" for config in configs)
+    return 0 if on_cpu or not torch.cuda.is_available() else torch.cuda.device_count()

@@ -21,7 +21,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from ..config import Config, plain, typed
+from ..config import Config
+from ..typed import plain, typed
 from .node import Job
 
 LOGS = ".slurm"

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .init import initialize
+from .norm import BatchNormReLU
 from .same import pad_same
 
 
@@ -22,9 +23,8 @@ def conv_module(
     without the normalisation. Its epsilon and momentum are not in the paper: torch's defaults.
     """
     layers: list[nn.Module] = [nn.Conv2d(width_in, width, kernel, stride, padding)]
-    if norm:
-        layers.append(nn.BatchNorm2d(width, affine=False))
-    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+    layers.append(BatchNormReLU(width, affine=False) if norm else nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
 
 
 class InceptionModule(nn.Module):

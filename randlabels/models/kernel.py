@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -14,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 
-from ..kernels import features, functions, system
+from ..kernels import conv, features, functions, system
 from ..kernels.cholesky import Breakdown, Triangle
-from ..kernels.conv import ConvSystem
 from ..kernels.rows import Rows
 from . import Fit, SolveOptions
 
@@ -107,10 +107,10 @@ class Kernel:
     def _shared_memory(self, images: torch.Tensor, test: int, options: SolveOptions) -> int:
         """Bytes that a fit needs however many sets of labels there are."""
         if self.features == "random_conv":
-            width = 4 * min(self.filters, ConvSystem.BATCH)
+            row = 4 * self.filters + 4 * images[0].numel()  # 8-bit codes, and float32 pixels
         else:
-            width = self._rows(images[:1].float()).values.shape[1]
-        rows = (len(images) + test) * width * 5  # float32, and 8-bit codes
+            row = 5 * self._rows(images[:1].float()).values.shape[1]  # float32, and 8-bit codes
+        rows = (len(images) + test) * row
         return Triangle.size(len(images)) * options.dtype.itemsize + rows + 2**29
 
     def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
@@ -129,7 +129,7 @@ class Kernel:
     ) -> list[Fit]:
         shared = self._shared_memory(train, len(test), options)
         at_once = (options.memory - shared) // _memory(*targets[0].shape)
-        equations = self._system(train, test, rng)
+        equations = self._system(train, test, rng, lambda: options.tick(0.0))
         try:
             solutions = _solved(
                 equations, targets, min(max(at_once, 1), AT_ONCE), options, str(train.device)
@@ -156,12 +156,15 @@ class Kernel:
         ]
 
     def _system(
-        self, train: torch.Tensor, test: torch.Tensor, rng: torch.Generator
+        self,
+        train: torch.Tensor,
+        test: torch.Tensor,
+        rng: torch.Generator,
+        beat: Callable[[], None],
     ) -> system.System:
         if self.features == "random_conv":
-            return ConvSystem(
-                train, test, self.filters, self.patch, self.stride, self.bias, self.ridge, rng
-            )
+            size = self.filters, self.patch, self.stride, self.bias
+            return conv.ConvSystem(conv.shared(train, test, *size, rng, beat), self.ridge, beat)
         kernel = {
             "gaussian": lambda: functions.gaussian(self.gamma),
             "laplacian": lambda: functions.laplacian(self.gamma),

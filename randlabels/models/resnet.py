@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .init import initialize
+from .norm import BatchNormReLU
 
 
 class Block(nn.Module):
@@ -22,7 +23,7 @@ class Block(nn.Module):
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNormReLU(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.shortcut = nn.Sequential()
@@ -31,7 +32,7 @@ class Block(nn.Module):
             self.shortcut.append(nn.BatchNorm2d(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn1(self.conv1(x))
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x), inplace=True)
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from .dropout import Dropout
 from .init import initialize
+from .norm import BatchNormReLU
 
 
 class Block(nn.Module):
@@ -21,9 +21,9 @@ class Block(nn.Module):
 
     def __init__(self, width_in: int, width: int, stride: int, dropout: float) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(width_in)
+        self.bn1 = BatchNormReLU(width_in)
         self.conv1 = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = BatchNormReLU(width)
         self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.shortcut = (
@@ -31,10 +31,10 @@ class Block(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        active = F.relu(self.bn1(x), inplace=True)
+        active = self.bn1(x)
         skip = x if self.shortcut is None else self.shortcut(active)
         out = self.dropout(self.conv1(active))
-        return self.conv2(F.relu(self.bn2(out), inplace=True)).add_(skip)
+        return self.conv2(self.bn2(out)).add_(skip)
 
 
 class WideResNet(nn.Module):
@@ -52,11 +52,11 @@ class WideResNet(nn.Module):
                 blocks.append(Block(width_in, width, stride if i == 0 else 1, dropout))
                 width_in = width
         self.blocks = nn.Sequential(*blocks)
-        self.bn = nn.BatchNorm2d(width_in)
+        self.bn = BatchNormReLU(width_in)
         self.head = nn.Linear(width_in, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.bn(self.blocks(self.conv(x))), inplace=True)
+        x = self.bn(self.blocks(self.conv(x)))
         return self.head(x.mean(dim=(2, 3)))
 
 

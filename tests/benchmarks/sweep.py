@@ -43,7 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from randlabels.config import parse
 from randlabels.console import print_table
 from randlabels.experiment import assemble, build_model, load
-from randlabels.launchers.packed import cores
+from randlabels.launchers.worker import cores
 
 from .throughput import plain_epoch
 

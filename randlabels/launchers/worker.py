@@ -1,0 +1,96 @@
+"""The life of a worker process of the launcher `packed`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock, Thread
+
+from ..config import Config
+from ..stopping import follow
+
+Task = tuple[Config, bool]
+"""What goes to a worker: a run, and whether others may be executed beside it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How the execution of a run ended, as its worker says.
+
+    path: its folder. error: what went wrong beyond its error.json. again: it had too little memory
+    beside others.
+    """
+
+    path: Path
+    error: str | None = None
+    again: bool = False
+
+
+def work(line: Connection, slot: int, size: int, concurrency: int, launch: str) -> None:
+    """The life of a worker: execute each run that comes, until the parent ends or says so.
+
+    It follows `launch`, the content of `stopping.LAUNCH` in its parent. The main thread, in which
+    Python handles signals, executes the runs itself if there is one at a time.
+    """
+    from torch import OutOfMemoryError
+
+    from ..execute import execute
+
+    saying = Lock()
+
+    def execute_all(tasks: Iterable[Task]) -> None:
+        for config, beside in tasks:
+            error, again = None, False
+            try:
+                execute(config, job=slot, beside=beside)
+            except (Exception, SystemExit) as raised:  # before it had files; the others go on
+                error = f"{type(raised).__name__}: {raised}"
+                again = beside and isinstance(raised, OutOfMemoryError)
+            with saying, contextlib.suppress(OSError):  # of a parent that has died
+                line.send(Answer(config.run.path, error, again))
+
+    follow(launch)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _pin(slot, size)
+    if concurrency == 1:
+        execute_all(_received(line))
+        return
+    queue: SimpleQueue[Task | None] = SimpleQueue()
+    threads = []
+    for _ in range(concurrency):
+        threads.append(Thread(target=execute_all, args=[iter(queue.get, None)], daemon=True))
+        threads[-1].start()
+    for task in _received(line):
+        queue.put(task)
+    for _ in threads:
+        queue.put(None)
+    for thread in threads:
+        thread.join()
+
+
+def _received(line: Connection) -> Iterator[Task]:
+    """The runs that come until the parent has no more, or has died."""
+    with contextlib.suppress(EOFError):
+        while True:
+            yield line.recv()
+
+
+def cores() -> list[int]:
+    """Numbers of the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _pin(slot: int, size: int) -> None:
+    """Keep to cores of one's own, where all workers together fill the machine."""
+    mine = cores()
+    each = len(mine) // size
+    if hasattr(os, "sched_setaffinity") and size * each == len(mine):
+        os.sched_setaffinity(0, mine[slot * each : (slot + 1) * each])

@@ -1,0 +1,65 @@
+"""Dataclasses from plain values: keys that exist, with values of their types, or one sentence."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+IN_WORDS = {
+    "int": "a whole number",
+    "int | None": "a whole number or null",
+    "float": "a number",
+    "float | None": "a number or null",
+    "bool": "true or false",
+    "str": "a text",
+    "str | None": "a text or null",
+    "list[int]": "a list of whole numbers such as [512,256]",
+    "list[float]": "a list of numbers such as [4,8]",
+    "list[str]": "a list of texts such as ['module load cuda']",
+    "bool | None": "true, false or null",
+}
+"""Types of keys, as error messages name them."""
+
+
+def plain(tree: DictConfig) -> dict[str, Any]:
+    """A composed tree as nested plain values, interpolations resolved."""
+    values = OmegaConf.to_container(tree, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def typed(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    """An instance of dataclass `cls` from plain values, converted to the types of its fields.
+
+    prefix: what stands before its keys on the command line, such as `model.`; "" at the top level.
+
+    Raises:
+        ValueError: one sentence with the key, its value and the rule that it breaks.
+    """
+    known = {f.name for f in dataclasses.fields(cls)}
+    if unknown := sorted(set(values) - known):
+        listed = ", ".join(sorted(known)) or "no keys"
+        whose = f"{prefix[:-1]}={cls.name}" if prefix else "the top level"
+        raise ValueError(f"{prefix}{unknown[0]} is no known key; {whose} takes {listed}")
+    schema = copy.deepcopy(_schema(cls))
+    for key, value in values.items():
+        try:
+            schema[key] = value
+        except OmegaConfBaseException as error:
+            wanted = str(next(f.type for f in dataclasses.fields(cls) if f.name == key))
+            raise ValueError(
+                f"{prefix}{key}={value} has the wrong type; give {IN_WORDS.get(wanted, wanted)}"
+            ) from error
+    return OmegaConf.to_object(schema)
+
+
+@cache
+def _schema(cls: type) -> DictConfig:
+    """The fields of a dataclass with types and defaults; a copy costs a third of a new one."""
+    return OmegaConf.structured(cls)
