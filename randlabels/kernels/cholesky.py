@@ -24,7 +24,7 @@ products, small enough for the caches; what is computed above the diagonal is 5 
 n = 60,000."""
 
 HEAD = 125
-"""Columns of L whose products are in float64: n²·HEAD operations, 2 % of the time at n = 60,000."""
+"""Columns of L whose products are in float64: n²·HEAD operations."""
 
 TILE = 1000
 """Rows and columns of a piece of K that is computed at once; it divides BLOCK."""

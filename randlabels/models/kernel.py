@@ -220,11 +220,14 @@ def _solutions(
     keys = [hashlib.sha256(target.cpu().numpy().tobytes()).digest() for target in targets]
     distinct = dict(zip(keys, targets, strict=True))
     different = list(distinct.values())
+    started = time.perf_counter()
     solutions = [
         solution
         for start in range(0, len(different), at_once)
         for solution in system.solve(equations, factor, different[start : start + at_once])
     ]
+    took = time.perf_counter() - started
+    log.info("%d different sets of labels solved for in %.1f s.", len(different), took)
     solved = dict(zip(distinct, solutions, strict=True))
     return [solved[key] for key in keys]
 
