@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -44,6 +45,9 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+    except BrokenPipeError:  # who read the output has seen enough: --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if show_traceback:
             raise
@@ -117,6 +121,7 @@ def in_one_sentence(error: Exception) -> str:
         group, option = "/".join(parts[:depth]), "/".join(parts[depth:])
         files = sorted((CONF / group).rglob("*.yaml"))
         known = [f.relative_to(CONF / group).with_suffix("").as_posix() for f in files]
+        known += (name.removesuffix(".yaml") for name in ConfigStore.instance().repo.get(group, {}))
         if depth == 2:  # plugins have options of their own, which Hydra lists one a line
             known = re.findall(r"^\t(\S+)$", text, re.M)
         listed = f"; use {', '.join(known)}" if known else ""
