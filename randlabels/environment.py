@@ -104,9 +104,10 @@ def _precision(config: Config, kind: str) -> str:
     """What `auto` means for this model on this kind of hardware."""
     if config.exact:
         return "fp32" if kind == "cpu" else "fp64"
+    if kind != "cpu" or config.model.name not in BF16_ON_CPU:
+        return "fp32"
     wide = min(getattr(config.model, "hidden", None) or [BF16_WIDTH]) >= BF16_WIDTH
-    fast = kind == "cpu" and config.model.name in BF16_ON_CPU and wide
-    return "bf16" if fast and _multiplies_bf16() else "fp32"
+    return "bf16" if wide and _multiplies_bf16() else "fp32"
 
 
 @cache

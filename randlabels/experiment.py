@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from .config import Config
 from .corruption import Part
 from .corruption.pixels import PixelCorruption
 from .data import Data, Dataset
+from .options import located
 from .preprocess import Moments
 from .randomness import derive_seed, generator
 
@@ -112,8 +114,16 @@ def check_network(config: Config, data: Data) -> None:
     Raises:
         ValueError: it refuses them, gives other than logits, or draws what could not be repeated.
     """
-    model = build_model(config, data).eval()
     name, image = f"model={config.model.name}", _image(config, data)
+    try:
+        model = build_model(config, data)
+    except (ValueError, OSError):  # a sentence already
+        raise
+    except Exception as error:
+        what = located(error, inspect.getfile(type(config.model)))
+        raise ValueError(f"{name} cannot be built: {what}") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name} builds {model!r}; build must return an nn.Module")
     if any(isinstance(layer, _DropoutNd) for layer in model.modules()):
         raise ValueError(
             f"{name} has torch's own dropout, which no run could repeat; take Dropout from "
@@ -121,12 +131,15 @@ def check_network(config: Config, data: Data) -> None:
         )
     try:
         with torch.no_grad():
-            logits = model(torch.zeros(2, *image))
-    except RuntimeError as error:
-        raise ValueError(f"{name} fails on images of shape {image}: {error}") from error
-    if logits.shape != (2, data.classes):
+            logits = model.eval()(torch.zeros(2, *image))
+    except Exception as error:
+        what = located(error, inspect.getfile(type(config.model)))
+        raise ValueError(f"{name} fails on images of shape {image}: {what}") from error
+    made = f"a {type(logits).__name__}"
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else made
+    if shape != (2, data.classes):
         raise ValueError(
-            f"{name} makes {tuple(logits.shape)} of 2 images of shape {image}; it must make "
+            f"{name} makes {shape} of 2 images of shape {image}; it must make "
             f"(2, {data.classes}), a logit for each class"
         )
 
@@ -166,18 +179,27 @@ def relabel(config: Config, data: Data, name: str) -> torch.Tensor:
     """Corrupted labels (N,) int64 of a whole part, so that no size or run seed changes any.
 
     Raises:
-        ValueError: the corruption returned something else.
+        ValueError: the corruption failed, or returned something else.
     """
     part = part_of(config, data, name)
-    found = config.corruption.relabel(part, config.corrupt)
-    if (
-        found.shape != part.labels.shape
-        or not np.issubdtype(found.dtype, np.integer)
-        or (len(found) and not (0 <= found.min() and found.max() < data.classes))
-    ):
+    kind = f"corruption={config.corruption.name}"
+    try:
+        found = np.asarray(config.corruption.relabel(part, config.corrupt))
+    except (ValueError, OSError):  # a sentence already
+        raise
+    except Exception as error:
+        what = located(error, inspect.getfile(type(config.corruption)))
+        raise ValueError(f"{kind} fails: {what}") from error
+    given = f"{found.dtype} of shape {found.shape}"
+    good = found.shape == part.labels.shape and np.issubdtype(found.dtype, np.integer)
+    if good and len(found):
+        lowest, highest = found.min(), found.max()
+        good = lowest >= 0 and highest < data.classes
+        given = f"integers from {lowest} to {highest}"
+    if not good:
         raise ValueError(
-            f"corruption={config.corruption.name} returned {found.dtype} of shape {found.shape}; "
-            f"relabel must return {len(part.labels)} integers from 0 to {data.classes - 1}"
+            f"{kind} returned {given} for the {name} part; relabel must return "
+            f"{len(part.labels)} integers from 0 to {data.classes - 1}"
         )
     return torch.from_numpy(found.astype(np.int64))
 

@@ -44,11 +44,12 @@ def known_keys(conf: Path) -> list[str]:
 
 
 def launcher_keys(conf: Path) -> list[tuple[str, str]]:
-    """Each launcher of our own, with its keys."""
+    """Each launcher of our own, with its keys; one that extends another takes that one's."""
     found = []
     for file in sorted((conf / "hydra" / "launcher").glob("*.yaml")):
         keys = yaml.safe_load(file.read_text())
-        found.append((file.stem, ", ".join(key for key in keys if key != "_target_")))
+        if "defaults" not in keys:
+            found.append((file.stem, ", ".join(key for key in keys if key != "_target_")))
     return found
 
 

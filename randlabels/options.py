@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib
+import importlib.util
+import inspect
 import pkgutil
 import re
+import traceback
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -45,15 +47,26 @@ REQUIRED = {
 @cache
 def options(group: str) -> dict[str, type]:
     """The options of a group by name: every dataclass with a `name` in its module or package."""
-    found = {
-        cls.name: cls
-        for module in _modules(group)
-        for cls in vars(module).values()
-        if dataclasses.is_dataclass(cls) and isinstance(cls, type) and hasattr(cls, "name")
-    }
+    found: dict[str, type] = {}
+    for module in _modules(group):
+        for cls in vars(module).values():
+            if dataclasses.is_dataclass(cls) and isinstance(cls, type) and hasattr(cls, "name"):
+                first = found.setdefault(cls.name, cls)
+                if first is not cls:
+                    raise ValueError(
+                        f"{group}={cls.name} is class {first.__name__} in {inspect.getfile(first)} "
+                        f"and class {cls.__name__} in {inspect.getfile(cls)}; give one another name"
+                    )
     for name, cls in found.items():
         _check(f"{group}={name}", cls, *REQUIRED.get(group, ()))
     return found
+
+
+def located(error: Exception, file: str) -> str:
+    """What was raised, after the place in `file` that led there, for whoever wrote the file."""
+    lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == file]
+    place = f"{file}, line {lines[-1]}" if lines else file
+    return f"{place}: {type(error).__name__}: {error}"
 
 
 def _check(option: str, cls: type, key: str | None = None, *methods: str) -> None:
@@ -69,6 +82,14 @@ def _check(option: str, cls: type, key: str | None = None, *methods: str) -> Non
     for method in methods:
         if not any(hasattr(cls, name) for name in method.split(" or ")):
             raise ValueError(f"{option} has no method {method}; class {cls.__name__} must have one")
+    declared = {"name"}.union(*map(inspect.get_annotations, cls.__mro__))
+    for key, value in vars(cls).items():
+        if key[0] != "_" and key not in declared:
+            if value is None or isinstance(value, int | float | str | list | tuple | dict):
+                raise ValueError(
+                    f"{option} has {key} = {value!r} without a type, which makes it no key; write "
+                    f"{key}: {type(value).__name__} = {value!r}, or with ClassVar if it is none"
+                )
 
 
 def _modules(group: str) -> Iterator[ModuleType]:
@@ -76,7 +97,15 @@ def _modules(group: str) -> Iterator[ModuleType]:
     yield module
     for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
         if found.name != "__main__":
-            yield importlib.import_module(f"{module.__name__}.{found.name}")
+            yield _imported(f"{module.__name__}.{found.name}")
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        spec = importlib.util.find_spec(name)
+        raise ValueError(located(error, str(spec and spec.origin))) from error
 
 
 def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -93,7 +122,9 @@ def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
                         raise ValueError(f"{written} must have the line `name: {name}`; add it")
                     continue
                 if name not in options(group):
-                    raise ValueError(f"{file}: the class named {name!r} is no dataclass")
+                    raise ValueError(
+                        f"{file}: the class named {name!r} is no dataclass; put @dataclass above it"
+                    )
                 defaults = dataclasses.asdict(options(group)[name]())
                 yield group, name, {"name": name, **defaults}
 

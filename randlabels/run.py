@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+    except BrokenPipeError:  # who read the output has seen enough: --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if show_traceback:
             raise
@@ -116,14 +120,14 @@ def in_one_sentence(error: Exception) -> str:
             if group in DEFAULTS and not all(
                 isinstance(yaml.safe_load(name), str) for name in value.split(",")
             ):
-                return _unknown_option(group, value, _files(group))
+                return _unknown_option(group, value, _options(group))
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(text.split())
     if unknown := re.search(r"Could not find '([^']+)'", text):
         parts = unknown[1].split("/")
         depth = 2 if parts[0] == "hydra" else 1
         group, option = "/".join(parts[:depth]), "/".join(parts[depth:])
-        known = _files(group)
+        known = _options(group)
         if depth == 2:  # plugins have options of their own, which Hydra lists one a line
             known = re.findall(r"^\t(\S+)$", text, re.M)
         return _unknown_option(group, option, known)
@@ -147,9 +151,12 @@ def _unknown_option(group: str, option: str, known: list[str]) -> str:
     return f"{group}={option} is unknown{listed}{amount}"
 
 
-def _files(group: str) -> list[str]:
+def _options(group: str) -> list[str]:
+    """Those of files under conf, and those of one's own files."""
     folder = CONF / group
-    return sorted(f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("*.yaml"))
+    names = [f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("*.yaml")]
+    own = (name.removesuffix(".yaml") for name in ConfigStore.instance().repo.get(group, {}))
+    return sorted({*names, *own})
 
 
 def _unknown_key(key: str) -> str:

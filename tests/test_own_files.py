@@ -16,7 +16,8 @@ import torch
 from randlabels import options
 from randlabels.config import Config, parse
 from randlabels.exact import check_model
-from randlabels.experiment import build_model, load
+from randlabels.experiment import build_model, load, relabel
+from randlabels.launchers.batch import check
 from randlabels.run import CONF
 
 HEAD = """
@@ -97,6 +98,12 @@ def test_layers_with_torchs_own_initialisation_follow_the_runs_seed(own: Own) ->
             r"fails on images of shape \(1, 8, 8\): .*multiplied",
         ),
         ("nn.Flatten(), nn.Dropout(), nn.Linear(64, 10)", "has torch's own dropout, which no run"),
+        ("nn.Flatten(1, nope)", r"cannot be built: .*own.py, line \d+: NameError: name 'nope'"),
+        ("nn.Linear(8, 10), nn.LSTM(10, 10)", r"fails on images of shape \(1, 8, 8\): .*own.py: "),
+        (
+            "nn.Flatten(), nn.LSTM(64, 10)",
+            r"makes a tuple of 2 images .* must make \(2, 10\), a log",
+        ),
     ],
 )
 def test_network_that_cannot_be_trained_is_refused_before_its_run(
@@ -125,6 +132,11 @@ def test_network_with_our_dropout_is_taken(own: Own) -> None:
             "has no method transition; class Own must have one",
         ),
         ("dataset", "def load(self): ...", "has no key root; class Own must have one"),
+        (
+            "model",
+            "lr: float = 0.1\n    width = 8\n    def build(self): ...",
+            "has width = 8 without a type, which makes it no key; write width: int = 8, or ",
+        ),
     ],
 )
 def test_class_that_lacks_something_is_named_with_it(
@@ -133,6 +145,102 @@ def test_class_that_lacks_something_is_named_with_it(
     own(group, f'@dataclass\nclass Own:\n    name: ClassVar[str] = "own"\n    {body}\n')
     with pytest.raises(ValueError, match=f"^{group}=own {re.escape(sentence)}"):
         parse({group: {"name": "own"}})
+
+
+def test_build_that_returns_no_module_is_named_with_what_it_returns(own: Own) -> None:
+    own(
+        "model",
+        """
+        @dataclass
+        class Own:
+            name: ClassVar[str] = "own"
+            lr: float | None = 0.1
+
+            def build(self, image, classes, rng):
+                nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+        """,
+    )
+    config = parse({**DIGITS, "model": {"name": "own"}})
+    with pytest.raises(ValueError, match="^model=own builds None; build must return an nn.Module"):
+        check_model(config, load(config.dataset))
+
+
+def test_name_that_is_taken_is_refused_with_both_classes(own: Own) -> None:
+    """Without that the later file would replace the other model under its name."""
+    own("model", '@dataclass\nclass Own:\n    name: ClassVar[str] = "mlp"\n')
+    with pytest.raises(
+        ValueError, match=r"^model=mlp is class MLP in .*mlp.py and class Own in .*"
+    ):
+        parse(DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("import nowhere", r"own.py, line \d+: ModuleNotFoundError: No module named 'nowhere'"),
+        (
+            "nn.Linea",
+            r"own.py, line \d+: AttributeError: module 'torch.nn' has no attribute 'Linea'",
+        ),
+    ],
+)
+def test_file_that_cannot_be_imported_is_named_with_its_line(
+    own: Own, line: str, sentence: str
+) -> None:
+    own("model", line)
+    with pytest.raises(ValueError, match=sentence):
+        parse(DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        (
+            "part.labels / 2",
+            r"returned float64 of shape \(1442,\) for the train part; relabel must ",
+        ),
+        (
+            "part.labels + 1",
+            "returned integers from 1 to 10 for the train part; relabel must return",
+        ),
+        ("part.labels - (part.name == 'test')", "returned integers from -1 to 8 for the test part"),
+        ("None", r"returned object of shape \(\) for the train part; relabel must return 1442 int"),
+        ("part.label", r"fails: .*own.py, line \d+: AttributeError: 'Part' object has no"),
+    ],
+)
+def test_corruption_that_gives_no_labels_is_refused_before_any_run(
+    own: Own, returned: str, sentence: str
+) -> None:
+    config = noise(own, f"return {returned}")
+    with pytest.raises(ValueError, match=f"^corruption=own {sentence}"):
+        check([config])
+
+
+def test_labels_may_be_a_list_or_a_tensor(own: Own) -> None:
+    config = noise(own, "return torch.tensor(part.labels) if part.name == 'test' else [3] * 1442")
+    data = load(config.dataset)
+    assert relabel(config, data, "train").tolist() == [3] * 1442
+    assert torch.equal(relabel(config, data, "test"), data.test.labels)
+
+
+def noise(own: Own, relabel: str) -> Config:
+    """A run on digits of a corruption that relabels so."""
+    own(
+        "corruption",
+        f"""
+        @dataclass
+        class Own:
+            name: ClassVar[str] = "own"
+            seed: int = 0
+
+            def relabel(self, part, prob):
+                {relabel}
+
+            def transition(self, part, prob):
+                return np.eye(part.classes)
+        """,
+    )
+    return parse({**DIGITS, "model": {"name": "linear"}, "corruption": {"name": "own"}})
 
 
 @pytest.mark.parametrize(

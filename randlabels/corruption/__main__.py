@@ -61,7 +61,13 @@ def show(config: Config) -> None:
         altered = cast(PixelCorruption, config.corruption).altered(part, config.corrupt)
         print(f"Images altered: {altered.mean():.4%} of {len(true):,}")
     else:
-        stated = config.corruption.transition(part, config.corrupt)
+        stated = np.asarray(config.corruption.transition(part, config.corrupt))
+        if stated.shape != (data.classes, data.classes) or not np.allclose(stated.sum(1), 1):
+            sums = f", with rows that sum to {stated.sum(1)}" if stated.ndim == 2 else ""
+            raise ValueError(
+                f"corruption={config.corruption.name} states a matrix of shape {stated.shape}"
+                f"{sums}; transition must return {(data.classes, data.classes)}, rows summing to 1"
+            )
         title = f"{config.corruption.name}, p = {config.corrupt:g}, {config.dataset.name}"
         show_matrices(title, stated, frequencies(true, given, data.classes))
     print(f"Labels changed: {np.mean(given != true):.4%} of {len(true):,}")

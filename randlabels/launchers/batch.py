@@ -51,6 +51,7 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
             dataset.indices(data.train.labels, "train")
             dataset.indices(data.test.labels, "test")
             relabel(config, data, "train")
+            relabel(config, data, "test")
         resources = config.device, config.precision
         if new("model", *resources, dataset, config.model, config.preprocess):
             check_model(config, data, here=here)
