@@ -382,12 +382,13 @@ def test_gabor_filters_ignore_brightness_and_tell_orientations_apart() -> None:
 
 @pytest.mark.data
 @pytest.mark.timeout(600)
-def test_five_thousand_mnist_images_are_classified_as_by_scipy(real_data: Path) -> None:
+@pytest.mark.parametrize("n", [5_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mnist_is_classified_as_by_scipy(n: int, real_data: Path) -> None:
     from torchvision.datasets import MNIST
 
     parts = [MNIST(str(real_data), train=train) for train in (True, False)]
     x, z = (part.data.flatten(1).float() / 255 for part in parts)
-    x, y = x[:5_000], torch.nn.functional.one_hot(parts[0].targets[:5_000], 10).double()
+    x, y = x[:n], torch.nn.functional.one_hot(parts[0].targets[:n], 10).double()
     model = Kernel()
     fit = model.solve(
         x.view(-1, 1, 28, 28),
@@ -397,7 +398,7 @@ def test_five_thousand_mnist_images_are_classified_as_by_scipy(real_data: Path) 
         SolveOptions(torch.float32),
     )[0]
     pixels, unseen = ((part.data.flatten(1).double() / 255).numpy() for part in parts)
-    pixels = pixels[:5_000]
+    pixels = pixels[:n]
 
     def k(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         distance = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
