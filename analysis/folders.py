@@ -16,7 +16,7 @@ from randlabels.rundir import FINISHED, SCHEMA, RunDir, device_kind, flat_keys, 
 
 from . import epochs, formats
 
-RESOURCES = ["device", "precision", "compile", "threads"]
+RESOURCES = ["device", "precision", "threads"]
 """What `auto` was decided to be, from environment.json; columns `used_<name>` in runs.csv."""
 
 VERSIONS = ["torch", "numpy"]

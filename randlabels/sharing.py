@@ -14,6 +14,9 @@ assembling = Lock()
 _users = 0
 """Runs that hold `cpu_threads`."""
 
+_number = 0
+"""... of so many each."""
+
 _changed = Condition()
 
 
@@ -21,13 +24,14 @@ _changed = Condition()
 def cpu_threads(number: int) -> Iterator[None]:
     """Compute with `number` CPU threads, once no run is left that wants another number.
 
-    torch has one for the whole process, and sums of floats depend on it.
+    torch has one for the whole process, and sums of floats depend on it; a thread that has computed
+    before keeps what it had until it is told.
     """
-    global _users
+    global _users, _number
     with _changed:
-        _changed.wait_for(lambda: not _users or torch.get_num_threads() == number)
+        _changed.wait_for(lambda: not _users or _number == number)
         torch.set_num_threads(number)
-        _users += 1
+        _users, _number = _users + 1, number
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ def table(shown: str) -> list[dict[str, str]]:
 def test_what_runs_have_in_common_is_checked_once(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Labels by data set, corruption and level; models by device, precision, data and model."""
+    """Labels by part, data set, corruption and level; models by device, precision, data, model."""
     checks: dict[str, list[Any]] = {"relabel": [], "check_model": []}
     for name, seen in checks.items():
         original = getattr(batch, name)
@@ -42,7 +42,7 @@ def test_what_runs_have_in_common_is_checked_once(
     trained = ["-m", *TINY[:1], *TINY[3:], "model=mlp,linear", "precision=fp32,bf16"]
     outcome = cli(*trained, "seed=0,1", "corrupt=0.0,0.5,1.0", "plan=true")
     assert "24 runs" in outcome.out
-    assert [level for _, level, _, _ in checks["relabel"]] == [0.0, 0.5, 1.0]
+    assert [level for _, level, _, _ in checks["relabel"]] == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
     models = [(name, precision) for _, _, name, precision in checks["check_model"]]
     assert sorted(models) == [
         (name, precision) for name in ("linear", "mlp") for precision in ("bf16", "fp32")

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
+from threading import Barrier, Lock
 
 import pytest
 import torch
@@ -78,6 +78,25 @@ def test_runs_that_want_other_cpu_threads_wait() -> None:
         list(threads.map(run, (1, 2, 1, 3)))
     torch.set_num_threads(before)
     assert sorted(seen) == [(1, 1), (1, 1), (2, 2), (3, 3)]
+
+
+def test_runs_that_want_as_many_cpu_threads_go_on_together() -> None:
+    """... in threads that have computed before, with another number."""
+    before, together = torch.get_num_threads(), Barrier(2, timeout=10)
+
+    def compute(_: int) -> None:
+        torch.ones(1).sum()
+        together.wait()
+
+    def run(_: int) -> int:
+        with sharing.cpu_threads(before + 1):
+            together.wait()
+            return torch.get_num_threads()
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(compute, range(2)))
+        assert list(threads.map(run, range(2))) == [before + 1] * 2
+    torch.set_num_threads(before)
 
 
 def crowd(tmp_path: Path, event: str, seed: int) -> Config:

@@ -232,7 +232,7 @@ def test_what_slurm_refuses_ends_as_one_sentence(cli: Cli, slurm: Slurm) -> None
         ("minutes=2", "hydra.launcher.notice=120 seconds leave nothing of minutes=2"),
         ("+sbatch.open_mode=append", "hydra.launcher.sbatch.open_mode is set by the launcher"),
         ("nosuch=1", "hydra.launcher.nosuch is no key of the chosen options"),
-        ("time=1", "takes workers; slurm takes partition, account, qos, cpus, gpus, memory_gb, "),
+        ("time=1", "takes workers, concurrency; slurm takes partition, account, qos, cpus, gpus, "),
         ("setup=module", "has the wrong type; give a list of texts such as ['module load cuda']"),
         ("+nosuch=1", "hydra.launcher.nosuch is no known key; hydra.launcher=slurm takes account"),
     ],
