@@ -85,7 +85,7 @@ def test_runs_that_want_as_many_cpu_threads_go_on_together() -> None:
     before, together = torch.get_num_threads(), Barrier(2, timeout=10)
 
     def compute(_: int) -> None:
-        torch.ones(1).sum()
+        torch.ones(10**6).sum()  # in parallel, which a thread is made ready for once
         together.wait()
 
     def run(_: int) -> int:
