@@ -154,9 +154,10 @@ def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
         ]
         if not mine:
             return
-        experiments = [assemble(config) for config in mine]
+        with sharing.assembling:
+            experiments = [assemble(config) for config in mine]
         resources = environment.resolve(mine[0], job, cores)
-        torch.set_num_threads(resources.threads)
+        held.enter_context(sharing.cpu_threads(resources.threads))
         for experiment in experiments:
             outcome.begin(experiment, experiment.config.run, resources)
         bar = job is None and sys.stderr.isatty()

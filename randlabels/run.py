@@ -13,7 +13,7 @@ import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -121,6 +121,8 @@ def in_one_sentence(error: Exception) -> str:
                 isinstance(yaml.safe_load(name), str) for name in value.split(",")
             ):
                 return _unknown_option(group, value, _options(group))
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
+        return str(error.__cause__)  # of a launcher or sweeper of ours
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(text.split())
     if unknown := re.search(r"Could not find '([^']+)'", text):

@@ -128,3 +128,14 @@ def numbers(folder: Path) -> list[str]:
         json.dumps({key: value for key, value in record.items() if key not in metrics.TIMINGS})
         for record in records
     ]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many panels and tiles in a small matrix."""
+    from randlabels.kernels import cholesky, conv, system
+
+    for module in (cholesky, conv):
+        monkeypatch.setattr(module, "BLOCK", 64)
+    for module in (cholesky, system):
+        monkeypatch.setattr(module, "TILE", 32)

@@ -8,19 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from randlabels.kernels import cholesky, conv, features, system
+from randlabels.kernels import conv, features, system
 from randlabels.kernels.cholesky import Triangle
 from randlabels.models import SolveOptions
 from randlabels.models.kernel import Kernel
-
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many panels and tiles in a small matrix."""
-    for module in (cholesky, conv):
-        monkeypatch.setattr(module, "BLOCK", 64)
-    for module in (cholesky, system):
-        monkeypatch.setattr(module, "TILE", 32)
 
 
 @pytest.fixture

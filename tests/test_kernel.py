@@ -10,20 +10,11 @@ import pytest
 import scipy.linalg
 import torch
 
-from randlabels.kernels import cholesky, conv, functions, system
+from randlabels.kernels import functions, system
 from randlabels.kernels.cholesky import Breakdown, Triangle
 from randlabels.kernels.rows import Rows
 from randlabels.models import SolveOptions, kernel
 from randlabels.models.kernel import Kernel
-
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many panels and tiles in a small matrix."""
-    for module in (cholesky, conv):
-        monkeypatch.setattr(module, "BLOCK", 64)
-    for module in (cholesky, system):
-        monkeypatch.setattr(module, "TILE", 32)
 
 
 def positive(n: int) -> torch.Tensor:

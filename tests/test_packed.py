@@ -211,6 +211,7 @@ def test_bad_numbers_and_another_sweeper_are_refused(cli: Cli) -> None:
     for key in ("workers", "concurrency"):
         outcome = cli("-m", *TINY, PACKED, f"hydra.launcher.{key}=0")
         assert outcome.code == 1
-        assert outcome.err.endswith(f"{key}=0 must be auto or a number of at least 1\n")
+        sentence = f"hydra.launcher.{key}=0 must be auto or a number of at least 1"
+        assert outcome.err == f"Error: {sentence}\n"
     other = cli("-m", *TINY, PACKED, "hydra/sweeper=basic")
     assert "takes its runs from hydra/sweeper=grid only" in other.err
