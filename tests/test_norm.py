@@ -67,6 +67,38 @@ def test_bf16_equals_float64_up_to_rounding(
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("used", ["both", "out", "total"])
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_a_sum_and_its_normalisation_equal_float64_up_to_rounding(
+    shape: tuple[int, ...], used: str, training: bool
+) -> None:
+    """As if torch had added the bf16 numbers first, with the gradient of whichever is used."""
+    layer, reference = pair(shape[1])
+    layer.train(training), reference.train(training)
+    x, skip = (activations(shape, seed=seed).requires_grad_() for seed in (0, 1))
+    exact = (x + skip).detach().double().requires_grad_()
+    expected = {"out": F.relu(reference(exact)), "total": exact}
+    found = dict(zip(expected, layer.of_sum(x.clone(), skip), strict=True))
+    slopes = {name: activations(shape, seed=2 + i) for i, name in enumerate(expected)}
+    for name in expected:
+        torch.testing.assert_close(found[name].double(), expected[name], rtol=ROUNDING, atol=1e-6)
+        if used not in (name, "both"):
+            del slopes[name]
+    torch.autograd.backward([found[name] for name in slopes], list(slopes.values()))
+    torch.autograd.backward(
+        [expected[name] for name in slopes], [slope.double() for slope in slopes.values()]
+    )
+    assert torch.equal(found["total"], x + skip)
+    for term in (x, skip):
+        assert term.grad is not None and exact.grad is not None
+        torch.testing.assert_close(term.grad.double(), exact.grad, rtol=ROUNDING, atol=1e-5)
+    for name, value in reference.state_dict().items():
+        torch.testing.assert_close(
+            layer.state_dict()[name].to(value.dtype), value, rtol=1e-6, atol=1e-6
+        )
+
+
 def test_a_large_mean_costs_no_digits_of_the_variance() -> None:
     x = activations((8, 16, 16, 16), mean=200.0)
     layer, reference = pair(16)
@@ -102,4 +134,6 @@ def test_float32_is_torchs_own() -> None:
     plain.load_state_dict(layer.state_dict())
     x = activations((4, 16, 4, 4)).float()
     assert torch.equal(layer(x), F.relu(plain(x)))
+    out, total = layer.of_sum(x.clone(), x + 1)
+    assert torch.equal(total, x + (x + 1)) and torch.equal(out, F.relu(plain(total)))
     assert torch.equal(layer.running_var, plain.running_var)

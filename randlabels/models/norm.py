@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -26,73 +27,93 @@ class BatchNormReLU(nn.BatchNorm2d):
     num_batches_tracked: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not _passable(x):
-            return F.relu(super().forward(x), inplace=True)
-        if self.training:
-            mean, var = _moments(x)
-            self._track(mean, var, x.numel() // x.shape[1])
-        else:
-            mean, var = self.running_mean.double().numpy(), self.running_var.double().numpy()
-        return _BatchNormReLU.apply(
-            x, self.weight, self.bias, mean, 1 / np.sqrt(var + self.eps), self.training
-        )
+        return self.of_sum(x, None)[0]
 
-    def _track(self, mean: np.ndarray, var: np.ndarray, size: int) -> None:
+    def of_sum(
+        self, x: torch.Tensor, skip: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """max(0, BN(x + skip)) and x + skip, in the place of x; of x alone where `skip` is None."""
+        if _passable(x) and (skip is None or _passable(skip)):
+            out, total = _BatchNormReLU.apply(x, skip, self.weight, self.bias, self)
+            return out, x if skip is None else total
+        total = x if skip is None else x.add_(skip)
+        return F.relu(super().forward(total), inplace=True), total
+
+    def track(self, mean: np.ndarray, var: np.ndarray, size: int) -> None:
         """Move the running moments as BatchNorm2d does, the variance without bias."""
         assert self.momentum is not None
-        self.num_batches_tracked += 1
+        self.num_batches_tracked.add_(1)
         for running, found in (
             (self.running_mean, mean),
             (self.running_var, var * size / (size - 1)),
         ):
-            running.lerp_(torch.from_numpy(found).float(), self.momentum)
+            values = running.numpy()  # a view
+            values += self.momentum * (found - values)
 
 
 class _BatchNormReLU(torch.autograd.Function):
-    """max(0, γ·(x - mean)·inverse + β), of which mean and inverse (C,) float64, the reciprocal
-    deviation, depend on x if `training`."""
+    """max(0, γ·(t - mean)·inverse + β) of t = x + skip, and t in the place of x; of x, and None,
+    where skip is None.
+
+    mean and inverse (C,) float64, the reciprocal deviation, depend on t in training.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
+        skip: torch.Tensor | None,
         weight: torch.Tensor | None,
         bias: torch.Tensor | None,
-        mean: np.ndarray,
-        inverse: np.ndarray,
-        training: bool,
-    ) -> torch.Tensor:
+        layer: BatchNormReLU,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         from . import passes
 
+        total = None if skip is None else x
+        if total is not None:
+            ctx.mark_dirty(total)
+        if layer.training:
+            mean, var = _moments(x, skip)
+            layer.track(mean, var, x.numel() // x.shape[1])
+            skip = None  # it is in x now
+        else:
+            mean, var = layer.running_mean.double().numpy(), layer.running_var.double().numpy()
+        inverse = 1 / np.sqrt(var + layer.eps)
         scale = inverse if weight is None else weight.detach().numpy() * inverse
         shift = -mean * scale if bias is None else bias.detach().numpy() - mean * scale
         out = torch.empty_like(x)
-        passes.rectified(_rows(x), scale, shift, _rows(out))
+        passes.rectified(_rows(x), _rows(skip), scale, shift, _rows(out))
         ctx.save_for_backward(x)
-        ctx.constants = scale, shift, mean, inverse, training
-        return out
+        ctx.set_materialize_grads(False)
+        ctx.constants = scale, shift, mean, inverse, layer.training
+        return out, total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         from . import passes
 
-        (x,) = ctx.saved_tensors
+        (total,) = ctx.saved_tensors
         scale, shift, mean, inverse, training = ctx.constants
-        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
-        seen = _rows(gradient), _rows(x), scale, shift
-        of_bias, products = passes.gradient_sums(*seen, mean)
+        of_out, of_total = (
+            None if each is None else each.contiguous(memory_format=torch.channels_last)
+            for each in gradients
+        )
+        if of_out is None:  # only the sum was used
+            return of_total, of_total, None, None, None
+        seen = _rows(total), scale, shift
+        of_bias, products = passes.gradient_sums(_rows(of_out), *seen, mean)
         of_weight = products * inverse
-        # dx = scale·(g - Σg/n - x̂·Σ(g·x̂)/n), x̂ = (x - mean)·inverse, in powers of g, x and 1
-        share = scale * (training / (x.numel() // len(mean)))
+        # dt = scale·(g - Σg/n - t̂·Σ(g·t̂)/n), t̂ = (t - mean)·inverse, in powers of g, t and 1
+        share = scale * (training / (total.numel() // len(mean)))
         slope = -share * inverse * of_weight
-        of_input = torch.empty_like(x)
         constant = -share * of_bias - slope * mean
-        passes.input_gradient(*seen, slope, constant, _rows(of_input))
+        result = torch.empty_like(total)
+        passes.input_gradient(_rows(of_out), _rows(of_total), *seen, slope, constant, _rows(result))
         parameters = [
             torch.from_numpy(found).float() if asked else None
-            for found, asked in zip((of_weight, of_bias), ctx.needs_input_grad[1:3], strict=True)
+            for found, asked in zip((of_weight, of_bias), ctx.needs_input_grad[2:4], strict=True)
         ]
-        return of_input, *parameters, None, None, None
+        return result, result if ctx.needs_input_grad[1] else None, *parameters, None
 
 
 def _passable(x: torch.Tensor) -> bool:
@@ -105,21 +126,34 @@ def _passable(x: torch.Tensor) -> bool:
     )
 
 
-def _moments(x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance (C,) float64 of each channel."""
+def _moments(x: torch.Tensor, skip: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and biased variance (C,) float64 of each channel, once `skip` is added to x."""
     from . import passes
 
-    first = x[0, :, 0, 0].detach().double().numpy()  # near the mean, so that little cancels
-    mean, square = passes.moments(_rows(x), first) / (x.numel() // len(first))
-    return first + mean, square - mean**2
+    shift = x[0, :, 0, 0].detach().double().numpy()  # near the mean, so that little cancels
+    if skip is not None:
+        shift = shift + skip[0, :, 0, 0].detach().double().numpy()
+    sums = passes.moments(_rows(x), _rows(skip), shift)
+    mean, square = sums / (x.numel() // len(shift))
+    return shift + mean, square - mean**2
 
 
-def _rows(x: torch.Tensor) -> np.ndarray:
+@overload
+def _rows(x: torch.Tensor) -> np.ndarray: ...
+@overload
+def _rows(x: None) -> None: ...
+def _rows(x: torch.Tensor | None) -> np.ndarray | None:
     """The bits of x as (M, W) int16, a view; W are the channels of as many pixels as WIDTH has room
-    for, a power of two that divides the pixels of an image."""
-    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
+    for, a power of two that divides the pixels of an image. None of None."""
+    if x is None:
+        return None
+    numbers = x.detach().view(torch.int16).permute(0, 2, 3, 1).numpy()
+    return numbers.reshape(-1, _width(x.shape[1], x.shape[2] * x.shape[3]))
+
+
+@cache
+def _width(channels: int, pixels: int) -> int:
     beside = 1
     while pixels % (2 * beside) == 0 and 2 * beside * channels <= WIDTH:
         beside *= 2
-    numbers = x.detach().view(torch.int16).permute(0, 2, 3, 1).numpy()
-    return numbers.reshape(-1, beside * channels)
+    return beside * channels

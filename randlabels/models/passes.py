@@ -3,58 +3,66 @@
 Activations come as the int16 of their bits, (M, W): W numbers, some pixels' C channels side by
 side, fill whole vectors of the processor. Arithmetic is in float32, sums of rows in float64, and
 NaN stays NaN. numba compiles the passes at their first use on a machine and keeps the result
-beside this file, or in the user's cache.
+beside this file, or in the user's cache; an argument that is None leaves its part out.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
 ROWS = 64
 """Rows summed in float32 before they are added to a float64 sum."""
 
 # multiplications and additions may be contracted; nothing that would lose NaN or reorder sums
 compiled = njit(cache=True, fastmath={"contract"}, error_model="numpy")
+inlined = njit(inline="always")
 
 
 @compiled
-def moments(x: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Σ (x - shift) and Σ (x - shift)² of each channel, (2, C) float64; shift (C,) float64."""
+def moments(x: np.ndarray, skip: np.ndarray | None, shift: np.ndarray) -> np.ndarray:
+    """x += skip; Σ (x - shift) and Σ (x - shift)² of each channel, (2, C) float64; shift (C,)
+    float64."""
     rows, width = x.shape
-    value, shifts = np.empty(width, np.float32), _beside(shift, width)
-    bits = value.view(np.uint32)
+    shifts = _beside(shift, width)
     sums = np.zeros((2, width))
     for first in range(0, rows, ROWS):
-        total, squares = np.zeros(width, np.float32), np.zeros(width, np.float32)
+        part = np.zeros((2, width), np.float32)
         for i in range(first, min(first + ROWS, rows)):
             for j in range(width):
-                bits[j] = np.uint32(x[i, j]) << np.uint32(16)
-            for j in range(width):
-                centred = value[j] - shifts[j]
-                total[j] += centred
-                squares[j] += centred * centred
-        for j in range(width):
-            sums[0, j] += total[j]
-            sums[1, j] += squares[j]
+                value = _wide(x[i, j])
+                if skip is not None:
+                    x[i, j] = _narrow(value + _wide(skip[i, j]))
+                    value = _wide(x[i, j])
+                value -= shifts[j]
+                part[0, j] += value
+                part[1, j] += value * value
+        sums += part
     return _together(sums, len(shift))
 
 
 @compiled
-def rectified(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:
-    """out = max(0, scale·x + shift); scale and shift (C,) float64."""
+def rectified(
+    x: np.ndarray,
+    skip: np.ndarray | None,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """x += skip; out = max(0, scale·x + shift); scale and shift (C,) float64."""
     rows, width = x.shape
-    value = np.empty(width, np.float32)
-    bits = value.view(np.uint32)
     scales, shifts = _beside(scale, width), _beside(shift, width)
     for i in range(rows):
         for j in range(width):
-            bits[j] = np.uint32(x[i, j]) << np.uint32(16)
-        for j in range(width):
-            y = value[j] * scales[j] + shifts[j]
-            value[j] = np.float32(0) if y <= 0 else y
-        for j in range(width):
-            out[i, j] = _rounded(bits[j])
+            value = _wide(x[i, j])
+            if skip is not None:
+                x[i, j] = _narrow(value + _wide(skip[i, j]))
+                value = _wide(x[i, j])
+            y = value * scales[j] + shifts[j]
+            out[i, j] = _narrow(np.float32(0) if y <= 0 else y)
 
 
 @compiled
@@ -64,29 +72,24 @@ def gradient_sums(
     """Σ g and Σ g·(x - mean) of each channel, (2, C) float64, with g the gradient where
     scale·x + shift > 0 and 0 elsewhere; constants (C,) float64."""
     rows, width = x.shape
-    value, slope = np.empty(width, np.float32), np.empty(width, np.float32)
-    bits, slope_bits = value.view(np.uint32), slope.view(np.uint32)
     scales, shifts, means = _beside(scale, width), _beside(shift, width), _beside(mean, width)
     sums = np.zeros((2, width))
     for first in range(0, rows, ROWS):
-        total, products = np.zeros(width, np.float32), np.zeros(width, np.float32)
+        part = np.zeros((2, width), np.float32)
         for i in range(first, min(first + ROWS, rows)):
             for j in range(width):
-                bits[j] = np.uint32(x[i, j]) << np.uint32(16)
-                slope_bits[j] = np.uint32(gradient[i, j]) << np.uint32(16)
-            for j in range(width):
-                g = slope[j] if value[j] * scales[j] + shifts[j] > 0 else np.float32(0)
-                total[j] += g
-                products[j] += g * (value[j] - means[j])
-        for j in range(width):
-            sums[0, j] += total[j]
-            sums[1, j] += products[j]
+                value = _wide(x[i, j])
+                g = _wide(gradient[i, j]) if value * scales[j] + shifts[j] > 0 else np.float32(0)
+                part[0, j] += g
+                part[1, j] += g * (value - means[j])
+        sums += part
     return _together(sums, len(mean))
 
 
 @compiled
 def input_gradient(
     gradient: np.ndarray,
+    direct: np.ndarray | None,
     x: np.ndarray,
     scale: np.ndarray,
     shift: np.ndarray,
@@ -94,26 +97,46 @@ def input_gradient(
     constant: np.ndarray,
     result: np.ndarray,
 ) -> None:
-    """result = scale·g + slope·x + constant, with g as above; constants (C,) float64."""
+    """result = scale·g + slope·x + constant + direct, with g as above; constants (C,) float64."""
     rows, width = x.shape
-    value, steep = np.empty(width, np.float32), np.empty(width, np.float32)
-    bits, steep_bits = value.view(np.uint32), steep.view(np.uint32)
     scales, shifts = _beside(scale, width), _beside(shift, width)
     slopes, constants = _beside(slope, width), _beside(constant, width)
     for i in range(rows):
         for j in range(width):
-            bits[j] = np.uint32(x[i, j]) << np.uint32(16)
-            steep_bits[j] = np.uint32(gradient[i, j]) << np.uint32(16)
-        for j in range(width):
-            g = steep[j] if value[j] * scales[j] + shifts[j] > 0 else np.float32(0)
-            value[j] = g * scales[j] + value[j] * slopes[j] + constants[j]
-        for j in range(width):
-            result[i, j] = _rounded(bits[j])
+            value = _wide(x[i, j])
+            g = _wide(gradient[i, j]) if value * scales[j] + shifts[j] > 0 else np.float32(0)
+            total = g * scales[j] + value * slopes[j] + constants[j]
+            if direct is not None:
+                total += _wide(direct[i, j])
+            result[i, j] = _narrow(total)
 
 
-@njit(inline="always")
-def _rounded(bits: np.uint32) -> np.int16:
+def _reinterpreted(source: types.Type, target: types.Type) -> Any:
+    """A function of a compiled pass: the value of `target` that has the bits of one of `source`."""
+
+    def typed(typing: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return builder.bitcast(values[0], context.get_value_type(target))
+
+        return target(source), generate
+
+    return intrinsic(typed)
+
+
+_float = _reinterpreted(types.uint32, types.float32)
+_bits = _reinterpreted(types.float32, types.uint32)
+
+
+@inlined
+def _wide(bits: np.int16) -> np.float32:
+    """The number of such bf16 bits."""
+    return _float(np.uint32(bits) << np.uint32(16))
+
+
+@inlined
+def _narrow(value: np.float32) -> np.int16:
     """The bits of float32 rounded to bf16, to the nearest and in a tie to the even one."""
+    bits = _bits(value)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     return np.int16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 

@@ -16,7 +16,8 @@ from .norm import BatchNormReLU
 class Block(nn.Module):
     """BN-ReLU-conv3x3-dropout-BN-ReLU-conv3x3 plus shortcut.
 
-    Where the width changes, the shortcut is a 1x1 convolution of the activated input.
+    Where the width changes, the shortcut is a 1x1 convolution of the activated input. The sum is
+    left to the batch normalisation that follows: a block takes and gives its two terms.
     """
 
     def __init__(self, width_in: int, width: int, stride: int, dropout: float) -> None:
@@ -30,11 +31,13 @@ class Block(nn.Module):
             nn.Conv2d(width_in, width, 1, stride, bias=False) if width_in != width else None
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        active = self.bn1(x)
-        skip = x if self.shortcut is None else self.shortcut(active)
+    def forward(
+        self, x: torch.Tensor, skip: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        active, total = self.bn1.of_sum(x, skip)
+        skip = total if self.shortcut is None else self.shortcut(active)
         out = self.dropout(self.conv1(active))
-        return self.conv2(self.bn2(out)).add_(skip)
+        return self.conv2(self.bn2(out)), skip
 
 
 class WideResNet(nn.Module):
@@ -56,8 +59,11 @@ class WideResNet(nn.Module):
         self.head = nn.Linear(width_in, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.bn(self.blocks(self.conv(x)))
-        return self.head(x.mean(dim=(2, 3)))
+        x, skip = self.conv(x), None
+        for block in self.blocks:
+            x, skip = block(x, skip)
+        active, _ = self.bn.of_sum(x, skip)
+        return self.head(active.mean(dim=(2, 3)))
 
 
 @dataclass
