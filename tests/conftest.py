@@ -133,9 +133,9 @@ def numbers(folder: Path) -> list[str]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many panels and tiles in a small matrix."""
-    from randlabels.kernels import cholesky, conv, system
+    from randlabels.kernels import cholesky, conv
 
     for module in (cholesky, conv):
         monkeypatch.setattr(module, "BLOCK", 64)
-    for module in (cholesky, system):
-        monkeypatch.setattr(module, "TILE", 32)
+    monkeypatch.setattr(cholesky, "TILE", 32)
+    monkeypatch.setattr(cholesky, "HEAD", 8)

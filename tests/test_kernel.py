@@ -26,8 +26,7 @@ def positive(n: int) -> torch.Tensor:
 
 def triangle(matrix: torch.Tensor, dtype: torch.dtype) -> Triangle:
     filled = Triangle.empty(len(matrix), dtype, "cpu")
-    for rows, columns, view in filled.tiles():
-        view.copy_(matrix[rows, columns])
+    filled.fill(lambda rows, columns: matrix[rows, columns].clone())
     return filled
 
 
@@ -55,10 +54,11 @@ def test_triangle_takes_half_the_memory_of_its_matrix() -> None:
     assert Triangle.size(60_000) < 0.52 * 60_000**2
 
 
-def test_factor_that_breaks_down_names_the_row(small_blocks: None) -> None:
+@pytest.mark.parametrize("row", [3, 77])
+def test_factor_that_breaks_down_names_the_row(small_blocks: None, row: int) -> None:
     matrix = torch.eye(100, dtype=torch.float64)
-    matrix[77, 77] = -1.0
-    with pytest.raises(Breakdown, match="row 77 is not positive"):
+    matrix[row, row] = -1.0
+    with pytest.raises(Breakdown, match=f"row {row} is not positive"):
         triangle(matrix, torch.float32).factorise()
 
 
@@ -107,7 +107,7 @@ def test_solution_outputs_and_norm_are_those_of_the_plain_formula(
     targets = [torch.randn(150, k, generator=rng, dtype=torch.float64) for k in (3, 2)]
     equations = system.KernelSystem(Rows(train), Rows(test), functions.gaussian(0.2), ridge)
     factor = Triangle.empty(150, torch.float32, "cpu")
-    equations.fill(factor)
+    factor.fill(equations.tile, equations.ridge)
     factor.factorise()
     solutions = system.solve(equations, factor, targets)
 
@@ -129,17 +129,17 @@ def gaussian_system(n: int, gamma: float) -> tuple[system.KernelSystem, Triangle
     rows = Rows(torch.rand(n, 100, generator=torch.Generator().manual_seed(0)))
     equations = system.KernelSystem(rows, rows, functions.gaussian(gamma), 0.0)
     factor = Triangle.empty(n, torch.float32, "cpu")
-    equations.fill(factor)
+    factor.fill(equations.tile, equations.ridge)
     factor.factorise()
     return equations, factor
 
 
-def test_float64_head_makes_a_float32_factor_ten_times_as_accurate() -> None:
+def test_float64_head_makes_a_float32_factor_twenty_times_as_accurate() -> None:
     """A factor of float32 products alone leaves a residual of 1.6e-2 here."""
     equations, factor = gaussian_system(2000, 0.003)
     target = torch.randn(2000, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     residual = target - equations.outputs(factor.solve(target))
-    assert residual.norm() < 2e-3 * target.norm()
+    assert residual.norm() < 1e-3 * target.norm()
 
 
 def test_many_sets_cost_one_float64_product_and_are_the_solutions_of_single_ones(
@@ -237,7 +237,8 @@ def test_refinement_with_a_poor_factor_arrives_in_more_steps(small_blocks: None)
 def test_factor_of_nothing_but_nan_ends_the_refinement(small_blocks: None) -> None:
     rows = Rows(torch.eye(6))
     equations = system.KernelSystem(rows, rows, functions.linear(), 0.0)
-    factor = triangle(torch.full((6, 6), math.nan), torch.float32)
+    factor = Triangle.empty(6, torch.float32, "cpu")
+    factor.values.fill_(math.nan)
     with pytest.raises(Breakdown, match="stopped at a relative residual of 1"):
         system.solve(equations, factor, [torch.eye(6, dtype=torch.float64)])
 

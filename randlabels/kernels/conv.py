@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from .cholesky import BLOCK, Triangle
+from .cholesky import BLOCK
 
 log = logging.getLogger("randlabels")
 
@@ -168,14 +168,9 @@ class ConvSystem:
         self.n, columns = self.train.shape
         self._unit = LEVELS**2 * columns
 
-    def fill(self, triangle: Triangle) -> None:
-        for j, panel in enumerate(triangle.panels):
-            below = self.train[j * BLOCK :]
-            columns = below[: panel.shape[1]]
-            for target, rows in zip(panel.split(BLOCK), below.split(BLOCK), strict=True):
-                target.copy_(_inner(rows, columns.T) / self._unit + INTERCEPT)
-                self.beat()
-            panel[: panel.shape[1]].diagonal().add_(self.ridge)
+    def tile(self, rows: slice, columns: slice) -> torch.Tensor:
+        self.beat()
+        return _inner(self.train[rows], self.train[columns].T) / self._unit + INTERCEPT
 
     def outputs(self, coefficients: torch.Tensor) -> torch.Tensor:
         return self._applied(self.train, coefficients)

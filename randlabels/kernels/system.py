@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from .cholesky import TILE, Breakdown, Triangle
+from .cholesky import Breakdown, Triangle, pieces
 from .functions import Kernel
 from .rows import Rows
 
-TOLERANCE = 1e-7
+TOLERANCE = 2e-7
 """Relative residual ‖Y - (K + λI)·A‖ / ‖Y‖ at which the refinement ends."""
 
 LIMIT = 1e-6
@@ -30,15 +30,15 @@ SAMPLE = 30
 class System(Protocol):
     """K between n training images, and between m test images and these.
 
-    `fill` writes K + λI into a triangle; `outputs` is K·A, (n, r) float64 from A (n, r) float64;
-    `outputs_at` is that at some training images only, `rows` (k,) int64; `predictions` is the same
-    for the test images, (m, r), of an A that was given to `outputs`.
+    `tile` is (m, k) float64, some rows and columns of K; `outputs` is K·A, (n, r) float64 from A
+    (n, r) float64; `outputs_at` is that at some training images only, `rows` (k,) int64;
+    `predictions` is the same for the test images, (m, r), of an A that was given to `outputs`.
     """
 
     n: int
     ridge: float
 
-    def fill(self, triangle: Triangle) -> None: ...
+    def tile(self, rows: slice, columns: slice) -> torch.Tensor: ...
     def outputs(self, coefficients: torch.Tensor) -> torch.Tensor: ...
     def outputs_at(self, coefficients: torch.Tensor, rows: torch.Tensor) -> torch.Tensor: ...
     def predictions(self, coefficients: torch.Tensor) -> torch.Tensor: ...
@@ -54,17 +54,14 @@ class KernelSystem:
         self.ridge = ridge
         self.n = len(train)
 
-    def fill(self, triangle: Triangle) -> None:
-        for rows, columns, view in triangle.tiles():
-            view.copy_(self._tile(self.train, rows, columns))
-            if rows == columns:
-                view.diagonal().add_(self.ridge)
+    def tile(self, rows: slice, columns: slice) -> torch.Tensor:
+        return self._tile(self.train, rows, columns)
 
     def outputs(self, coefficients: torch.Tensor) -> torch.Tensor:
         transposed = coefficients.T.contiguous()  # products are faster with them on the left
         outputs = torch.zeros_like(transposed)
-        for columns in _pieces(self.n):
-            for rows in _pieces(self.n, columns.start):
+        for columns in pieces(self.n):
+            for rows in pieces(self.n, columns.start):
                 tile = self._tile(self.train, rows, columns)
                 outputs[:, rows].addmm_(transposed[:, columns], tile.T)
                 if rows != columns:
@@ -81,8 +78,8 @@ class KernelSystem:
         """K between `left` and the training images, times the coefficients."""
         transposed = coefficients.T.contiguous()
         outputs = transposed.new_zeros(len(transposed), len(left))
-        for rows in _pieces(len(left)):
-            for columns in _pieces(self.n):
+        for rows in pieces(len(left)):
+            for columns in pieces(self.n):
                 tile = self._tile(left, rows, columns)
                 outputs[:, rows].addmm_(transposed[:, columns], tile.T)
         return outputs.T.contiguous()
@@ -191,8 +188,3 @@ class _Refined:
 
 def _columns(block: torch.Tensor, sets: list[_Refined]) -> Sequence[torch.Tensor]:
     return block.split([each.target.shape[1] for each in sets], 1)
-
-
-def _pieces(n: int, start: int = 0) -> Iterator[slice]:
-    for first in range(start, n, TILE):
-        yield slice(first, min(first + TILE, n))

@@ -240,7 +240,7 @@ def _memory(n: int, classes: int) -> int:
 def _factorised(equations: system.System, options: SolveOptions, device: str) -> Triangle:
     started = time.perf_counter()
     factor = Triangle.empty(equations.n, options.dtype, device)
-    equations.fill(factor)
+    factor.fill(equations.tile, equations.ridge)
     built = time.perf_counter()
     operations = factor.operations()
     factor.factorise(lambda done: options.tick(done / operations))
