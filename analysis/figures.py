@@ -36,7 +36,7 @@ def build(found: Collection) -> dict[str, tuple[Figure, str]]:
     figures: dict[str, tuple[Callable[[Collection], Figure], str]] = {
         "learning_curves": (
             learning_curves,
-            "Training loss over the epochs (Fig. 1a); rare peaks leave it.",
+            "Training loss over the epochs (Fig. 1a); rare peaks are cut off.",
         ),
         "clean_and_corrupted": (
             clean_and_corrupted,
