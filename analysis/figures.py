@@ -22,15 +22,22 @@ NOTHING_DONE = "no run is done"
 LEVELS = 4
 """Corruption levels of a series that stand side by side."""
 
+USUAL = 0.98
+"""Share of the points of the learning curves for which their axis has room at least."""
+
 MOST = 6
 """Series in one figure; the tables hold all of them."""
 
 
 def build(found: Collection) -> dict[str, tuple[Figure, str]]:
-    """All figures by name, each with its caption. Only runs that are done are in them."""
+    """All figures by name, each with its caption, which ends with the number of seeds. Only runs
+    that are done are in them."""
     matplotlib.use("agg")
     figures: dict[str, tuple[Callable[[Collection], Figure], str]] = {
-        "learning_curves": (learning_curves, "Training loss over the epochs (Fig. 1a)."),
+        "learning_curves": (
+            learning_curves,
+            "Training loss over the epochs (Fig. 1a); rare peaks are cut off.",
+        ),
         "clean_and_corrupted": (
             clean_and_corrupted,
             "Train accuracy on unchanged labels (solid) and on corrupted ones (dashed).",
@@ -56,11 +63,33 @@ def build(found: Collection) -> dict[str, tuple[Figure, str]]:
         "generalization_gap": (gaps, "Final train accuracy minus final test accuracy."),
     }
     with matplotlib.rc_context(STYLE):
-        return {name: (draw(found), caption) for name, (draw, caption) in figures.items()}
+        seeds = repetitions(found)
+        return {name: (draw(found), f"{text} {seeds}") for name, (draw, text) in figures.items()}
+
+
+def repetitions(found: Collection) -> str:
+    """A sentence: over how many runs the means are."""
+    table, _ = configurations(found)
+    numbers = sorted({int(n) for n in table["n_done"] if n})
+    if len(numbers) < 2 and sum(numbers) < 2:
+        return "One run each, so no deviation is known."
+    span = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    return f"Means over {span} runs, and their deviation."
 
 
 def learning_curves(found: Collection) -> Figure:
-    return _over_epochs(found, "train loss", {"train_loss": "-"}, lambda level: True, NOTHING_DONE)
+    """Without the room that a peak of one epoch would take from all curves; chance has room."""
+    figure = _over_epochs(
+        found, "train loss", {"train_loss": "-"}, lambda level: True, NOTHING_DONE
+    )
+    drawn = [line.get_ydata() for panel in figure.axes for line in panel.lines]
+    if drawn:
+        losses = np.concatenate(drawn)
+        room = 1.1 * np.fmax(np.quantile(losses, USUAL), np.log(found.runs["classes"].max()))
+        if losses.max() > 2 * room:
+            for panel in figure.axes:
+                panel.set_ylim(top=room)
+    return figure
 
 
 def clean_and_corrupted(found: Collection) -> Figure:
@@ -162,10 +191,11 @@ def _over_levels(
     for one, colour, marker in zip(listed[:MOST], COLOURS, MARKERS, strict=False):
         rows = table.iloc[one.rows].dropna(subset=[mean])
         if len(rows):
+            known = rows[deviation].notna().any()
             panel.errorbar(
                 rows["corrupt"],
                 rows[mean],
-                rows[deviation].fillna(0.0),
+                rows[deviation].fillna(0.0) if known else None,
                 color=colour,
                 marker=marker,
                 markersize=4,

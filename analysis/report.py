@@ -72,6 +72,7 @@ def render(
     return environment.get_template("report.html.j2").render(
         title=f"Corruption sweep {folder.resolve().name}",
         version=__version__,
+        data=", ".join(sorted(runs["dataset"].dropna().unique())),
         states=dict(sorted(Counter(runs["state"]).items())),
         warnings=[*found.problems, *mixtures(runs)],
         figures=[_figure(figure, text, images[name]) for name, (figure, text) in drawn.items()],

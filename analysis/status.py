@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from randlabels.console import no_folder
-from randlabels.rundir import FINISHED, RunDir, planned_records
+from randlabels.rundir import FINISHED, RunDir, planned_records, read_json
 
 from .folders import Row, read_rows
 from .formats import percent
@@ -30,11 +30,14 @@ that a run gives every ten seconds."""
 TAIL = 16384
 """Bytes from the end of metrics.jsonl, some dozen records."""
 
+SETTLED = (*FINISHED, "failed")
+"""States that no run leaves without another launch."""
+
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Show the table once, or again and again until interrupted or all runs are finished."""
+    """Show the table once, or again and again until interrupted or no run has anything to do."""
     options = _parser().parse_args(arguments)
     if not options.dir.is_dir():
         sys.exit(f"Error: {no_folder(options.dir)}")
@@ -54,7 +57,8 @@ def survey(root: Path, known: dict[str, Row]) -> tuple[list[dict[str, Any]], lis
     """What is known of each run at or under `root`, and a sentence for each problem.
 
     Keys: run_id, state, epoch and epochs (counts), train_acc and test_acc (0..1, latest),
-    images_per_second, seconds_left, age (seconds since the last write), host; null where unknown.
+    images_per_second, seconds_left, age (seconds since the last write), host, folder, error (what a
+    failed run raised, its first line); null where unknown.
     """
     rows, problems = read_rows(root, known)
     found = []
@@ -68,8 +72,9 @@ def survey(root: Path, known: dict[str, Row]) -> tuple[list[dict[str, Any]], lis
 
 def _latest(row: Row) -> dict[str, Any]:
     """The survey of one run: its row, and the end of its log."""
-    last, torn = _tail(Path(row["folder"]) / "metrics.jsonl")
-    written = RunDir(Path(row["folder"])).last_sign()
+    run = RunDir(Path(row["folder"]))
+    last, torn = _tail(run.metrics)
+    written = run.last_sign()
     age = None if written is None else max(0.0, time.time() - written)
     seconds, done = last.get("seconds"), int(last.get("epoch", -1)) + 1
     state, epochs = row["state"], planned_records(row["keys"])
@@ -88,8 +93,16 @@ def _latest(row: Row) -> dict[str, Any]:
         "seconds_left": (epochs - done) * seconds if seconds and state == "running" else None,
         "age": age,
         "host": row.get("host"),
+        "folder": row["folder"],
+        "error": _raised(run) if state == "failed" else None,
         "torn": torn and state != "running",
     }
+
+
+def _raised(run: RunDir) -> str | None:
+    """The first line of what a failed run raised."""
+    exception = (read_json(run.error) or {}).get("exception")
+    return exception.partition("\n")[0] if isinstance(exception, str) else None
 
 
 def _tail(file: Path) -> tuple[dict[str, Any], bool]:
@@ -141,7 +154,8 @@ def totals(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def render(
     root: Path, runs: list[dict[str, Any]], problems: list[str], most: int | None = None
 ) -> Group:
-    """The table, totals and problems; of more than `most` runs, those that are not finished."""
+    """The table, totals, what failed runs raised, and problems; of more than `most` runs, where
+    they are given, those that are not finished, and no errors."""
     shown = runs
     if most is not None and len(runs) > most:
         shown = [run for run in runs if run["state"] not in (*FINISHED, "planned")][:most]
@@ -171,7 +185,13 @@ def render(
     if summed["images_per_second"]:
         line += f"; {summed['images_per_second']:,.0f} images/s"
         line += f"; the longest running run ends in {duration(summed['seconds_left'])}"
-    return Group(table, Text(f"{line}."), *(Text(f"Warning: {problem}") for problem in problems))
+    notes = [
+        f"{run['run_id']}: failed, {run['error'] or 'no error'}; see {run['folder']}/run.log"
+        for run in runs
+        if run["state"] == "failed" and most is None
+    ]
+    notes += [f"Warning: {problem}" for problem in problems]
+    return Group(table, *(Text(note) for note in (f"{line}.", *notes)))
 
 
 def _watch(root: Path, known: dict[str, Row], interval: float) -> None:
@@ -180,7 +200,7 @@ def _watch(root: Path, known: dict[str, Row], interval: float) -> None:
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
             while True:
                 runs, problems = survey(root, known)
-                if all(run["state"] in FINISHED for run in runs):
+                if all(run["state"] in SETTLED for run in runs):
                     break
                 live.update(render(root, runs, problems, console.height - 8), refresh=True)
                 time.sleep(interval)

@@ -168,6 +168,13 @@ class RunDir:
         finally:
             os.close(handle)
 
+    def records(self) -> int:
+        """Number of whole records in metrics.jsonl."""
+        try:
+            return self.metrics.read_bytes().count(b"\n")
+        except FileNotFoundError:
+            return 0
+
     def holder(self) -> str:
         """Who began the last execution of this run, such as `pid 17 on host a`."""
         began = read_json(self.environment) or {}

@@ -12,6 +12,7 @@ from randlabels import exact
 from randlabels.console import print_table
 from randlabels.launchers import batch
 from randlabels.models.kernel import Kernel
+from randlabels.rundir import RunDir
 
 from .conftest import BASIC, TINY, Cli
 
@@ -24,6 +25,22 @@ def table(shown: str) -> list[dict[str, str]]:
     headings, *rows = (re.split(r" *[┃│] *", line)[1:-1] for line in lines)
     assert len(set(headings)) == len(headings)
     return [dict(zip(headings, row, strict=True)) for row in rows]
+
+
+def test_plan_counts_only_the_epochs_that_are_still_to_come(cli: Cli, tmp_path: Path) -> None:
+    """Of four epochs of 64 images one is done; after `force=true` none is."""
+    sweep = ["-m", *TINY, "epochs=4", "plan=true"]
+    (planned,) = table(cli(*sweep).out)
+    run = RunDir(tmp_path / "runs" / "default" / planned["run"])
+    run.path.mkdir(parents=True)
+    run.config.touch()
+    run.metrics.write_text("{}\n{torn")
+    for keys, images in (([], "192"), (["force=true"], "256")):
+        shown = cli(*sweep, *keys).out
+        assert f"In all {images} training images to go" in shown
+        assert [(row["state"], row["images to go"]) for row in table(shown)] == [
+            ("interrupted", images)
+        ]
 
 
 def test_what_runs_have_in_common_is_checked_once(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -16,17 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import yaml
 
 from analysis.status import survey
-from randlabels import run as entry
 from randlabels.rundir import RunDir
 
 from . import cluster
 from .conftest import BASIC, TINY, Cli, numbers
 
 ROOT = Path(__file__).parent.parent
-DOCS = (ROOT / "docs" / "slurm.md").read_text()
 SLURM = "hydra/launcher=slurm"
 LONG = ["dataset=digits", "model=mlp", "model.hidden=[8]", "batch_size=32", "checkpoint_every=1"]
 """With 1,500 epochs, a minute's work for one core; with 500, a third of it."""
@@ -214,86 +209,54 @@ def test_scancel_ends_a_sweep_and_the_same_command_goes_on(
 
 
 @pytest.mark.slurm
+def test_a_repeated_launch_submits_only_what_no_job_in_the_queue_will_do(
+    cli: Cli, slurm: Slurm, tmp_path: Path
+) -> None:
+    """Jobs that are held wait for ever, until they are cancelled."""
+    held = ["hydra.launcher.collect=false", "+hydra.launcher.sbatch.hold=true"]
+    folder = tmp_path / "runs" / "default"
+
+    def submits(seeds: str, *keys: str) -> tuple[list[str], str]:
+        """Seeds of the runs that a launch submits, and its output."""
+        out = cli("-m", *TINY, f"seed={seeds}", SLURM, *held, *keys).out
+        jobs = re.findall(r"as Slurm job (\d+) ", out)
+        lines = "".join((folder / ".slurm" / f"{job}_runs.txt").read_text() for job in jobs)
+        return re.findall(r"-s(\d)-", lines), out
+
+    seeds, out = submits("0,1")
+    array = submitted(out)
+    assert seeds == ["0", "1"]
+    sentence = (
+        "{} in Slurm's queue already and not submitted again (job {}); to submit anew: scancel"
+    )
+    seeds, out = submits("0,1")
+    assert seeds == [] and f"to submit anew: scancel {array}\n" in out
+    assert sentence.format("2 runs are", array) in out
+    planned = submits("0,1,2", "plan=true")[1]
+    assert sentence.format("2 runs are", array) in planned and "an array of 1 job with" in planned
+    seeds, out = submits("0,1,2", "hydra.launcher.runs_per_job=2")
+    single = submitted(out)
+    assert seeds == ["2"] and sentence.format("2 runs are", array) in out
+    out = submits("0,1,2")[1]
+    assert sentence.format("3 runs are", f"{array}, {single}") in out
+
+    slurm.call("scancel", f"{array}_1")
+    assert submits("0,1,2")[0] == ["1"]
+    assert "Submitted 2 runs" in cli("-m", *TINY, "seed=0,1", SLURM, *held, "name=another").out
+    slurm.call("scancel", "--user=root")
+    (run,) = (path for path in cli("-m", *TINY, "plan=true").out.split() if path.startswith("mlp-"))
+    held[1:] = ["hydra.launcher.cpus=1"]
+    (folder / run / "metrics.jsonl").mkdir(parents=True)
+    submits("0")
+    slurm.until(lambda: states(folder)[run] == "failed")
+    (folder / run / "metrics.jsonl").rmdir()
+    assert submits("0")[0] == ["0"], "a job that has started does not try again what failed"
+
+
+@pytest.mark.slurm
 def test_what_slurm_refuses_ends_as_one_sentence(cli: Cli, slurm: Slurm) -> None:
     outcome = cli("-m", *TINY, SLURM, "hydra.launcher.partition=nosuch")
     assert outcome.code == 1
     assert outcome.err.startswith("Error: Slurm refuses 1 job: ")
     assert "invalid partition specified: nosuch" in outcome.err
     assert len(outcome.err.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("cpus=0", "hydra.launcher.cpus=0 must be at least 1"),
-        ("cpus=many", "hydra.launcher.cpus=many has the wrong type; give a whole number"),
-        ("gpus=-1", "hydra.launcher.gpus=-1 must be 0 or more"),
-        ("memory_gb=0", "hydra.launcher.memory_gb=0.0 must be above 0 GB, or null"),
-        ("minutes=2", "hydra.launcher.notice=120 seconds leave nothing of minutes=2"),
-        ("+sbatch.open_mode=append", "hydra.launcher.sbatch.open_mode is set by the launcher"),
-        ("nosuch=1", "hydra.launcher.nosuch is no key of the chosen options"),
-        ("time=1", "takes workers, concurrency; slurm takes partition, account, qos, cpus, gpus, "),
-        ("setup=module", "has the wrong type; give a list of texts such as ['module load cuda']"),
-        ("+nosuch=1", "hydra.launcher.nosuch is no known key; hydra.launcher=slurm takes account"),
-    ],
-)
-def test_a_bad_key_is_refused_before_anything_is_submitted(
-    cli: Cli, tmp_path: Path, override: str, sentence: str
-) -> None:
-    key = override.lstrip("+")
-    plus = override.removesuffix(key)
-    outcome = cli("-m", *TINY, SLURM, f"{plus}hydra.launcher.{key}")
-    assert outcome.code == 1 and sentence in outcome.err
-    assert len(outcome.err.splitlines()) == 1
-    assert not (tmp_path / "runs").exists()
-
-
-def test_without_slurm_a_sweep_is_refused_but_can_be_planned_for_other_devices(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    for model in ("model=mlp", "model=kernel"):
-        outcome = cli("-m", "dataset=digits", model, SLURM, "device=cuda", "plan=true")
-        assert outcome.code == 0 and "1 run in runs/default: 1 planned" in outcome.out
-        assert "Of Slurm, an array of 1 job with cpus=1, minutes=240 each." in outcome.out
-    outcome = cli("-m", *TINY, SLURM, "device=cuda")
-    assert outcome.code == 1 and "needs Slurm's sbatch, which is not on this machine" in outcome.err
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize("name", ["slurm", "mine"])
-def test_a_single_run_is_not_executed_here_by_mistake(
-    name: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither by a site's own launcher, which is ours with other defaults."""
-    shutil.copytree(ROOT / "conf", tmp_path / "conf", symlinks=True)
-    os.symlink(ROOT / "sweeps", tmp_path / "sweeps")
-    own = tmp_path / "conf" / "hydra" / "launcher" / "mine.yaml"
-    (written,) = re.findall(r"```yaml\n# \S+\n(.*?)```", DOCS, re.S)
-    own.write_text(written)
-    monkeypatch.setattr(entry, "CONF", tmp_path / "conf")
-    outcome = cli(*TINY, f"hydra/launcher={name}")
-    assert outcome.err == f"Error: hydra/launcher={name} submits sweeps; add -m, for one run too\n"
-    monkeypatch.setenv("PATH", str(tmp_path))
-    outcome = cli("-m", *TINY, f"hydra/launcher={name}")
-    assert "needs Slurm's sbatch" in outcome.err
-    planned = cli("-m", *TINY, "seed=0,1,2", f"hydra/launcher={name}", "plan=true").out
-    asked = {"slurm": "cpus=1", "mine": "partition=gpu, cpus=4, gpus=1"}[name]
-    assert f"Of Slurm, an array of 3 jobs with {asked}, minutes=240 each." in planned
-
-
-def test_a_launcher_is_chosen_with_a_slash(cli: Cli) -> None:
-    outcome = cli("-m", *TINY, "hydra.launcher=slurm")
-    assert outcome.code == 1
-    assert outcome.err == (
-        "Error: a launcher is chosen with a slash, hydra/launcher=NAME; its keys have dots\n"
-    )
-
-
-def test_every_key_is_documented_with_its_default() -> None:
-    keys = yaml.safe_load((ROOT / "conf" / "hydra" / "launcher" / "slurm.yaml").read_text())
-    rows = dict(re.findall(r"^\| `(\w+)` \| `(.+?)` \|", DOCS, re.M))
-    del keys["_target_"]
-    assert {key: yaml.safe_load(value) for key, value in rows.items()} == keys
-    assert len(DOCS.splitlines()) < 120

@@ -170,6 +170,27 @@ def test_watching_ends_when_all_runs_are_finished_or_on_interrupt(
     assert "1 runs: 1 interrupted" in capsys.readouterr().out
 
 
+def test_a_failure_is_told_with_its_error_and_log_and_ends_the_watching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Nobody tries such a run again without another launch."""
+    write_run(tmp_path, [0.5])
+    failed = write_run(tmp_path, [0.5], state="failed", seed=1)
+    rundir.write_json(failed.error, {"exception": "RuntimeError: CUDA error\nin a kernel"})
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError("it went on watching")
+
+    monkeypatch.setattr("analysis.status.time.sleep", sleep)
+    status.main([str(tmp_path), "--watch"])
+    sentence = f"{failed.run_id}: failed, RuntimeError: CUDA error; see {failed.log}"
+    assert sentence in capsys.readouterr().out.replace("\n", "")
+    status.main([str(tmp_path), "--json"])
+    found = {run["run_id"]: run for run in json.loads(capsys.readouterr().out)["runs"]}
+    assert found[failed.run_id]["error"] == "RuntimeError: CUDA error"
+    assert [run["error"] for run in found.values()].count(None) == 1
+
+
 def test_accuracies_are_the_latest_that_were_measured(tmp_path: Path) -> None:
     run = write_run(tmp_path, [0.5, 0.75, 0.25])
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]

@@ -89,7 +89,8 @@ def show_plan(configs: Sequence[Config]) -> None:
         state = config.run.state()
         size = config.dataset.train_size or len(load(config.dataset).train.labels)
         epochs = planned_records(flat_keys(config.tree()))
-        cost = 0 if state in FINISHED and not config.force else size * epochs
+        begun = 0 if config.force else epochs if state in FINISHED else config.run.records()
+        cost = size * max(0, epochs - begun)
         images += cost
         costs = {"epochs": str(epochs), "images": f"{size:,}", "images to go": f"{cost:,}"}
         rows.append({"run": config.run_id, "state": state, **values, **costs})

@@ -89,7 +89,7 @@ class GridSweeper(Sweeper):
             batch.show_plan(configs)
             if slurm:
                 to_do = [c for c in configs if c.force or c.run.state() not in FINISHED]
-                print(slurm.request(len(to_do)))
+                print(slurm.request(to_do))
             sys.exit(0)
         if slurm:
             slurm.check()

@@ -53,7 +53,9 @@ class Job:
         self.runs.join()
         if self.runs.exitcode:
             time.sleep(PATIENCE)  # Slurm signals all processes, and this one then requeues
-            raise RuntimeError(f"Not every run has a result (exit code {self.runs.exitcode})")
+            runs = [parse(tree).run for tree in self.trees]
+            logs = " ".join(str(run.log) for run in runs if run.state() not in FINISHED)
+            raise RuntimeError(f"No result (exit code {self.runs.exitcode}); see {logs}")
 
     def checkpoint(self) -> Any:
         """The same job once more, for when its runs have ended at a safe point of theirs.

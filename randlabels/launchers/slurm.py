@@ -6,9 +6,7 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..config import Config
 from ..typed import plain, typed
 from .node import Job
+from .queue import array, arrays, remember, told, unqueued, wait
 
 LOGS = ".slurm"
 """Folder beside the runs, hidden from the tables: what the jobs printed, and their scripts."""
@@ -124,50 +123,66 @@ class SlurmLauncher(Launcher):
         except ImportError as error:
             raise ValueError("hydra/launcher=slurm needs submitit; pip install submitit") from error
 
-    def request(self, runs: int) -> str:
-        """What Slurm would be asked for, in a sentence."""
-        jobs = -(-runs // self.keys.runs_per_job)
+    def request(self, configs: Sequence[Config]) -> str:
+        """What Slurm would be asked for, in a sentence; and one of the runs in its queue."""
+        left, held = unqueued(_logs(configs), configs) if configs else ([], {})
+        jobs = -(-len(left) // self.keys.runs_per_job)
         given = {key: getattr(self.keys, key) for key in ASKED} | self.keys.sbatch
         asked = ", ".join(f"{key}={value}" for key, value in given.items() if value)
-        return f"Of Slurm, an array of {jobs} job{'s' * (jobs != 1)} with {asked} each."
+        new = f"Of Slurm, an array of {jobs} job{'s' * (jobs != 1)} with {asked} each."
+        return f"{told(held)}\n{new}" if held else new
 
     def submit(self, configs: Sequence[Config], analysis: str) -> None:
         """Submit the runs as one array, and after it a job for the tables of each folder.
 
-        With `wait`, stay until all have ended. `analysis` is the package that collects.
+        Runs that are in the queue already are left to their jobs. With `wait`, stay until all have
+        ended. `analysis` is the package that collects.
 
         Raises:
             ValueError: Slurm refuses the array.
         """
-        folder = configs[0].folder.absolute()
+        left, held = unqueued(_logs(configs), configs)
+        ids = arrays(held)
+        if held:
+            print(told(held), flush=True)
+        if left:
+            ids += self._submit(left, analysis)
+        if self.keys.wait:
+            wait(ids)
+
+    def _submit(self, configs: Sequence[Config], analysis: str) -> list[str]:
+        """Submit the runs and the jobs for the tables, and say so; the ids of array and jobs."""
+        logs = _logs(configs)
         step = self.keys.runs_per_job
+        parts = [configs[first : first + step] for first in range(0, len(configs), step)]
         jobs = [
             Job(
-                [config.tree() for config in configs[first : first + step]],
-                first=first,
+                [config.tree() for config in part],
+                first=number * step,
                 cores=self.keys.cpus,
                 notice=self.keys.notice,
             )
-            for first in range(0, len(configs), step)
+            for number, part in enumerate(parts)
         ]
-        array = self._sbatch(folder, jobs, self._resources(folder.name))
-        ids = [array]
+        submitted = self._sbatch(logs, jobs, self._resources(logs.parent.name))
+        runs = {j: [c.run.path for c in part] for j, part in zip(submitted, parts, strict=True)}
+        remember(logs, runs)
+        ids = [array(submitted[0])]
         if self.keys.collect:
             from submitit.helpers import CommandFunction
 
-            after = {**self._collector(folder.name), "dependency": f"afterany:{array}"}
+            after = {**self._collector(logs.parent.name), "dependency": f"afterany:{ids[0]}"}
             for each in sorted({config.folder.absolute() for config in configs}):
                 command = [sys.executable, "-m", f"{analysis}.collect", str(each)]
-                ids.append(self._sbatch(folder, [CommandFunction(command)], after))
+                ids += self._sbatch(logs, [CommandFunction(command)], after)
         where = sorted({str(config.folder) for config in configs})
         print(
-            f"Submitted {len(configs)} run{'s' * (len(configs) != 1)} as Slurm job {array} "
+            f"Submitted {len(configs)} run{'s' * (len(configs) != 1)} as Slurm job {ids[0]} "
             f"({len(jobs)} in its array). Follow: python -m {analysis}.status {where[0]} --watch; "
             f"cancel: scancel {' '.join(ids)}; logs: {Path(where[0]) / LOGS}",
             flush=True,
         )
-        if self.keys.wait:
-            wait(ids)
+        return ids
 
     def _resources(self, name: str) -> dict[str, Any]:
         """submitit's parameters of the array."""
@@ -200,12 +215,11 @@ class SlurmLauncher(Launcher):
             "setup": [*_environment(), *self.keys.setup],
         }
 
-    def _sbatch(self, folder: Path, jobs: Sequence[Any], parameters: Mapping[str, Any]) -> str:
-        """Submit callables; the id of their job or array."""
+    def _sbatch(self, logs: Path, jobs: Sequence[Any], parameters: Mapping[str, Any]) -> list[str]:
+        """Submit callables; the ids of their jobs."""
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError
 
-        logs = folder / LOGS
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)  # jobs execute what submitit puts there
         executor = SlurmExecutor(logs, max_num_timeout=self.keys.timeouts)
         executor.update_parameters(
@@ -219,26 +233,12 @@ class SlurmLauncher(Launcher):
             raise ValueError(
                 f"Slurm refuses {len(jobs)} job{'s' * (len(jobs) != 1)}: {'; '.join(lines)}"
             ) from error
-        return str(submitted[0].job_id).partition("_")[0]
+        return [str(job.job_id) for job in submitted]
 
 
-def wait(ids: Sequence[str]) -> None:
-    """Return when none of the Slurm jobs waits or runs any more.
-
-    squeue forgets jobs some minutes after their end; while it cannot be asked, jobs may run.
-    """
-    delay = 1.0
-    while True:
-        asked = subprocess.run(
-            ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}"],
-            capture_output=True,
-            text=True,
-        )
-        known = asked.returncode == 0 or "Invalid job id" in asked.stderr
-        if known and not asked.stdout.strip():
-            return
-        time.sleep(delay)
-        delay = min(1.5 * delay, 10.0)
+def _logs(configs: Sequence[Config]) -> Path:
+    """The folder that a launch of these runs is submitted from."""
+    return configs[0].folder.absolute() / LOGS
 
 
 def _environment() -> list[str]:

@@ -1,0 +1,96 @@
+"""What the Slurm launcher accepts, and what it says without a Slurm."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from randlabels import run as entry
+
+from .conftest import TINY, Cli
+
+ROOT = Path(__file__).parent.parent
+DOCS = (ROOT / "docs" / "slurm.md").read_text()
+SLURM = "hydra/launcher=slurm"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("cpus=0", "hydra.launcher.cpus=0 must be at least 1"),
+        ("cpus=many", "hydra.launcher.cpus=many has the wrong type; give a whole number"),
+        ("gpus=-1", "hydra.launcher.gpus=-1 must be 0 or more"),
+        ("memory_gb=0", "hydra.launcher.memory_gb=0.0 must be above 0 GB, or null"),
+        ("minutes=2", "hydra.launcher.notice=120 seconds leave nothing of minutes=2"),
+        ("+sbatch.open_mode=append", "hydra.launcher.sbatch.open_mode is set by the launcher"),
+        ("nosuch=1", "hydra.launcher.nosuch is no key of the chosen options"),
+        ("time=1", "takes workers, concurrency; slurm takes partition, account, qos, cpus, gpus, "),
+        ("setup=module", "has the wrong type; give a list of texts such as ['module load cuda']"),
+        ("+nosuch=1", "hydra.launcher.nosuch is no known key; hydra.launcher=slurm takes account"),
+    ],
+)
+def test_a_bad_key_is_refused_before_anything_is_submitted(
+    cli: Cli, tmp_path: Path, override: str, sentence: str
+) -> None:
+    key = override.lstrip("+")
+    plus = override.removesuffix(key)
+    outcome = cli("-m", *TINY, SLURM, f"{plus}hydra.launcher.{key}")
+    assert outcome.code == 1 and sentence in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_slurm_a_sweep_is_refused_but_can_be_planned_for_other_devices(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for model in ("model=mlp", "model=kernel"):
+        outcome = cli("-m", "dataset=digits", model, SLURM, "device=cuda", "plan=true")
+        assert outcome.code == 0 and "1 run in runs/default: 1 planned" in outcome.out
+        assert "Of Slurm, an array of 1 job with cpus=1, minutes=240 each." in outcome.out
+    outcome = cli("-m", *TINY, SLURM, "device=cuda")
+    assert outcome.code == 1 and "needs Slurm's sbatch, which is not on this machine" in outcome.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["slurm", "mine"])
+def test_a_single_run_is_not_executed_here_by_mistake(
+    name: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by a site's own launcher, which is ours with other defaults."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf", symlinks=True)
+    os.symlink(ROOT / "sweeps", tmp_path / "sweeps")
+    own = tmp_path / "conf" / "hydra" / "launcher" / "mine.yaml"
+    (written,) = re.findall(r"```yaml\n# \S+\n(.*?)```", DOCS, re.S)
+    own.write_text(written)
+    monkeypatch.setattr(entry, "CONF", tmp_path / "conf")
+    outcome = cli(*TINY, f"hydra/launcher={name}")
+    assert outcome.err == f"Error: hydra/launcher={name} submits sweeps; add -m, for one run too\n"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    outcome = cli("-m", *TINY, f"hydra/launcher={name}")
+    assert "needs Slurm's sbatch" in outcome.err
+    planned = cli("-m", *TINY, "seed=0,1,2", f"hydra/launcher={name}", "plan=true").out
+    asked = {"slurm": "cpus=1", "mine": "partition=gpu, cpus=4, gpus=1"}[name]
+    assert f"Of Slurm, an array of 3 jobs with {asked}, minutes=240 each." in planned
+
+
+def test_a_launcher_is_chosen_with_a_slash(cli: Cli) -> None:
+    outcome = cli("-m", *TINY, "hydra.launcher=slurm")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "Error: a launcher is chosen with a slash, hydra/launcher=NAME; its keys have dots\n"
+    )
+
+
+def test_every_key_is_documented_with_its_default() -> None:
+    keys = yaml.safe_load((ROOT / "conf" / "hydra" / "launcher" / "slurm.yaml").read_text())
+    rows = dict(re.findall(r"^\| `(\w+)` \| `(.+?)` \|", DOCS, re.M))
+    del keys["_target_"]
+    assert {key: yaml.safe_load(value) for key, value in rows.items()} == keys
+    assert len(DOCS.splitlines()) < 120
