@@ -169,6 +169,33 @@ def test_many_sets_cost_one_float64_product_and_are_the_solutions_of_single_ones
         assert not torch.equal(same.train, target)  # at the sampled rows
 
 
+def test_columns_that_follow_from_others_are_not_solved_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The columns of one-hot labels add up to 1, whatever the labels; one class has no image."""
+    equations, factor = gaussian_system(300, 0.03)
+    rng = torch.Generator().manual_seed(1)
+    labels = [torch.randint(0, 3, (300,), generator=rng) for _ in range(4)]
+    targets = [torch.nn.functional.one_hot(each, 4).double() for each in labels]
+    solved = []
+    original = Triangle.solve
+
+    def solve(self: Triangle, right: torch.Tensor) -> torch.Tensor:
+        solved.append(right.shape[1])
+        return original(self, right)
+
+    monkeypatch.setattr(Triangle, "solve", solve)
+    solutions = system.solve(equations, factor, targets)
+    assert solved[0] == 4 * 3 + 1
+    k = equations.tile(slice(0, 300), slice(0, 300)).numpy()
+    for target, solution in zip(targets, solutions, strict=True):
+        a = scipy.linalg.solve(k, target.numpy())
+        np.testing.assert_allclose(solution.test, k @ a, atol=1e-6)
+        assert solution.norm == pytest.approx(np.sqrt(np.trace(a.T @ k @ a)), rel=1e-6)
+        left = float((target - solution.train).norm() / target.norm())
+        assert solution.relative_residual == pytest.approx(left)
+
+
 def test_sample_that_shows_no_solution_is_followed_by_a_whole_product() -> None:
     equations, factor = gaussian_system(600, 0.03)
     targets = [torch.eye(600, 70, dtype=torch.float64)]

@@ -110,11 +110,49 @@ class Solution:
 def solve(system: System, factor: Triangle, targets: list[torch.Tensor]) -> list[Solution]:
     """The solutions for several targets, each (n, K) float64, as one block of right-hand sides.
 
+    In place of each last column the sum of all of a target's columns is solved for, once if it is
+    the same: one-hot labels add up to 1.
+
     Raises:
         Breakdown: the refinement does not reach LIMIT.
     """
-    sets = [_Refined(target) for target in targets]
-    many = sum(target.shape[1] for target in targets) > FEW
+    totals: list[_Refined] = []
+    pairs = []
+    for target in targets:
+        whole = target.sum(1, keepdim=True)
+        known = [each for each in totals if torch.equal(each.target, whole)]
+        totals += [] if known else [_Refined(whole)]
+        pairs.append((_Refined(target[:, :-1]), known[0] if known else totals[-1]))
+    sets = [*(each for each, _ in pairs), *totals]
+    _refine(system, factor, sets)
+    predicted = system.predictions(torch.cat([each.coefficients for each in sets], 1))
+    predictions = dict(zip(sets, _columns(predicted, sets), strict=True))
+    pivot = factor.smallest_pivot()
+    solutions = []
+    for target, (each, total) in zip(targets, pairs, strict=True):
+        coefficients = _with_last(each.coefficients, total.coefficients)
+        residual = _with_last(each.residual, total.residual)
+        outputs = target - residual - system.ridge * coefficients
+        norm = float((coefficients * outputs).sum().clamp(min=0).sqrt())
+        if each.sampled or total.sampled:
+            relative = _estimate(residual, target)
+        else:
+            relative = float(residual.norm() / target.norm())
+        if not relative <= LIMIT:
+            raise Breakdown(f"the refinement stopped at a relative residual of {relative:.1e}")
+        test = _with_last(predictions[each], predictions[total])
+        solutions.append(Solution(outputs, test, relative, norm, pivot))
+    return solutions
+
+
+def _with_last(columns: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """All K columns, from all but the last and their sum."""
+    return torch.cat([columns, total - columns.sum(1, keepdim=True)], 1)
+
+
+def _refine(system: System, factor: Triangle, sets: list[_Refined]) -> None:
+    """Solve and correct until all sets have converged."""
+    many = sum(each.target.shape[1] for each in sets) > FEW
     while active := [each for each in sets if not each.converged]:
         right = torch.cat([each.residual / each.size for each in active], 1)
         correction = factor.solve(right)
@@ -128,38 +166,44 @@ def solve(system: System, factor: Triangle, targets: list[torch.Tensor]) -> list
         outputs = system.outputs(torch.cat([each.proposed for each in active], 1))
         for each, part in zip(active, _columns(outputs, active), strict=True):
             each.accept(part + system.ridge * each.proposed)
-    predictions = system.predictions(torch.cat([each.coefficients for each in sets], 1))
-    pivot = factor.smallest_pivot()
-    solutions = []
-    for each, prediction in zip(sets, _columns(predictions, sets), strict=True):
-        outputs = each.target - each.residual - system.ridge * each.coefficients
-        norm = float((each.coefficients * outputs).sum().clamp(min=0).sqrt())
-        solutions.append(Solution(outputs, prediction, each.relative, norm, pivot))
-    return solutions
 
 
 def _settle(system: System, sets: list[_Refined]) -> None:
     """Let those sets be whose proposed coefficients solve the equations of a sample of rows."""
-    order = torch.randperm(system.n, generator=torch.Generator().manual_seed(0))
-    rows = order[: math.ceil(system.n / SAMPLE)].to(sets[0].target.device)
+    rows = _sample(system.n).to(sets[0].target.device)
     outputs = system.outputs_at(torch.cat([each.proposed for each in sets], 1), rows)
     for each, part in zip(sets, _columns(outputs, sets), strict=True):
         residual = torch.zeros_like(each.target)
         residual[rows] = each.target[rows] - part - system.ridge * each.proposed[rows]
-        relative = each.relative_to_target(residual) * math.sqrt(system.n / len(rows))
+        relative = _estimate(residual, each.target)
         if relative <= TOLERANCE:
             each.take(residual, relative)
+            each.sampled = True
+
+
+def _sample(n: int) -> torch.Tensor:
+    """The rows at which residuals are computed, of n."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    return order[: math.ceil(n / SAMPLE)]
+
+
+def _estimate(residual: torch.Tensor, target: torch.Tensor) -> float:
+    """‖residual‖ / ‖target‖, from the sampled rows of the residual."""
+    rows = _sample(len(target)).to(target.device)
+    share = len(rows) / len(target)
+    return float(residual[rows].norm() / target.norm()) / math.sqrt(share)
 
 
 class _Refined:
     """One set of right-hand sides on its way: it stops when it has converged, whatever becomes of
-    the sets beside it."""
+    the sets beside it. If it is `sampled`, its residual is zero outside the sampled rows."""
 
     def __init__(self, target: torch.Tensor) -> None:
         self.target = self.residual = target
         self.coefficients = self.proposed = torch.zeros_like(target)
-        self.relative = 1.0
-        self.converged = False
+        self.converged = not bool(target.any())  # of zeros, such as of a class without an image
+        self.relative = 0.0 if self.converged else 1.0
+        self.sampled = False
 
     @property
     def size(self) -> float:
@@ -169,21 +213,16 @@ class _Refined:
     def accept(self, reached: torch.Tensor) -> None:
         """Take the proposed coefficients, which give `reached`, if they are an improvement."""
         residual = self.target - reached
-        relative = self.relative_to_target(residual)
+        relative = float(residual.norm() / self.target.norm())
         advanced = 2 * relative < self.relative  # false for NaN, which ends the refinement
         if relative < self.relative:
             self.take(residual, relative)
         self.converged = self.relative <= TOLERANCE or not advanced
-        if self.converged and not self.relative <= LIMIT:
-            raise Breakdown(f"the refinement stopped at a relative residual of {self.relative:.1e}")
 
     def take(self, residual: torch.Tensor, relative: float) -> None:
         """Take the proposed coefficients, which leave this residual."""
         self.coefficients, self.residual, self.relative = self.proposed, residual, relative
         self.converged = relative <= TOLERANCE
-
-    def relative_to_target(self, residual: torch.Tensor) -> float:
-        return float(residual.norm() / self.target.norm())
 
 
 def _columns(block: torch.Tensor, sets: list[_Refined]) -> Sequence[torch.Tensor]:
