@@ -37,6 +37,7 @@ def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
         csv.writer(names, lineterminator="\n").writerow(heads)
     buffer = io.BytesIO()
     buffer.write(names.getvalue().encode())
+    table = table.combine_chunks()  # an empty first chunk would be written as stale memory
     pa.csv.write_csv(table, buffer, pa.csv.WriteOptions(include_header=False, quoting_style=quotes))
     return buffer.getvalue()
 
