@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,16 @@ from randlabels.rundir import write_atomic
 LONGEST = 200
 """Rows up to which a table is also written for reading, as Markdown and LaTeX."""
 
+FORMULA = r"^([=+\-@\t\r])"
+"""How a text begins that a spreadsheet takes for a formula."""
+
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash ", "~": r"\textasciitilde ", "^": r"\textasciicircum "}
+    | {"±": r"$\pm$", "×": r"$\times$"}
+)
+"""What has a meaning in LaTeX, or is not in its fonts, as what prints it."""
+
 
 def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
     """CSV with numbers in full; a missing value is an empty cell.
@@ -27,13 +38,15 @@ def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
     texts = [i for i, kind in enumerate(table.schema.types) if _is_text(kind)]
     quotes = "none"
     for i in texts:
-        column = pc.replace_substring_regex(table.column(i), r"^([=+\-@\t\r])", r"'\1")
-        table = table.set_column(i, table.field(i), column)
-        if pc.any(pc.match_substring_regex(column, r'[",\r\n]')).as_py():
+        values = table.column(i).unique()
+        if pc.any(pc.match_substring_regex(values, FORMULA)).as_py():
+            column = pc.replace_substring_regex(table.column(i), FORMULA, r"'\1")
+            table = table.set_column(i, table.field(i), column)
+        if pc.any(pc.match_substring_regex(values, r'[",\r\n]')).as_py():
             quotes = "needed"
     names = io.StringIO()
     if header:
-        heads = [re.sub(r"^(?=[=+\-@\t\r])", "'", name) for name in table.column_names]
+        heads = [re.sub(FORMULA, r"'\1", name) for name in table.column_names]
         csv.writer(names, lineterminator="\n").writerow(heads)
     buffer = io.BytesIO()
     buffer.write(names.getvalue().encode())
@@ -74,13 +87,16 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def latex(table: pd.DataFrame) -> str:
-    """A booktabs `tabular`, through pandas' Styler; \\usepackage{booktabs} is all it needs."""
+    """A booktabs `tabular`; \\usepackage{booktabs} is all it needs."""
+
+    def row(cells: Iterable[str]) -> str:
+        # A space after a command's name ends the name; \space is one that prints.
+        return " & ".join(c.translate(LATEX).replace("  ", r" \space ") for c in cells) + r" \\"
+
     alignment = "".join("r" if numeric(table[name]) else "l" for name in table)
-    style = (
-        table.style.hide(axis="index").format(escape="latex").format_index(axis=1, escape="latex")
-    )
-    text = style.to_latex(hrules=True, column_format=alignment)
-    return text.replace("±", r"$\pm$").replace("×", r"$\times$")
+    head = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", row(map(str, table)), r"\midrule"]
+    body = [row(cells) for cells in table.itertuples(index=False)]
+    return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def numeric(cells: pd.Series) -> bool:
