@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from . import launchers, stopping
 from .config import parse
 from .help import known_keys, launcher_keys, options_help
-from .options import DEFAULTS, without_file
+from .options import DEFAULTS, unnamed, without_file
 from .typed import plain
 
 HERE = Path(__file__).parent
@@ -148,7 +148,10 @@ def in_one_sentence(error: Exception) -> str:
 
 
 def _unknown_option(group: str, option: str, known: list[str]) -> str:
-    listed = f"; use {', '.join(known)}" if known else ""
+    reason = ""
+    if file := unnamed(group, option):
+        reason = f': no class in {file} has the line name: ClassVar[str] = "{option}"; add it, or'
+    listed = f"{reason or ';'} use {', '.join(known)}" if known else ""
     amount = "; how much is corrupted is corrupt=0.4, say" if group == "corruption" else ""
     return f"{group}={option} is unknown{listed}{amount}"
 
