@@ -77,7 +77,8 @@ def task(tree: DictConfig) -> str:
     Hydra calls this here for a single run, whose state becomes the exit code, and in the
     workers of a sweep, whose parent has checked and planned all runs.
     """
-    from .execute import execute  # torch, for which --help and tab completion need not wait
+    from . import outcome  # torch, for which --help and tab completion need not wait
+    from .execute import execute
     from .launchers import batch
     from .rundir import FINISHED
 
@@ -98,6 +99,10 @@ def task(tree: DictConfig) -> str:
         if of_sweep:
             raise
         raise SystemExit(f"Error: {in_one_sentence(error)}") from error
+    except Exception as error:
+        if of_sweep:
+            outcome.show_unforeseen(error)
+        raise
     if config.plan:
         batch.show_plan([config])
         sys.exit(0)
