@@ -77,12 +77,9 @@ class Epochs:
             [np.empty(0, dtype=int), *(np.repeat(block.runs, block.rows) for block in self.blocks)]
         )
         columns = ["epoch", *keys]
-        tables = [
-            pa.parquet.read_table(_file(self.folder, i, block), columns=columns)
-            for i, block in enumerate(self.blocks)
-        ]
-        table = pa.concat_tables(tables) if tables else SCHEMA.empty_table().select(columns)
-        return table.to_pandas().assign(run=run)
+        files = [_file(self.folder, i, block) for i, block in enumerate(self.blocks)]
+        table = pa.parquet.read_table(files, columns=columns) if files else SCHEMA.empty_table()
+        return table.select(columns).to_pandas().assign(run=run)
 
     @classmethod
     def update(cls, out: Path, runs: pd.DataFrame, keys: list[str], code: str) -> Epochs:
@@ -98,18 +95,13 @@ class Epochs:
         if np.any(pd.to_numeric(runs.get("sensitivity", 0), errors="coerce") > 0):
             measured += metrics.SENSITIVITY
         blocks = _cut(runs, keys, [code, keys, measured])
-        fresh = _write_blocks(
-            folder, blocks, known, lambda block: _parse(block, runs, keys, measured)
-        )
+        _write_blocks(folder, blocks, known, lambda block: _parse(block, runs, keys, measured))
         table = out / "epochs.csv"
         old = index.get("places", {}) if index.get("csv") == status_of(table) else {}
 
         def lines(position: int) -> bytes:
-            block = blocks[position]
-            records = fresh.get(block.name)
-            if records is None:
-                records = pa.parquet.read_table(_file(folder, position, block))
-            return as_csv(records, header=False)
+            file = _file(folder, position, blocks[position])
+            return as_csv(pa.parquet.read_table(file), header=False)
 
         columns = ["run_id", *keys, *measured]
         header = as_csv(pa.table({name: [] for name in columns}))
@@ -145,15 +137,14 @@ def _write_blocks(
     blocks: list[Block],
     known: Mapping[str, Any],
     parse: Callable[[Block], pa.Table],
-) -> dict[str, pa.Table]:
-    """Bring the parquet files up to date; the records of the blocks that were parsed, by name.
+) -> None:
+    """Bring the parquet files up to date.
 
     What the last call wrote of a block is `known`, and believed while its file is as it was.
     """
     for file in folder.glob("*.moved"):  # of a call that was interrupted
         file.unlink()
     files = {file.stem.partition("-")[2]: file for file in folder.glob("*.parquet")}
-    fresh: dict[str, pa.Table] = {}
     for i, block in enumerate(blocks):
         target = _file(folder, i, block)
         if block.name in known and known[block.name][3] == status_of(files.get(block.name)):
@@ -162,15 +153,13 @@ def _write_blocks(
             if (file := files.pop(block.name)) != target:
                 file.rename(target.with_suffix(".moved"))
         else:
-            fresh[block.name] = records = parse(block)
             buffer = io.BytesIO()
-            pa.parquet.write_table(records, buffer, use_dictionary=["run_id"])
+            pa.parquet.write_table(parse(block), buffer, use_dictionary=["run_id"])
             target.with_suffix(".moved").write_bytes(buffer.getbuffer())
     for file in files.values():
         file.unlink()
     for file in folder.glob("*.moved"):
         file.rename(file.with_suffix(".parquet"))
-    return fresh
 
 
 def _file(folder: Path, position: int, block: Block) -> Path:
@@ -236,10 +225,10 @@ def _decode(content: bytes, rows: list[int]) -> pa.Table:
     and each run's are those of epochs 0, 1, 2 and so on."""
     if not sum(rows):
         return SCHEMA.empty_table()
+    # A run alone is one chunk, so that an error names the line of its log; more go in parallel.
+    chunks = pa.json.ReadOptions(block_size=max(1 << 20, len(content) // len(rows)))
     options = pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
-    table = pa.json.read_json(
-        io.BytesIO(content), pa.json.ReadOptions(block_size=max(1 << 20, len(content))), options
-    )
+    table = pa.json.read_json(pa.BufferReader(content), chunks, options)
     if table.num_rows != sum(rows) or table["epoch"].null_count:
         raise pa.ArrowInvalid("a line is no record")
     if not np.array_equal(table["epoch"], np.concatenate([np.arange(n) for n in rows])):

@@ -18,6 +18,9 @@ from randlabels.rundir import write_atomic
 LONGEST = 200
 """Rows up to which a table is also written for reading, as Markdown and LaTeX."""
 
+FORMULA = r"^([=+\-@\t\r])"
+"""How a text begins that a spreadsheet takes for a formula."""
+
 
 def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
     """CSV with numbers in full; a missing value is an empty cell.
@@ -27,16 +30,19 @@ def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
     texts = [i for i, kind in enumerate(table.schema.types) if _is_text(kind)]
     quotes = "none"
     for i in texts:
-        column = pc.replace_substring_regex(table.column(i), r"^([=+\-@\t\r])", r"'\1")
-        table = table.set_column(i, table.field(i), column)
-        if pc.any(pc.match_substring_regex(column, r'[",\r\n]')).as_py():
+        values = table.column(i).unique()
+        if pc.any(pc.match_substring_regex(values, FORMULA)).as_py():
+            column = pc.replace_substring_regex(table.column(i), FORMULA, r"'\1")
+            table = table.set_column(i, table.field(i), column)
+        if pc.any(pc.match_substring_regex(values, r'[",\r\n]')).as_py():
             quotes = "needed"
     names = io.StringIO()
     if header:
-        heads = [re.sub(r"^(?=[=+\-@\t\r])", "'", name) for name in table.column_names]
+        heads = [re.sub(FORMULA, r"'\1", name) for name in table.column_names]
         csv.writer(names, lineterminator="\n").writerow(heads)
     buffer = io.BytesIO()
     buffer.write(names.getvalue().encode())
+    table = table.combine_chunks()  # an empty first chunk would be written as stale memory
     pa.csv.write_csv(table, buffer, pa.csv.WriteOptions(include_header=False, quoting_style=quotes))
     return buffer.getvalue()
 

@@ -129,6 +129,14 @@ def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
                 yield group, name, {"name": name, **defaults}
 
 
+def unnamed(group: str, name: str) -> Path | None:
+    """The source file `name` among those of a group, if no class in it sets that name."""
+    if group not in MODULES:
+        return None
+    file = HERE / MODULES[group] / f"{name}.py"
+    return file if file.is_file() and name not in _declared(file) else None
+
+
 def _declared(file: Path) -> list[str]:
     """The `name` of each class in a source file that sets one, without importing it."""
     names = []

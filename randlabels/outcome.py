@@ -97,6 +97,13 @@ def fail(runs: Sequence[RunDir], error: Exception) -> str:
     return "failed"
 
 
+def show_unforeseen(error: BaseException) -> None:
+    """Print the traceback of what a run of a sweep raised before it had files, unless that is a
+    refusal or the file system's; the launch itself ends with one sentence of it."""
+    if not isinstance(error, ValueError | OSError | SystemExit):
+        traceback.print_exception(error)
+
+
 def tell(run: RunDir, prefix: str) -> None:
     """Print the result of a finished run in a line."""
     result = run.result() or {}

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from . import launchers, stopping
 from .config import parse
 from .help import known_keys, launcher_keys, options_help
-from .options import DEFAULTS, without_file
+from .options import DEFAULTS, unnamed, without_file
 from .typed import plain
 
 HERE = Path(__file__).parent
@@ -77,7 +77,8 @@ def task(tree: DictConfig) -> str:
     Hydra calls this here for a single run, whose state becomes the exit code, and in the
     workers of a sweep, whose parent has checked and planned all runs.
     """
-    from .execute import execute  # torch, for which --help and tab completion need not wait
+    from . import outcome  # torch, for which --help and tab completion need not wait
+    from .execute import execute
     from .launchers import batch
     from .rundir import FINISHED
 
@@ -98,6 +99,10 @@ def task(tree: DictConfig) -> str:
         if of_sweep:
             raise
         raise SystemExit(f"Error: {in_one_sentence(error)}") from error
+    except Exception as error:
+        if of_sweep:
+            outcome.show_unforeseen(error)
+        raise
     if config.plan:
         batch.show_plan([config])
         sys.exit(0)
@@ -148,7 +153,10 @@ def in_one_sentence(error: Exception) -> str:
 
 
 def _unknown_option(group: str, option: str, known: list[str]) -> str:
-    listed = f"; use {', '.join(known)}" if known else ""
+    reason = ""
+    if file := unnamed(group, option):
+        reason = f': no class in {file} has the line name: ClassVar[str] = "{option}"; add it, or'
+    listed = f"{reason or ';'} use {', '.join(known)}" if known else ""
     amount = "; how much is corrupted is corrupt=0.4, say" if group == "corruption" else ""
     return f"{group}={option} is unknown{listed}{amount}"
 

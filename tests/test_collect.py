@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from analysis import collect, epochs, figures, formats, report, status
@@ -129,6 +130,22 @@ def test_one_bad_folder_spoils_nothing_else(kind: str, sweep: Path, capsys) -> N
         assert found.loc[0.0, "n_done"] == 2 and str(bad.path) in shown
         assert found.loc[0.0, "test_error_mean"] == before.loc[0.0, "test_error_mean"]
         assert curves.loc[0.0, ["0", "1", "2"]].tolist() == pytest.approx([0.75, 1.0, 1.0])
+
+
+def test_damaged_first_run_of_a_block_leaves_nothing_but_text(tmp_path: Path) -> None:
+    """epochs.csv is the table without that run; Arrow writes an empty first chunk as garbage."""
+    many(tmp_path / "runs", range(3))
+    collect.main([str(tmp_path / "runs"), "--out", str(tmp_path / "whole")])
+    lines = (tmp_path / "whole" / "epochs.csv").read_bytes().splitlines()
+    first = lines[1].partition(b",")[0]
+    log = tmp_path / "runs" / first.decode() / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"lr": 0.1', '"lr": "x"'))
+    collect.main([str(tmp_path / "runs")])
+    found = (tmp_path / "runs" / "summary" / "epochs.csv").read_bytes().splitlines()
+    assert found == [line for line in lines if not line.startswith(first)]
+    records = pa.table({"epoch": [0, 1]})
+    parts = pa.concat_tables([records.slice(2), records])
+    assert formats.as_csv(parts, header=False) == b"0\n1\n"
 
 
 def test_damaged_block_and_index_are_made_anew(sweep: Path) -> None:

@@ -12,13 +12,14 @@ from textwrap import dedent
 
 import pytest
 import torch
+from hydra.errors import HydraException
 
 from randlabels import options
 from randlabels.config import Config, parse
 from randlabels.exact import check_model
 from randlabels.experiment import build_model, load, relabel
 from randlabels.launchers.batch import check
-from randlabels.run import CONF
+from randlabels.run import CONF, in_one_sentence
 
 HEAD = """
 from dataclasses import dataclass
@@ -275,6 +276,19 @@ def test_data_of_another_form_are_refused_with_what_they_are(
     )
     with pytest.raises(ValueError, match=f"^{sentence}"):
         load(parse({"dataset": {"name": "own"}}).dataset)
+
+
+def test_file_without_the_name_that_is_asked_for_is_told_from_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "HERE", tmp_path)
+    file = tmp_path / "models" / "mine.py"
+    file.parent.mkdir()
+    file.write_text(f"{HEAD}@dataclass\nclass Mine:\n    lr = 0.1\n")
+    sentence = in_one_sentence(HydraException("Could not find 'model/mine'"))
+    assert sentence.startswith(f"model=mine is unknown: no class in {file} has the line name: ")
+    other = in_one_sentence(HydraException("Could not find 'model/other'"))
+    assert other.startswith("model=other is unknown; use alexnet, ")
 
 
 def test_file_of_comments_must_name_its_option(tmp_path: Path) -> None:

@@ -120,6 +120,19 @@ def test_exception_before_a_run_has_a_folder_is_reported(
     assert outcome.out.count('planned, KeyError: "a bug of one\'s own"\n') == 2
 
 
+@pytest.mark.parametrize(("raised", "told"), [(KeyError, True), (ValueError, False)])
+def test_traceback_is_shown_of_what_is_no_refusal(
+    raised: type[Exception], told: bool, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(config: object) -> None:
+        raise raised("before the run has a folder")
+
+    monkeypatch.setattr("randlabels.execute.assemble", broken)
+    outcome = cli("-m", *TINY, BASIC)
+    assert ("in broken\n" in outcome.err) == told
+    assert f"planned, {raised.__name__}: " in outcome.out
+
+
 def test_sweep_over_names_keeps_a_plan_in_each_folder(cli: Cli, tmp_path: Path) -> None:
     assert cli("-m", *TINY, "name=a,b", BASIC).code == 0
     assert [len(read_plan(tmp_path / "runs" / name)) for name in "ab"] == [1, 1]

@@ -41,6 +41,7 @@ def work(line: Connection, slot: int, size: int, concurrency: int, launch: str) 
     from torch import OutOfMemoryError
 
     from ..execute import execute
+    from ..outcome import show_unforeseen
 
     saying = Lock()
 
@@ -52,6 +53,8 @@ def work(line: Connection, slot: int, size: int, concurrency: int, launch: str) 
             except (Exception, SystemExit) as raised:  # before it had files; the others go on
                 error = f"{type(raised).__name__}: {raised}"
                 again = beside and isinstance(raised, OutOfMemoryError)
+                if not again:
+                    show_unforeseen(raised)
             with saying, contextlib.suppress(OSError):  # of a parent that has died
                 line.send(Answer(config.run.path, error, again))
 
