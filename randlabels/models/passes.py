@@ -33,11 +33,7 @@ def moments(x: np.ndarray, skip: np.ndarray | None, shift: np.ndarray) -> np.nda
         part = np.zeros((2, width), np.float32)
         for i in range(first, min(first + ROWS, rows)):
             for j in range(width):
-                value = _wide(x[i, j])
-                if skip is not None:
-                    x[i, j] = _narrow(value + _wide(skip[i, j]))
-                    value = _wide(x[i, j])
-                value -= shifts[j]
+                value = _sum(x, skip, i, j) - shifts[j]
                 part[0, j] += value
                 part[1, j] += value * value
         sums += part
@@ -57,11 +53,7 @@ def rectified(
     scales, shifts = _beside(scale, width), _beside(shift, width)
     for i in range(rows):
         for j in range(width):
-            value = _wide(x[i, j])
-            if skip is not None:
-                x[i, j] = _narrow(value + _wide(skip[i, j]))
-                value = _wide(x[i, j])
-            y = value * scales[j] + shifts[j]
+            y = _sum(x, skip, i, j) * scales[j] + shifts[j]
             out[i, j] = _narrow(np.float32(0) if y <= 0 else y)
 
 
@@ -125,6 +117,14 @@ def _reinterpreted(source: types.Type, target: types.Type) -> Any:
 
 _float = _reinterpreted(types.uint32, types.float32)
 _bits = _reinterpreted(types.float32, types.uint32)
+
+
+@inlined
+def _sum(x, skip, i, j):  # type: ignore[no-untyped-def]
+    """The number at one place, after x += skip there."""
+    if skip is not None:
+        x[i, j] = _narrow(_wide(x[i, j]) + _wide(skip[i, j]))
+    return _wide(x[i, j])
 
 
 @inlined
