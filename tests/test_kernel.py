@@ -272,7 +272,7 @@ def test_factor_of_nothing_but_nan_ends_the_refinement(small_blocks: None) -> No
 
 @pytest.mark.data
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("n", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [5_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_mnist_is_classified_as_by_scipy(n: int, real_data: Path) -> None:
     from torchvision.datasets import MNIST
 
