@@ -33,7 +33,7 @@ class BatchNormReLU(nn.BatchNorm2d):
         self, x: torch.Tensor, skip: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """max(0, BN(x + skip)) and x + skip, in the place of x; of x alone where `skip` is None."""
-        if _passable(x) and (skip is None or _passable(skip)):
+        if passable(x) and (skip is None or passable(skip)):
             out, total = _BatchNormReLU.apply(x, skip, self.weight, self.bias, self)
             return out, x if skip is None else total
         total = x if skip is None else x.add_(skip)
@@ -116,7 +116,8 @@ class _BatchNormReLU(torch.autograd.Function):
         return result, result if ctx.needs_input_grad[1] else None, *parameters, None
 
 
-def _passable(x: torch.Tensor) -> bool:
+def passable(x: torch.Tensor) -> bool:
+    """These are activations for passes of ours."""
     return (
         x.dtype is torch.bfloat16
         and x.device.type == "cpu"
@@ -124,6 +125,11 @@ def _passable(x: torch.Tensor) -> bool:
         and x.numel() > x.shape[1]  # BatchNorm2d refuses a single value a channel
         and not torch.compiler.is_compiling()
     )
+
+
+def bits(x: torch.Tensor) -> np.ndarray:
+    """(N, C, H, W) bf16 with the channels last as the int16 of its bits, (N, H, W, C), a view."""
+    return x.detach().view(torch.int16).permute(0, 2, 3, 1).numpy()
 
 
 def _moments(x: torch.Tensor, skip: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
@@ -147,8 +153,7 @@ def _rows(x: torch.Tensor | None) -> np.ndarray | None:
     for, a power of two that divides the pixels of an image. None of None."""
     if x is None:
         return None
-    numbers = x.detach().view(torch.int16).permute(0, 2, 3, 1).numpy()
-    return numbers.reshape(-1, _width(x.shape[1], x.shape[2] * x.shape[3]))
+    return bits(x).reshape(-1, _width(x.shape[1], x.shape[2] * x.shape[3]))
 
 
 @cache
