@@ -7,12 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from randlabels.models import norm
 from randlabels.models.norm import BatchNormReLU
 
 ROUNDING = 2**-8
 """Largest relative error of a number rounded to bf16."""
 
 SHAPES = [(8, 16, 8, 8), (1, 48, 7, 7), (3, 3, 5, 5), (5, 300, 2, 2)]
+
+
+@pytest.fixture(autouse=True)
+def _worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small activations pass through the passes too."""
+    monkeypatch.setattr(norm, "WORTH", 0)
 
 
 def pair(channels: int, affine: bool = True) -> tuple[BatchNormReLU, nn.BatchNorm2d]:
@@ -137,3 +144,14 @@ def test_float32_is_torchs_own() -> None:
     out, total = layer.of_sum(x.clone(), x + 1)
     assert torch.equal(total, x + (x + 1)) and torch.equal(out, F.relu(plain(total)))
     assert torch.equal(layer.running_var, plain.running_var)
+
+
+def test_small_activations_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norm, "WORTH", 2**16)
+    layer, plain = BatchNormReLU(16), nn.BatchNorm2d(16)
+    for images, same in ((8, True), (64, False)):  # 2^13 and 2^16 numbers
+        found, expected = (
+            passed(each, activations((images, 16, 8, 8)), activations((images, 16, 8, 8), seed=1))
+            for each in (layer, nn.Sequential(plain, nn.ReLU()))
+        )
+        assert torch.equal(found[1], expected[1]) == same

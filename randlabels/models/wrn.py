@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from .conv import Conv2d
 from .dropout import Dropout
 from .init import initialize
 from .norm import BatchNormReLU
@@ -23,13 +24,11 @@ class Block(nn.Module):
     def __init__(self, width_in: int, width: int, stride: int, dropout: float) -> None:
         super().__init__()
         self.bn1 = BatchNormReLU(width_in)
-        self.conv1 = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
+        self.conv1 = Conv2d(width_in, width, 3, stride)
         self.bn2 = BatchNormReLU(width)
         self.dropout = Dropout(dropout)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.shortcut = (
-            nn.Conv2d(width_in, width, 1, stride, bias=False) if width_in != width else None
-        )
+        self.conv2 = Conv2d(width, width, 3)
+        self.shortcut = Conv2d(width_in, width, 1, stride) if width_in != width else None
 
     def forward(
         self, x: torch.Tensor, skip: torch.Tensor | None
@@ -48,7 +47,7 @@ class WideResNet(nn.Module):
         self, channels: int, classes: int, *, depth: int, widen: int, dropout: float
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.conv = Conv2d(channels, 16, 3)
         blocks, width_in = [], 16
         for width, stride in ((16 * widen, 1), (32 * widen, 2), (64 * widen, 2)):
             for i in range((depth - 4) // 6):
