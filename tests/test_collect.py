@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+import yaml
 
-from analysis import collect, epochs, formats, status
+from analysis import collect, epochs, folders, formats, status
 from randlabels import metrics
 
 from .synthetic import contents, record, table, write_run
@@ -156,6 +157,33 @@ def test_damaged_block_and_index_are_made_anew(sweep: Path) -> None:
         (sweep / "summary" / ".cache" / name).write_text("{}")
     collect.main([str(sweep)])
     assert contents(sweep / "summary") == first
+
+
+CONFIGS = {
+    "as written": "a: 1\nb:\n  c: 2\n  d: [1]\ne:\n- 1\n- x\nf: null\n",
+    "key twice": "a: 1\na: 2\n",
+    "text over lines": "a: 'x\n\n  y'\nb: |\n  c: 1\n",
+    "text to the margin": 'a: "x\nb: y"\n',
+    "anchor": "a: &x [1]\nb: *x\n",
+    "comment": "# text\na: 1 # text\n\nb: 2\n",
+    "no end": "a: 1\nb: 2",
+    "no key": "a: 1\nb:2\n",
+    "text": "a:b\n",
+    "two documents": "a: 1\n---\nb: 2\n",
+    "two documents after a list": "a:\n- 1\n---\nb: 2\n",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_says_what_yaml_says(name: str) -> None:
+    """Whether its keys can be read one by one or not."""
+    said: list[object] = []
+    for read in (yaml.safe_load, folders._config):
+        try:
+            said.append(read(CONFIGS[name].encode()))
+        except yaml.YAMLError as error:
+            said.append(type(error))
+    assert said[0] == said[1]
 
 
 def test_cache_of_other_code_is_not_believed(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
