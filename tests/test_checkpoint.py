@@ -13,7 +13,7 @@ import torch
 from randlabels import checkpoint
 from randlabels.rundir import RunDir
 
-from .conftest import TINY, Cli, numbers, only_run
+from .conftest import TINY, Cli, Hostile, numbers, only_run
 
 STATE = {"config_hash": "a" * 64, "model": {"w": torch.arange(1000.0)}, "epoch": 3}
 
@@ -127,16 +127,6 @@ def test_checkpoint_of_another_program_fails_by_name_and_stays(
     assert f"the checkpoint's {key} has " in outcome.out and "force=true" in outcome.out
     assert run.checkpoint.read_bytes() == before
     assert cli(*TINY, "force=true").code == 0
-
-
-class Hostile:
-    """A pickle that makes a file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple:
-        return open, (str(self.file), "w")
 
 
 @pytest.mark.parametrize("kind", ["bare", "torch", "signed"])

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 from randlabels import metrics
 from randlabels.rundir import RunDir
 
-from .conftest import BASIC, TINY, Cli, held, numbers, only_run, wait_until
+from .conftest import BASIC, TINY, Cli, held, numbers, only_run, started, wait_until
 
 
 def test_single_run_leaves_the_contracts_folder_and_console_lines(cli: Cli, tmp_path: Path) -> None:
@@ -102,10 +101,9 @@ def test_killed_run_resumes_and_ends_with_the_undisturbed_numbers(cli: Cli, tmp_
     arguments = [*TINY, "model.hidden=[64]", "epochs=400", "threads=1"]
     assert cli(*arguments, "out=undisturbed").code == 0
     (undisturbed,) = (tmp_path / "undisturbed").glob("*/*/metrics.jsonl")
-    command = [sys.executable, "-m", "randlabels.run", *arguments, "checkpoint_every=0"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+    with started(tmp_path, *arguments, "checkpoint_every=0") as process:
         wait_until(lambda: any(p.read_text() for p in tmp_path.glob("runs/*/*/metrics.jsonl")))
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     run = RunDir(only_run(tmp_path))
     assert run.state() == "interrupted"
     resumed = cli(*arguments)
