@@ -96,7 +96,7 @@ def _modules(group: str) -> Iterator[ModuleType]:
     module = importlib.import_module(f"{__package__}.{MODULES[group]}")
     yield module
     for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
-        if found.name != "__main__":
+        if found.name[0] != "_":  # such a file holds no option
             yield _imported(f"{module.__name__}.{found.name}")
 
 

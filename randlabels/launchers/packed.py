@@ -24,9 +24,8 @@ from ..config import Config
 from ..stopping import LAUNCH, reason
 from .worker import Answer, cores, work
 
-PRELOADED = ["randlabels.execute", "randlabels.launchers.worker", "torch._dynamo"]
-"""Imported once, by the process that all workers are copies of; torch comes along. The first
-optimizer that a process builds would import the last one, which takes as long as torch itself."""
+PRELOADED = ["randlabels.execute", "randlabels.launchers.worker"]
+"""Imported once, by the process that all workers are copies of; torch comes along."""
 
 ON_GPU = 4
 """Runs that share a GPU: a small one alone leaves most of it idle."""

@@ -67,7 +67,7 @@ class _BatchNormReLU(torch.autograd.Function):
         bias: torch.Tensor | None,
         layer: BatchNormReLU,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        from . import passes
+        from . import _passes as passes
 
         total = None if skip is None else x
         if total is not None:
@@ -90,7 +90,7 @@ class _BatchNormReLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        from . import passes
+        from . import _passes as passes
 
         (total,) = ctx.saved_tensors
         scale, shift, mean, inverse, training = ctx.constants
@@ -128,7 +128,7 @@ def _passable(x: torch.Tensor) -> bool:
 
 def _moments(x: torch.Tensor, skip: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
     """Mean and biased variance (C,) float64 of each channel, once `skip` is added to x."""
-    from . import passes
+    from . import _passes as passes
 
     shift = x[0, :, 0, 0].detach().double().numpy()  # near the mean, so that little cancels
     if skip is not None:
