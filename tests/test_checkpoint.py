@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,13 @@ def test_previous_checkpoint_is_kept_and_recovered_from(cli: Cli, tmp_path: Path
     again = cli(*arguments)
     assert again.code == 0 and numbers(run.path) == whole
     assert again.out.count("is damaged") == 2 and "starting from epoch 0" in again.out
+
+    run.done.unlink()
+    run.previous_checkpoint.unlink()
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-500])
+    again = cli(*arguments)
+    assert again.code == 0 and numbers(run.path) == whole
+    assert re.search("is damaged: .*; starting from epoch 0", again.out)
 
 
 def files(run: RunDir) -> tuple[Path, Path]:

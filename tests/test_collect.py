@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +64,22 @@ def test_collecting_after_changes_equals_collecting_anew(
     assert len([name for name in incremental if "parquet" in name]) > 1
 
 
-def test_edited_or_missing_tables_are_written_anew(sweep: Path) -> None:
+def test_tables_that_were_edited_damaged_or_lost_are_written_anew(sweep: Path) -> None:
     collect.main([str(sweep)])
-    first = contents(sweep / "summary")
     summary = sweep / "summary"
-    (summary / "epochs.csv").write_text("edited")
-    (summary / "test_error.csv").unlink()
-    for block in (summary / "epochs.parquet").iterdir():
-        block.unlink()
-    collect.main([str(sweep)])
-    assert contents(summary) == first
-    shutil.rmtree(summary / ".cache")
-    collect.main([str(sweep)])
-    assert contents(summary) == first
+    first = contents(summary)
+    (block,) = (summary / "epochs.parquet").iterdir()
+    spoilers: list[Callable[[], object]] = [
+        lambda: ((summary / "epochs.csv").write_text("edited"), block.unlink()),
+        lambda: (summary / "test_error.csv").unlink(),
+        lambda: block.write_bytes(block.read_bytes()[:-100]),
+        lambda: [file.write_text("{}") for file in summary.glob(".cache/*.json")],
+        lambda: shutil.rmtree(summary / ".cache"),
+    ]
+    for spoil in spoilers:
+        spoil()
+        collect.main([str(sweep)])
+        assert contents(summary) == first
 
 
 # Names
@@ -144,19 +148,6 @@ def test_damaged_first_run_of_a_block_leaves_nothing_but_text(tmp_path: Path) ->
     records = pa.table({"epoch": [0, 1]})
     parts = pa.concat_tables([records.slice(2), records])
     assert formats.as_csv(parts, header=False) == b"0\n1\n"
-
-
-def test_damaged_block_and_index_are_made_anew(sweep: Path) -> None:
-    collect.main([str(sweep)])
-    first = contents(sweep / "summary")
-    (block,) = (sweep / "summary" / "epochs.parquet").iterdir()
-    block.write_bytes(block.read_bytes()[:-100])
-    collect.main([str(sweep)])
-    assert contents(sweep / "summary") == first
-    for name in ("runs.json", "epochs.json"):
-        (sweep / "summary" / ".cache" / name).write_text("{}")
-    collect.main([str(sweep)])
-    assert contents(sweep / "summary") == first
 
 
 CONFIGS = {
