@@ -116,7 +116,7 @@ def over_seeds(
     run, epoch = records["run"].to_numpy(), records["epoch"].to_numpy()
     done = (found.runs["state"] == "done").to_numpy()[run]
     shape = (size, int(epoch[done].max()) + 1 if done.any() else 0)
-    cells, length = configuration.to_numpy()[run] * shape[1] + epoch, shape[0] * shape[1]
+    cells, length = (configuration.to_numpy() * shape[1])[run] + epoch, shape[0] * shape[1]
     measured = {}
     for metric in records.columns[2:]:
         known = done & ~np.isnan(values := records[metric].to_numpy())
@@ -124,8 +124,9 @@ def over_seeds(
         n = np.bincount(cell, minlength=length)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.bincount(cell, value, length) / n
-            squares = np.bincount(cell, (value - mean[cell]) ** 2, length)
-            deviation = np.sqrt(squares / np.where(n > 1, n - 1, 0))
+            value -= mean[cell]
+            value *= value
+            deviation = np.sqrt(np.bincount(cell, value, length) / np.where(n > 1, n - 1, 0))
         measured[metric] = mean.reshape(shape), deviation.reshape(shape)
     return measured
 
