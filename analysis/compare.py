@@ -24,7 +24,7 @@ import pandas as pd
 import yaml
 
 from randlabels.console import print_table
-from randlabels.metrics import LOSSES, MEASURED
+from randlabels.metrics import LOSSES
 from randlabels.rundir import FINISHED
 
 from .collect import collect, parser
@@ -78,14 +78,11 @@ def main(arguments: list[str] | None = None) -> None:
 def compare(found: Collection, published: pd.DataFrame) -> pd.DataFrame:
     """Each published number with ours: mean, deviation, n, difference and verdict."""
     matches = {keys: covering(found.runs, keys) for keys in published["keys"].unique()}
-    curves: dict[str, pd.DataFrame] = {}
     rows = []
     number: Any
     for number in published.itertuples(index=False):
-        if number.metric in MEASURED and number.epoch != "last" and number.metric not in curves:
-            curves[number.metric] = found.epochs.read(number.metric)
         runs = found.runs[matches[number.keys]]
-        values = _values(found, runs[runs["state"] == "done"], number, curves)
+        values = _values(found, runs[runs["state"] == "done"], number)
         rows.append(_judged(number, values, int((runs["state"] == "diverged").sum())))
     return pd.DataFrame(rows).astype({"n": int})
 
@@ -144,9 +141,7 @@ def _canonical(value: Any) -> str:
         return str(value)
 
 
-def _values(
-    found: Collection, runs: pd.DataFrame, number: Any, curves: dict[str, pd.DataFrame]
-) -> pd.Series:
+def _values(found: Collection, runs: pd.DataFrame, number: Any) -> pd.Series:
     """The values (n,) of a published number's metric in `runs`; NaN where one never fitted."""
     if number.metric == "relative":
         keys = number.keys.split()
@@ -159,7 +154,7 @@ def _values(
         return runs.get(number.metric, pd.Series(dtype=float))
     if number.epoch == "last":
         return runs[f"final_{number.metric}"]
-    records = curves[number.metric]
+    records = found.epochs.read(number.metric)
     wanted = records["run"].isin(runs.index) & (records["epoch"] == int(number.epoch))
     return records.loc[wanted, number.metric].dropna()
 

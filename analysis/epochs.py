@@ -62,24 +62,25 @@ class Block:
 class Epochs:
     """The records of a table of runs, on disk.
 
-    folder: of the parquet files, one per block, in order.
+    files: parquet, one per block, in order.
+    columns: what was read of them.
     problems: sentences by position in the table; `damaged` are runs without usable records.
     """
 
-    folder: Path
-    blocks: list[Block]
+    files: list[Path]
+    columns: dict[str, np.ndarray]
     problems: dict[int, str]
     damaged: set[int]
 
     def read(self, *keys: str) -> pd.DataFrame:
         """Columns `run` (position in the table), `epoch` and the metrics `keys`."""
-        run = np.concatenate(
-            [np.empty(0, dtype=int), *(np.repeat(block.runs, block.rows) for block in self.blocks)]
-        )
-        columns = ["epoch", *keys]
-        files = [_file(self.folder, i, block) for i, block in enumerate(self.blocks)]
-        table = pa.parquet.read_table(files, columns=columns) if files else SCHEMA.empty_table()
-        return table.select(columns).to_pandas().assign(run=run)
+        if missing := [key for key in ("epoch", *keys) if key not in self.columns]:
+            if self.files:
+                table = pa.parquet.read_table(self.files, columns=missing)
+            else:
+                table = SCHEMA.empty_table()
+            self.columns |= {key: table[key].to_numpy() for key in missing}
+        return pd.DataFrame({key: self.columns[key] for key in ("run", "epoch", *keys)}, copy=False)
 
     @classmethod
     def update(cls, out: Path, runs: pd.DataFrame, keys: list[str], code: str) -> Epochs:
@@ -95,34 +96,31 @@ class Epochs:
         if np.any(pd.to_numeric(runs.get("sensitivity", 0), errors="coerce") > 0):
             measured += metrics.SENSITIVITY
         blocks = _cut(runs, keys, [code, keys, measured])
-        _write_blocks(folder, blocks, known, lambda block: _parse(block, runs, keys, measured))
+        owners = pa.Table.from_pandas(runs[["run_id", *keys]], preserve_index=False)
+        owners = owners.replace_schema_metadata()
+        _write_blocks(folder, blocks, known, lambda block: _parse(block, runs, owners, measured))
+        files = [_file(folder, i, block) for i, block in enumerate(blocks)]
         table = out / "epochs.csv"
         old = index.get("places", {}) if index.get("csv") == status_of(table) else {}
 
         def lines(position: int) -> bytes:
-            file = _file(folder, position, blocks[position])
-            return as_csv(pa.parquet.read_table(file), header=False)
+            return as_csv(pa.parquet.read_table(files[position]), header=False)
 
-        columns = ["run_id", *keys, *measured]
-        header = as_csv(pa.table({name: [] for name in columns}))
+        header = as_csv(pa.table({name: [] for name in [*owners.column_names, *measured]}))
         places = rewrite(table, header, [block.name for block in blocks], lines, old)
         content = {
             "blocks": {
-                block.name: [
-                    block.rows,
-                    block.problems,
-                    block.damaged,
-                    status_of(_file(folder, i, block)),
-                ]
-                for i, block in enumerate(blocks)
+                block.name: [block.rows, block.problems, block.damaged, status_of(file)]
+                for block, file in zip(blocks, files, strict=True)
             },
             "places": places,
             "csv": status_of(table),
         }
         write_atomic(index_file, json.dumps(content))
+        run = [np.repeat(block.runs, block.rows) for block in blocks]
         return cls(
-            folder,
-            blocks,
+            files,
+            {"run": np.concatenate([np.empty(0, dtype=int), *run])},
             {
                 block.runs[i]: f"{runs['folder'].iloc[block.runs[i]]}/metrics.jsonl {reason}"
                 for block in blocks
@@ -187,14 +185,14 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _parse(block: Block, runs: pd.DataFrame, keys: list[str], measured: list[str]) -> pa.Table:
-    """What the records of a block `measured`, with the `keys` of their runs; its rows and problems
-    are filled in."""
+def _parse(block: Block, runs: pd.DataFrame, owners: pa.Table, measured: list[str]) -> pa.Table:
+    """What the records of a block `measured`, with their runs' row of `owners`; its rows and
+    problems are filled in."""
     contents = []
     expected = runs["records"].iloc[block.runs].tolist()
-    for i, position in enumerate(block.runs):
+    for i, folder in enumerate(runs["folder"].iloc[block.runs]):
         try:
-            content = (Path(str(runs.at[position, "folder"])) / "metrics.jsonl").read_bytes()
+            content = (Path(folder) / "metrics.jsonl").read_bytes()
         except OSError as error:
             content = b""
             if not isinstance(error, FileNotFoundError) or expected[i] > 0:
@@ -213,8 +211,7 @@ def _parse(block: Block, runs: pd.DataFrame, keys: list[str], measured: list[str
         table = _decode(b"".join(contents), block.rows)
     except pa.ArrowInvalid:
         table = _decode_each(block, contents)
-    owners = runs[["run_id", *keys]].iloc[np.repeat(block.runs, block.rows)]
-    named = pa.Table.from_pandas(owners, preserve_index=False).replace_schema_metadata()
+    named = owners.take(np.repeat(block.runs, block.rows))
     for name in measured:
         named = named.append_column(name, table[name])
     return named

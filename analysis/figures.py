@@ -101,10 +101,7 @@ def clean_and_corrupted(found: Collection) -> Figure:
 def memorisation(found: Collection) -> Figure:
     """A row of panels for each series, a panel for each level, a line for each share."""
     table, configuration, listed = series(found)
-    records = derive(found)
-    measured = {
-        share: over_seeds(found, records, share, configuration, len(table)) for share in SHARES
-    }
+    measured = over_seeds(found, derive(found), configuration, len(table))
     known = ~np.isnan(measured["memorised"][0]).all(1)
     shown = [one for one in listed if known[one.rows].any()][:MOST]
     rows = [spread([row for row in one.rows if known[row]], LEVELS) for one in shown]

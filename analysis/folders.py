@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,9 @@ SOLUTION = ("relative_residual", "norm")
 
 FILES = ("config.yaml", "metrics.jsonl", "done.json", "error.json", "environment.json")
 """Those by whose sizes and times a change of a run is noticed."""
+
+ENTRY = re.compile(rb"\w+:.*\n(?:(?: |- ).*\n)*")
+"""A key at the left margin of a YAML file, with all that stands under it."""
 
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
 """What reading a file of unexpected content may raise."""
@@ -112,8 +117,8 @@ def _scan(folder: str, plans: list[Path]) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _read_run(run: RunDir) -> Row:
-    """The row of a run, from all its files but metrics.jsonl."""
-    config = yaml.load(run.config.read_bytes(), Loader=yaml.CSafeLoader)
+    """The row of a run, from all its files but metrics.jsonl; its state where it is finished."""
+    config = _config(run.config.read_bytes())
     if not isinstance(config, dict) or "model" not in config or "corrupt" not in config:
         raise Foreign("config.yaml is none of this program")
     environment = read_json(run.environment) or {}
@@ -123,9 +128,10 @@ def _read_run(run: RunDir) -> Row:
         raise ValueError("epochs or corrupt in config.yaml is no number of its range")
     versions = environment.get("versions") or {}
     corruption = read_json(run.corruption) or {}
+    result = run.result()
     row = {
         "run_id": run.run_id,
-        "state": run.state(),
+        "state": str(result["state"]) if result else "",
         "fit_threshold": config["fit_threshold"],
         "host": environment.get("host"),
         "classes": corruption.get("classes"),
@@ -138,7 +144,7 @@ def _read_run(run: RunDir) -> Row:
     row["used_device"] = device_kind(environment.get("device", ""))
     if row["keys"]["dataset"] == "image_folder":  # whatever the folder holds, by the same config
         row["keys"]["dataset.sha256"] = environment.get("data_sha256", "")[:12]
-    if (result := run.result()) is not None:
+    if result is not None:
         for kind in ("final", "best"):
             row |= {f"{kind}_{key}": _number(result[kind][key]) for key in metrics.MEASURED}
         row |= {key: _number(result[key]) for key in ("parameters", "seconds")}
@@ -146,6 +152,22 @@ def _read_run(run: RunDir) -> Row:
         solution = result.get("solution") or {}
         row |= {key: _number(solution[key]) for key in SOLUTION if key in solution}
     return row
+
+
+def _config(text: bytes) -> Any:
+    """A config.yaml, key by key: the runs of a sweep have most of their lines in common."""
+    entries = ENTRY.findall(text)
+    try:
+        if b"".join(entries) == text:
+            return {key: value for entry in entries for key, value in _yaml(entry).items()}
+    except (yaml.YAMLError, AttributeError):
+        pass  # a key does not stand alone
+    return _yaml(text)
+
+
+@lru_cache(4096)
+def _yaml(text: bytes) -> Any:
+    return yaml.load(text, Loader=yaml.CSafeLoader)
 
 
 def _number(value: Any) -> float | None:

@@ -21,6 +21,13 @@ LONGEST = 200
 FORMULA = r"^([=+\-@\t\r])"
 """How a text begins that a spreadsheet takes for a formula."""
 
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash ", "~": r"\textasciitilde ", "^": r"\textasciicircum "}
+    | {"±": r"$\pm$", "×": r"$\times$"}
+)
+"""What has a meaning in LaTeX, or is not in its fonts, as what prints it."""
+
 
 def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
     """CSV with numbers in full; a missing value is an empty cell.
@@ -59,33 +66,34 @@ def _is_text(kind: pa.DataType) -> bool:
 def write_for_papers(table: pd.DataFrame, path: Path) -> None:
     """`<path>.md` and `<path>.tex` of a table of texts; booktabs rules, numbers to the right."""
     table = table.map(lambda cell: " ".join(cell.split()))  # one line each
-    write_atomic(path.with_suffix(".md"), markdown(table))
-    write_atomic(path.with_suffix(".tex"), latex(table))
+    numbers = [numeric(table[name]) for name in table]
+    rows = [list(table), *table.values.tolist()]
+    write_atomic(path.with_suffix(".md"), markdown(rows, numbers))
+    write_atomic(path.with_suffix(".tex"), latex(rows, numbers))
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table; what has a meaning there is escaped."""
+def markdown(rows: list[list[str]], numbers: list[bool]) -> str:
+    """A Markdown table, the first row its head; what has a meaning there is escaped."""
 
-    def row(cells: list[str]) -> str:
-        return f"| {' | '.join(cells)} |"
+    def escaped(text: str) -> str:
+        return re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", html.escape(text, quote=False))
 
-    def escaped(text: object) -> str:
-        return re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", html.escape(str(text), quote=False))
-
-    head = [escaped(name) for name in table]
-    rule = ["---:" if numeric(table[name]) else "---" for name in table]
-    body = [[escaped(cell) for cell in cells] for cells in table.itertuples(index=False)]
-    return "\n".join(map(row, [head, rule, *body])) + "\n"
+    head, *body = [[escaped(cell) for cell in row] for row in rows]
+    rule = ["---:" if number else "---" for number in numbers]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [head, rule, *body])
 
 
-def latex(table: pd.DataFrame) -> str:
-    """A booktabs `tabular`, through pandas' Styler; \\usepackage{booktabs} is all it needs."""
-    alignment = "".join("r" if numeric(table[name]) else "l" for name in table)
-    style = (
-        table.style.hide(axis="index").format(escape="latex").format_index(axis=1, escape="latex")
-    )
-    text = style.to_latex(hrules=True, column_format=alignment)
-    return text.replace("±", r"$\pm$").replace("×", r"$\times$")
+def latex(rows: list[list[str]], numbers: list[bool]) -> str:
+    """A booktabs `tabular`, the first row its head; \\usepackage{booktabs} is all it needs."""
+
+    def escaped(text: str) -> str:
+        # A space after a command's name ends the name; \space is one that prints.
+        return text.translate(LATEX).replace("  ", r" \space ")
+
+    head, *body = [" & ".join(escaped(cell) for cell in row) + r" \\" for row in rows]
+    begin = rf"\begin{{tabular}}{{{''.join('r' if number else 'l' for number in numbers)}}}"
+    lines = [begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
 
 
 def numeric(cells: pd.Series) -> bool:

@@ -124,10 +124,11 @@ def _swept(runs: list[dict[str, Any]]) -> list[str]:
 
 def _frame(rows: list[Row], keys: set[str]) -> pd.DataFrame:
     """The rows as a table: a column for each of `keys`, and COLUMNS also where all are missing."""
+    configs = [row["keys"] for row in rows]
     frame = pd.DataFrame([{**row, **row["keys"]} for row in rows]).drop(columns="keys")
     for key in keys:
-        values = [row["keys"].get(key) for row in rows]
-        types = {type(value) for value in values}
+        values = [config.get(key) for config in configs]
+        types = set(map(type, values))
         if types == {int, type(None)}:
             frame[key] = pd.array(values, dtype="Int64")  # whole numbers beside null
         elif len(types - {type(None)} - {int, float}) and len(types) > 1:

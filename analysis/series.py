@@ -25,7 +25,6 @@ class Series:
 def series(found: Collection) -> tuple[pd.DataFrame, pd.Series, list[Series]]:
     """The table of configurations, the position of each run's in it, and the series."""
     table, configuration = configurations(found)
-    table = table.reset_index(drop=True)
     keys = _telling(table, [key for key in found.swept if key not in (*SEEDS, "corrupt")])
     listed = []
     # Where no key tells the rows apart, all have one data set.

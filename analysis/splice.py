@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,36 +29,15 @@ def rewrite(
     temporary = path.with_name(f".{path.name}.tmp")  # one writer at a time holds the lock
     with open(temporary, "wb") as new, open(path if old else os.devnull, "rb") as source:
         new.write(header)
-        end = len(header)
-        for first, count, start, length in _stretches(names, old):
-            if start is None:
-                text = part(first)
-                new.write(text)
-                lengths = [len(text)]
+        for position, name in enumerate(names):
+            start = new.tell()
+            if name in old:
+                _copy(source, *old[name], new)
             else:
-                _copy(source, start, length, new)
-                lengths = [old[name][1] for name in names[first : first + count]]
-            for name, size in zip(names[first : first + count], lengths, strict=True):
-                places[name], end = (end, size), end + size
+                new.write(part(position))
+            places[name] = start, new.tell() - start
     os.replace(temporary, path)
     return places
-
-
-def _stretches(names: list[str], old: Places) -> Iterator[tuple[int, int, int | None, int]]:
-    """Parts that stand side by side in the old file too: position of the first, their number,
-    and their offset and length there. A part that it lacks comes alone, with offset None."""
-    position = 0
-    while position < len(names):
-        if names[position] not in old:
-            yield position, 1, None, 0
-            position += 1
-            continue
-        first, start = position, old[names[position]][0]
-        length = 0
-        while position < len(names) and old.get(names[position], (None,))[0] == start + length:
-            length += old[names[position]][1]
-            position += 1
-        yield first, position - first, start, length
 
 
 def _copy(source: BinaryIO, start: int, length: int, new: BinaryIO) -> None:

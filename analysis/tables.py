@@ -66,15 +66,11 @@ def memorisation(found: Collection) -> pd.DataFrame:
     where no label was changed. A configuration of which no run is done has one row without epoch.
     """
     table, configuration = configurations(found)
-    records = derive(found)
-    means = {
-        metric: over_seeds(found, records, metric, configuration, len(table))[0]
-        for metric in DERIVED
-    }
-    row, epoch = np.nonzero(~np.isnan(means["generalization_gap"]))
-    columns = {metric: mean[row, epoch] for metric, mean in means.items()}
-    measured = pd.DataFrame({"epoch": pd.array(epoch, dtype="Int64"), **columns}, index=row)
-    return table.join(measured).reset_index(drop=True)
+    measured = over_seeds(found, derive(found), configuration, len(table))
+    row, epoch = np.nonzero(~np.isnan(measured["generalization_gap"][0]))
+    columns = {metric: mean[row, epoch] for metric, (mean, _) in measured.items()}
+    means = pd.DataFrame({"epoch": pd.array(epoch, dtype="Int64"), **columns}, index=row)
+    return table.join(means).reset_index(drop=True)
 
 
 TABLES = {
@@ -104,32 +100,35 @@ def curves(
     found: Collection, metric: str, configuration: pd.Series, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """`over_seeds` of a metric that is logged."""
-    return over_seeds(found, found.epochs.read(metric), metric, configuration, size)
+    return over_seeds(found, found.epochs.read(metric), configuration, size)[metric]
 
 
 def over_seeds(
-    found: Collection, records: pd.DataFrame, metric: str, configuration: pd.Series, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sample deviation of a metric by configuration and epoch, over the runs done.
+    found: Collection, records: pd.DataFrame, configuration: pd.Series, size: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and sample deviation of each metric by configuration and epoch, over the runs done.
 
-    records: columns `run` (position in the table of runs), `epoch` and the metric.
+    records: columns `run` (position in the table of runs), `epoch`, then the metrics.
 
-    Two arrays (size, epochs) float64, NaN where nothing was measured (or one run, for the
-    deviation).
+    By metric, two arrays (size, epochs) float64, NaN where nothing was measured (or one run, for
+    the deviation).
     """
     run, epoch = records["run"].to_numpy(), records["epoch"].to_numpy()
-    value = records[metric].to_numpy()
     done = (found.runs["state"] == "done").to_numpy()[run]
     shape = (size, int(epoch[done].max()) + 1 if done.any() else 0)
-    known = done & ~np.isnan(value)
-    cell, value = (configuration.to_numpy()[run] * shape[1] + epoch)[known], value[known]
-    length = shape[0] * shape[1]
-    n = np.bincount(cell, minlength=length)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.bincount(cell, value, length) / n
-        squares = np.bincount(cell, (value - mean[cell]) ** 2, length)
-        deviation = np.sqrt(squares / np.where(n > 1, n - 1, 0))
-    return mean.reshape(shape), deviation.reshape(shape)
+    cells, length = (configuration.to_numpy() * shape[1])[run] + epoch, shape[0] * shape[1]
+    measured = {}
+    for metric in records.columns[2:]:
+        known = done & ~np.isnan(values := records[metric].to_numpy())
+        cell, value = cells[known], values[known]
+        n = np.bincount(cell, minlength=length)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.bincount(cell, value, length) / n
+            value -= mean[cell]
+            value *= value
+            deviation = np.sqrt(np.bincount(cell, value, length) / np.where(n > 1, n - 1, 0))
+        measured[metric] = mean.reshape(shape), deviation.reshape(shape)
+    return measured
 
 
 def _done(found: Collection, column: str) -> pd.Series:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from joblib.externals.loky import reusable_executor
 
-from randlabels import experiment, metrics, run
+from randlabels import checkpoint, experiment, fit, metrics, run
+from randlabels.data import Data, Split
 from randlabels.environment import Resources
 from randlabels.rundir import RunDir
 
@@ -95,12 +98,86 @@ def real_data() -> Path:
     return root
 
 
+@pytest.fixture
+def coloured(monkeypatch: pytest.MonkeyPatch) -> Data:
+    """In the place of CIFAR-10, of its shape: 40 images each to train and test on, random."""
+    draws = (np.random.RandomState(seed).randint(0, 256, (40, 3, 32, 32)) for seed in (0, 1))
+    images = (torch.tensor(pixels, dtype=torch.uint8) for pixels in draws)
+    data = Data(*(Split(pixels, torch.arange(40) % 10) for pixels in images), classes=10)
+    monkeypatch.setattr(experiment, "load", lambda dataset: data)
+    return data
+
+
+class Left(Exception):
+    """A fit was left."""
+
+
+def leave_after(points: int) -> Callable[[], None]:
+    """What leaves a fit at the safe point of this number (1-based)."""
+    passed = iter(range(points - 1))
+
+    def pause() -> None:
+        if next(passed, None) is None:
+            raise Left
+
+    return pause
+
+
+def left_at(
+    stops: Iterable[int], build: Callable[[], experiment.Experiment], file: Path
+) -> tuple[fit.State, set[tuple[int, int]]]:
+    """The end of a fit that is left at safe points, each counted from where it went on, through a
+    checkpoint in `file`; and the places (epoch, step) where that was."""
+    places = set()
+    for stop in stops:
+        built = build()
+        state = fit.start(built, CPU)
+        if saved := checkpoint.load(file, "x"):
+            state.restore(saved)
+        try:
+            list(fit.sgd(built, state, CPU, pause=leave_after(stop)))
+            break
+        except Left:
+            places.add((state.epoch, state.step))
+            checkpoint.save(file, {"config_hash": "x", **state.to_dict()})
+    return state, places
+
+
+class Hostile:
+    """An object whose unpickling makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
     """Until another process has done something; it fails if that takes longer."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+@contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen]:
+    """A command in a process group of its own, of which nothing is left afterwards."""
+    shell = ["env", "--default-signal=INT"]  # which is ignored where tests run in the background
+    with subprocess.Popen(
+        [*shell, sys.executable, "-m", "randlabels.run", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -123,11 +200,21 @@ def only_run(root: Path) -> Path:
 def numbers(folder: Path) -> list[str]:
     """The lines of metrics.jsonl without the columns that time their execution."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    return [
-        json.dumps({key: value for key, value in record.items() if key not in metrics.TIMINGS})
-        for record in records
-    ]
+    return [json.dumps(record) for record in untimed(map(json.loads, lines))]
+
+
+def untimed(records: Iterable[metrics.Record], *without: str) -> list[metrics.Record]:
+    """Records without the columns that time their execution, and without others."""
+    left_out = (*metrics.TIMINGS, *without)
+    return [{k: v for k, v in record.items() if k not in left_out} for record in records]
+
+
+def final_state(run: RunDir) -> list[bytes]:
+    """Weights, buffers and momentum of the last checkpoint of a finished run."""
+    saved = checkpoint.load(run.checkpoint, json.loads(run.done.read_text())["config_hash"])
+    assert saved is not None
+    moments = [m["momentum_buffer"] for m in saved["optimizer"]["state"].values()]
+    return [tensor.numpy().tobytes() for tensor in [*saved["model"].values(), *moments]]
 
 
 @pytest.fixture

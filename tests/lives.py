@@ -58,9 +58,8 @@ def main() -> None:
     from randlabels import execute, experiment, run  # noqa: F401  all that a life needs
     from randlabels.config import parse
 
-    torch.set_num_threads(
-        1
-    )  # a fork of a process that has OpenMP's threads waits for them for ever
+    # A fork of a process that has OpenMP's threads waits for them for ever.
+    torch.set_num_threads(1)
     run.prepare_hydra()
     data = experiment.load(parse({"dataset": {"name": "digits"}}).dataset)
     assert data.sha256 and data.moments  # computed once

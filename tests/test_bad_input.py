@@ -100,6 +100,9 @@ def test_truncated_real_file(cli: Cli, tmp_path: Path, real_data: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+FOLDER = ["dataset=image_folder", "dataset.root=tree", "model=mlp", "epochs=1"]
+
+
 def folder_with(root: Path, spoil: str) -> None:
     for part in ("train", "test"):
         for name in ("a", "b"):
@@ -127,8 +130,7 @@ def test_spoilt_image_folder(
     spoil: str, sentence: str, multirun: bool, cli: Cli, tmp_path: Path
 ) -> None:
     folder_with(tmp_path / "tree", spoil)
-    arguments = ["dataset=image_folder", "dataset.root=tree", "model=mlp", "epochs=1"]
-    outcome = cli(*["-m", "seed=0,1"] * multirun, *arguments)
+    outcome = cli(*["-m", "seed=0,1"] * multirun, *FOLDER)
     assert outcome.code == 1
     assert outcome.err.startswith(sentence)
     assert outcome.err.count("\n") == 1
@@ -137,26 +139,24 @@ def test_spoilt_image_folder(
 
 def test_good_image_folder_runs(cli: Cli, tmp_path: Path) -> None:
     folder_with(tmp_path / "tree", "not at all")
-    arguments = ["dataset=image_folder", "dataset.root=tree", "model=mlp", "epochs=1"]
-    assert cli(*arguments).code == 0
+    assert cli(*FOLDER).code == 0
 
 
 def test_other_data_in_the_same_place_is_not_taken_for_the_same_run(
     cli: Cli, tmp_path: Path
 ) -> None:
-    arguments = ["dataset=image_folder", "dataset.root=tree", "model=mlp", "epochs=1"]
     folder_with(tmp_path / "tree", "not at all")
-    assert cli(*arguments).code == 0
+    assert cli(*FOLDER).code == 0
     Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "tree" / "train" / "a" / "0.png")
-    outcome = cli(*arguments)
+    outcome = cli(*FOLDER)
     assert (
         outcome.code == 1
         and "was computed on other data than image_folder in tree is now" in outcome.err
     )
-    assert cli(*arguments, "name=second").code == 0
-    assert cli(*arguments, "force=true").code == 0
+    assert cli(*FOLDER, "name=second").code == 0
+    assert cli(*FOLDER, "force=true").code == 0
     folder_with(tmp_path / "other", "not at all")
-    outcome = cli("-m", *arguments, "dataset.root=tree,other")
+    outcome = cli("-m", *FOLDER, "dataset.root=tree,other")
     assert outcome.code == 1 and "would share the folder" in outcome.err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from randlabels import checkpoint
 from randlabels.rundir import RunDir
 
-from .conftest import TINY, Cli, numbers, only_run
+from .conftest import TINY, Cli, Hostile, numbers, only_run
 
 STATE = {"config_hash": "a" * 64, "model": {"w": torch.arange(1000.0)}, "epoch": 3}
 
@@ -66,6 +67,13 @@ def test_previous_checkpoint_is_kept_and_recovered_from(cli: Cli, tmp_path: Path
     again = cli(*arguments)
     assert again.code == 0 and numbers(run.path) == whole
     assert again.out.count("is damaged") == 2 and "starting from epoch 0" in again.out
+
+    run.done.unlink()
+    run.previous_checkpoint.unlink()
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-500])
+    again = cli(*arguments)
+    assert again.code == 0 and numbers(run.path) == whole
+    assert re.search("is damaged: .*; starting from epoch 0", again.out)
 
 
 def files(run: RunDir) -> tuple[Path, Path]:
@@ -127,16 +135,6 @@ def test_checkpoint_of_another_program_fails_by_name_and_stays(
     assert f"the checkpoint's {key} has " in outcome.out and "force=true" in outcome.out
     assert run.checkpoint.read_bytes() == before
     assert cli(*TINY, "force=true").code == 0
-
-
-class Hostile:
-    """A pickle that makes a file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple:
-        return open, (str(self.file), "w")
 
 
 @pytest.mark.parametrize("kind", ["bare", "torch", "signed"])

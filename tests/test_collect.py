@@ -6,14 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pytest
+import yaml
 
-from analysis import collect, epochs, formats, status
+from analysis import collect, epochs, folders, formats, status
 from randlabels import metrics
 
 from .synthetic import contents, record, table, write_run
@@ -62,19 +64,22 @@ def test_collecting_after_changes_equals_collecting_anew(
     assert len([name for name in incremental if "parquet" in name]) > 1
 
 
-def test_edited_or_missing_tables_are_written_anew(sweep: Path) -> None:
+def test_tables_that_were_edited_damaged_or_lost_are_written_anew(sweep: Path) -> None:
     collect.main([str(sweep)])
-    first = contents(sweep / "summary")
     summary = sweep / "summary"
-    (summary / "epochs.csv").write_text("edited")
-    (summary / "test_error.csv").unlink()
-    for block in (summary / "epochs.parquet").iterdir():
-        block.unlink()
-    collect.main([str(sweep)])
-    assert contents(summary) == first
-    shutil.rmtree(summary / ".cache")
-    collect.main([str(sweep)])
-    assert contents(summary) == first
+    first = contents(summary)
+    (block,) = (summary / "epochs.parquet").iterdir()
+    spoilers: list[Callable[[], object]] = [
+        lambda: ((summary / "epochs.csv").write_text("edited"), block.unlink()),
+        lambda: (summary / "test_error.csv").unlink(),
+        lambda: block.write_bytes(block.read_bytes()[:-100]),
+        lambda: [file.write_text("{}") for file in summary.glob(".cache/*.json")],
+        lambda: shutil.rmtree(summary / ".cache"),
+    ]
+    for spoil in spoilers:
+        spoil()
+        collect.main([str(sweep)])
+        assert contents(summary) == first
 
 
 # Names
@@ -145,17 +150,31 @@ def test_damaged_first_run_of_a_block_leaves_nothing_but_text(tmp_path: Path) ->
     assert formats.as_csv(parts, header=False) == b"0\n1\n"
 
 
-def test_damaged_block_and_index_are_made_anew(sweep: Path) -> None:
-    collect.main([str(sweep)])
-    first = contents(sweep / "summary")
-    (block,) = (sweep / "summary" / "epochs.parquet").iterdir()
-    block.write_bytes(block.read_bytes()[:-100])
-    collect.main([str(sweep)])
-    assert contents(sweep / "summary") == first
-    for name in ("runs.json", "epochs.json"):
-        (sweep / "summary" / ".cache" / name).write_text("{}")
-    collect.main([str(sweep)])
-    assert contents(sweep / "summary") == first
+CONFIGS = {
+    "as written": "a: 1\nb:\n  c: 2\n  d: [1]\ne:\n- 1\n- x\nf: null\n",
+    "key twice": "a: 1\na: 2\n",
+    "text over lines": "a: 'x\n\n  y'\nb: |\n  c: 1\n",
+    "text to the margin": 'a: "x\nb: y"\n',
+    "anchor": "a: &x [1]\nb: *x\n",
+    "comment": "# text\na: 1 # text\n\nb: 2\n",
+    "no end": "a: 1\nb: 2",
+    "no key": "a: 1\nb:2\n",
+    "text": "a:b\n",
+    "two documents": "a: 1\n---\nb: 2\n",
+    "two documents after a list": "a:\n- 1\n---\nb: 2\n",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_says_what_yaml_says(name: str) -> None:
+    """Whether its keys can be read one by one or not."""
+    said: list[object] = []
+    for read in (yaml.safe_load, folders._config):
+        try:
+            said.append(read(CONFIGS[name].encode()))
+        except yaml.YAMLError as error:
+            said.append(type(error))
+    assert said[0] == said[1]
 
 
 def test_cache_of_other_code_is_not_believed(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,13 @@ SEED = pd.read_csv(compare.PUBLISHED / "seed.csv")
 PAPER = pd.read_csv(compare.PUBLISHED / "paper.csv")
 NOISE = pd.read_csv(compare.PUBLISHED / "noise.csv")
 CIFAR = {"dataset": {"name": "cifar10"}}
+FIGURE_1 = {
+    **CIFAR,
+    "model": {"name": "mlp", "hidden": [512], "bias": True},
+    "schedule": {"name": "exponential"},
+    "optimizer": {"weight_decay": 0.0},
+}
+"""The MLP 1x512 of Figures 1b and 1c, but for the preprocessing."""
 
 
 def compared(root: Path, published: pd.DataFrame) -> pd.DataFrame:
@@ -192,16 +199,10 @@ def test_diverged_runs_are_counted_and_meet_a_failure_to_converge(tmp_path: Path
 
 
 def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> None:
-    keys = {
-        **CIFAR,
-        "model": {"name": "mlp", "hidden": [512], "bias": True},
-        "schedule": {"name": "exponential"},
-        "optimizer": {"weight_decay": 0.0},
-    }
     for level, epoch in ((0.0, 9), (0.5, 17)):
         for seed in range(3):
             curve = [0.5] * epoch + [1.0] * (64 - epoch)
-            write_run(tmp_path, curve, **keys, corrupt=level, seed=seed)
+            write_run(tmp_path, curve, **FIGURE_1, corrupt=level, seed=seed)
     published = PAPER[PAPER["source"].isin(["Figure 1b", "Figure 1c"])].copy()
     published["keys"] = published["keys"].str.replace("preprocess=paper", "preprocess=standardize")
     found = compared(tmp_path, published).set_index("row")
@@ -219,9 +220,7 @@ def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> Non
 
 
 def test_ratio_without_a_run_on_true_labels_is_missing_not_unfitted(tmp_path: Path) -> None:
-    keys = {**CIFAR, "model": {"name": "mlp", "hidden": [512], "bias": True}, "corrupt": 0.5}
-    keys |= {"schedule": {"name": "exponential"}, "optimizer": {"weight_decay": 0.0}}
-    write_run(tmp_path, [0.5] * 63 + [1.0], **keys)
+    write_run(tmp_path, [0.5] * 63 + [1.0], **FIGURE_1, corrupt=0.5)
     rows = PAPER[(PAPER["source"] == "Figure 1b") & (PAPER["row"] == "MLP 1x512, corrupt 0.5")]
     rows = rows.assign(keys=rows["keys"].str.replace("preprocess=paper", "preprocess=standardize"))
     assert compared(tmp_path, rows)["verdict"].tolist() == ["missing"]
@@ -243,9 +242,7 @@ def test_command_lists_what_no_run_covers(tmp_path: Path, capsys) -> None:
 
 def test_command_names_what_the_nearest_run_lacks(tmp_path: Path, capsys) -> None:
     """A look at a published sweep, shortened, covers nothing; it says by which keys."""
-    keys = {**CIFAR, "preprocess": {"name": "paper"}, "schedule": {"name": "exponential"}}
-    keys |= {"model": {"name": "mlp", "hidden": [512], "bias": True}}
-    keys |= {"optimizer": {"weight_decay": 0.0}}
+    keys = {**FIGURE_1, "preprocess": {"name": "paper"}}
     write_run(tmp_path, [0.1] * 64, **keys, state="failed")
     short = write_run(tmp_path, [0.1] * 5, **keys)
     compare.main([str(tmp_path), "--to", "paper"])

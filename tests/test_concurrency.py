@@ -19,8 +19,6 @@ from randlabels.launchers.packed import PackedLauncher
 from .conftest import numbers
 from .crowd import Crowd
 
-PACKED = "hydra/launcher=packed"
-
 
 def test_runs_of_one_process_at_a_time_have_the_numbers_and_logs_that_they_have_alone(
     tmp_path: Path,

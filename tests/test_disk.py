@@ -10,15 +10,16 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from randlabels import checkpoint, metrics
 from randlabels.rundir import RunDir, read_plan
 
-from .conftest import BASIC, TINY, Cli, numbers, only_run, wait_until
+from .conftest import BASIC, TINY, Cli, numbers, only_run, started, wait_until
+from .test_bad_input import FOLDER, folder_with
 
 SLOW = pytest.mark.slow
 OTHERS = ("garbage", "empty")
@@ -40,18 +41,15 @@ def test_disk_that_fills_up_during_a_run_costs_nothing_that_was_committed(
     cli: Cli, tmp_path: Path, small_disk: Path
 ) -> None:
     arguments = [*TINY[:2], "model.hidden=[64]", TINY[3], "epochs=80", "checkpoint_every=0"]
-    command = [sys.executable, "-m", "randlabels.run", *arguments, "threads=1", f"out={small_disk}"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with started(tmp_path, *arguments, "threads=1", f"out={small_disk}") as process:
         wait_until(lambda: list(small_disk.glob("*/*/checkpoint.prev.pt")))
         free = shutil.disk_usage(small_disk).free
         (small_disk / "filler").write_bytes(b"x" * max(0, free - 4096))
-        _, err = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     (run,) = (RunDir(f.parent) for f in small_disk.glob("*/*/config.yaml"))
-    assert "No space left on device" in err + run.log.read_text()
-    assert str(run.path) in err + run.log.read_text() and "Logging error" not in err
+    assert "No space left on device" in out + run.log.read_text()
+    assert str(run.path) in out + run.log.read_text() and "Logging error" not in out
     assert run.state() in ("failed", "interrupted")
     assert not list(run.path.glob(".*.tmp"))
     (small_disk / "filler").unlink()
@@ -61,15 +59,22 @@ def test_disk_that_fills_up_during_a_run_costs_nothing_that_was_committed(
     assert numbers(run.path) == numbers(only_run(tmp_path))
 
 
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writing beyond `size` bytes fails."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
 def test_run_that_cannot_write_is_listed_and_a_rerun_mends_it(cli: Cli, tmp_path: Path) -> None:
     """A limit on the size of files: one run's checkpoint is above it, the other's is not."""
     sweep = ["-m", BASIC, *TINY[:2], TINY[3], "epochs=2", "model.hidden=[8],[512]"]
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
-    try:
+    with files_of_at_most(200_000):
         first = cli(*sweep)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert first.code == 1 and "2 runs in runs/default: 1 done, 1 failed" in first.out
     (error,) = tmp_path.glob("runs/*/*/error.json")
     run = RunDir(error.parent)
@@ -85,13 +90,8 @@ def test_old_checkpoint_survives_a_failed_save(tmp_path: Path) -> None:
     for epoch in range(2):
         checkpoint.save(file, {"config_hash": "x", "epoch": epoch}, previous)
     before = file.read_bytes(), previous.read_bytes()
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
-        with pytest.raises(OSError, match=f"File too large: '{file}'"):
-            checkpoint.save(file, {"config_hash": "x", "epoch": 2}, previous)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    with files_of_at_most(100), pytest.raises(OSError, match=f"File too large: '{file}'"):
+        checkpoint.save(file, {"config_hash": "x", "epoch": 2}, previous)
     assert (file.read_bytes(), previous.read_bytes()) == before
     assert sorted(tmp_path.iterdir()) == sorted([file, previous])
 
@@ -107,21 +107,18 @@ def test_read_only_folder_is_said_in_one_sentence(
 
 
 def test_vanished_data_are_said_in_one_sentence_and_cost_nothing(cli: Cli, tmp_path: Path) -> None:
-    for file in ("train/a/0.png", "train/b/0.png", "test/a/0.png", "test/b/0.png"):
-        (tmp_path / "tree" / file).parent.mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "tree" / file)
-    arguments = ["dataset=image_folder", "dataset.root=tree", "model=mlp", "epochs=2"]
-    assert cli(*arguments).code == 0
+    folder_with(tmp_path / "tree", "not at all")
+    assert cli(*FOLDER).code == 0
     run = RunDir(only_run(tmp_path))
     whole, before = numbers(run.path), run.checkpoint.read_bytes()
     run.done.unlink()
     (tmp_path / "tree").rename(tmp_path / "gone")
-    outcome = cli(*arguments)
+    outcome = cli(*FOLDER)
     assert outcome.code == 1 and outcome.err.startswith("Error: ") and "tree" in outcome.err
     assert outcome.err.count("\n") == 1
     assert run.checkpoint.read_bytes() == before and run.state() == "interrupted"
     (tmp_path / "gone").rename(tmp_path / "tree")
-    assert cli(*arguments).code == 0 and numbers(run.path) == whole
+    assert cli(*FOLDER).code == 0 and numbers(run.path) == whole
 
 
 def test_loss_of_power_leaves_no_result_without_its_files_and_no_commit_undone(

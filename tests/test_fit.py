@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from randlabels import checkpoint, fit
+from randlabels import fit
 from randlabels.config import parse
 from randlabels.environment import Resources
 from randlabels.experiment import Examples, Experiment, assemble
@@ -19,7 +21,7 @@ from randlabels.loss import CrossEntropy
 from randlabels.metrics import Record
 from randlabels.randomness import generator
 
-from .conftest import CPU
+from .conftest import CPU, left_at, untimed
 
 
 def experiment(**keys: object) -> Experiment:
@@ -36,11 +38,6 @@ def experiment(**keys: object) -> Experiment:
 
 def records(built: Experiment) -> list[Record]:
     return list(fit.sgd(built, fit.start(built, CPU), CPU))
-
-
-def numbers(found: list[Record]) -> list[dict]:
-    timings = ("seconds", "images_per_second")
-    return [{k: v for k, v in record.items() if k not in timings} for record in found]
 
 
 def plain_loop(built: Experiment) -> list[tuple[float, float, float, float]]:
@@ -146,32 +143,11 @@ MODELS = [{"name": "mlp", "hidden": [16]}, WRN]
 @pytest.mark.parametrize("model", MODELS, ids=["mlp", "wrn"])
 def test_same_config_gives_the_same_numbers_whatever_the_global_generators(model: dict) -> None:
     torch.manual_seed(1)
-    first = numbers(records(experiment(model=model)))
+    first = untimed(records(experiment(model=model)))
     torch.manual_seed(2)
     np.random.seed(2)
-    assert numbers(records(experiment(model=model))) == first
-    assert numbers(records(experiment(model=model, seed=1))) != first
-
-
-@pytest.mark.parametrize("model", MODELS, ids=["mlp", "wrn"])
-def test_resumed_fit_repeats_the_uninterrupted_one_bit_for_bit(model: dict) -> None:
-    whole = experiment(model=model)
-    final = fit.start(whole, CPU)
-    expected = numbers(list(fit.sgd(whole, final, CPU)))
-
-    begun = experiment(model=model)
-    state = fit.start(begun, CPU)
-    running = fit.sgd(begun, state, CPU)
-    next(running), next(running)
-    saved = {key: value for key, value in state.to_dict().items()}
-
-    fresh = experiment(model=model)
-    resumed = fit.start(fresh, CPU)
-    resumed.restore(saved)
-    list(fit.sgd(fresh, resumed, CPU))
-    assert numbers(resumed.records) == expected
-    for key, value in final.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[key], value)
+    assert untimed(records(experiment(model=model))) == first
+    assert untimed(records(experiment(model=model, seed=1))) != first
 
 
 STEPS = 10
@@ -185,35 +161,13 @@ def test_fit_left_at_any_place_goes_on_bit_for_bit(
 ) -> None:
     """Through a checkpoint at each place in turn: every step, and in the middle of evaluations."""
     keys = {"model": model, "optimizer": {"name": optimizer}, "augment": {"name": "crop_flip"}}
-    whole = experiment(epochs=2, **keys)
-    final = fit.start(whole, CPU)
-    list(fit.sgd(whole, final, CPU))
-
-    class Left(Exception):
-        pass
-
-    def leave() -> None:
-        nonlocal count
-        count += 1
-        if count == wanted:
-            raise Left
-
-    wanted, places, resumed = 0, set(), None
-    while True:
-        wanted, count = wanted % (STEPS - 1) + 1, 0
-        begun = experiment(epochs=2, **keys)
-        state = fit.start(begun, CPU)
-        if saved := checkpoint.load(tmp_path / "c.pt", "x"):
-            state.restore(saved)
-        try:
-            list(fit.sgd(begun, state, CPU, pause=leave))
-            resumed = state
-            break
-        except Left:
-            places.add((state.epoch, state.step))
-            checkpoint.save(tmp_path / "c.pt", {"config_hash": "x", **state.to_dict()})
+    build = partial(experiment, epochs=2, **keys)
+    final = fit.start(build(), CPU)
+    list(fit.sgd(build(), final, CPU))
+    stops = itertools.cycle(range(1, STEPS))
+    resumed, places = left_at(stops, build, tmp_path / "c.pt")
     assert {(0, 1), (0, 3), (0, 6), (0, 7), (1, 2), (1, 7)} <= places  # 7: while evaluating
-    assert numbers(resumed.records) == numbers(final.records)
+    assert untimed(resumed.records) == untimed(final.records)
     for key, value in final.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[key], value)
 
@@ -233,7 +187,7 @@ def test_evaluation_does_not_change_the_fit_and_may_be_rarer() -> None:
     rare = records(experiment(epochs=5, eval_every=2))
     assert [record["train_acc"] is not None for record in rare] == [False, True, False, True, True]
     for i in (1, 3, 4):
-        assert numbers([rare[i]]) == numbers([every[i]])
+        assert untimed([rare[i]]) == untimed([every[i]])
 
 
 def test_infinite_loss_ends_the_fit_as_diverged_with_finite_records_only() -> None:
@@ -264,8 +218,8 @@ def test_bf16_keeps_losses_and_weights_in_fp32() -> None:
     built = experiment(precision="bf16")
     resources = Resources(device="cpu", precision="bf16", threads=1)
     state = fit.start(built, resources)
-    in_bf16 = numbers(list(fit.sgd(built, state, resources)))
-    in_fp32 = numbers(records(experiment()))
+    in_bf16 = untimed(list(fit.sgd(built, state, resources)))
+    in_fp32 = untimed(records(experiment()))
     assert all(p.dtype == torch.float32 for p in state.model.parameters())
     assert in_bf16 != in_fp32
     for low, high in zip(in_bf16, in_fp32, strict=True):
@@ -278,7 +232,7 @@ def test_bf16_keeps_losses_and_weights_in_fp32() -> None:
 def test_compiled_steps_compute_the_same_up_to_rounding() -> None:
     compiled = Resources(device="cpu", precision="fp32", threads=1, compile=True)
     state = fit.start(experiment(), compiled)
-    found = numbers(list(fit.sgd(experiment(), state, compiled)))
-    for ours, theirs in zip(found, numbers(records(experiment())), strict=True):
+    found = untimed(list(fit.sgd(experiment(), state, compiled)))
+    for ours, theirs in zip(found, untimed(records(experiment())), strict=True):
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0  # they were compiled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from randlabels.corruption.human import Human, read_labels
 from randlabels.experiment import load, relabel
 
-from .conftest import TINY, Cli
+from .conftest import TINY, Cli, Hostile
 from .noise import balanced, part
 
 
@@ -73,16 +72,6 @@ def test_files_of_older_numpys_are_read(file: Path) -> None:
     assert b"numpy.core.multiarray" in file.read_bytes()
     for key, column in read_labels(file).items():
         np.testing.assert_array_equal(column, before[key])
-
-
-class Hostile:
-    """An object whose unpickling makes a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.folder),)
 
 
 def test_a_hostile_file_is_refused_and_not_executed(tmp_path: Path) -> None:

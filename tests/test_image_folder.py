@@ -16,10 +16,6 @@ from randlabels.data.folder import ImageFolder
 from randlabels.experiment import load
 
 
-def rng() -> np.random.RandomState:
-    return np.random.RandomState(0)
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """train and test trees of 2 classes with images of several sizes, modes and formats."""
@@ -55,7 +51,7 @@ def test_image_folder_is_resized_labelled_and_cached(
 
 
 def test_image_folder_resizes_as_pillow_does(tree: Path) -> None:
-    pixels = rng().randint(0, 256, (37, 21, 3)).astype(np.uint8)
+    pixels = np.random.RandomState(0).randint(0, 256, (37, 21, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tree / "train" / "a cat" / "0.png")
     for channels, mode in ((3, "RGB"), (1, "L")):
         data = ImageFolder(root=str(tree), size=8, channels=channels).load()

@@ -7,13 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from randlabels import metrics
 from randlabels.config import parse
 from randlabels.rundir import RunDir
 
-from .conftest import BASIC, numbers
+from .conftest import BASIC, final_state, numbers
 from .lives import Lives
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -27,13 +26,6 @@ SWEEP += ["checkpoint_every=0"]
 
 def runs(root: Path) -> dict[str, RunDir]:
     return {file.parent.name: RunDir(file.parent) for file in root.glob("*/*/config.yaml")}
-
-
-def final_state(run: RunDir) -> list[bytes]:
-    """The weights and momentum at the end."""
-    saved = torch.load(run.checkpoint, weights_only=True)
-    moments = [entry["momentum_buffer"] for entry in saved["optimizer"]["state"].values()]
-    return [tensor.numpy().tobytes() for tensor in [*saved["model"].values(), *moments]]
 
 
 def assert_same(found: dict[str, RunDir], undisturbed: dict[str, RunDir], epochs: int) -> None:

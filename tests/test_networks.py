@@ -25,11 +25,20 @@ from .test_models import CIFAR, IMAGES, count, rng
 
 PAPER, GREY = (3, 28, 28), (1, 28, 28)
 NETWORKS = [Inception(), InceptionNoBN(), AlexNet(), LeNet(), ResNet18()]
+NETWORKS += [WRN(depth=10), MLP(), Linear()]
 
 
 @pytest.mark.parametrize(
     ("model", "image", "classes", "parameters"),
     [
+        (WRN(), CIFAR, 10, 369_498),  # the original README's log
+        (MLP(), CIFAR, 10, 1_577_984),  # likewise
+        (MLP(hidden=[512, 512]), CIFAR, 10, 1_577_984 + 512 * 512),
+        (MLP(bias=True), CIFAR, 10, 1_577_984 + 512 + 10),
+        (MLP(hidden=[]), CIFAR, 10, 30_720),
+        (Linear(), CIFAR, 10, 30_730),
+        (WRN(depth=40, widen=2), CIFAR, 10, 2_243_546),  # Zagoruyko & Komodakis, table 3: 2.2M
+        (WRN(depth=28, widen=10), CIFAR, 10, 36_479_194),  # likewise: 36.5M
         (Inception(), PAPER, 10, 1_649_402),  # Zhang et al. 2017, table 1
         (InceptionNoBN(), PAPER, 10, 1_649_402),
         (AlexNet(), PAPER, 10, 1_387_786),
@@ -226,7 +235,7 @@ def test_the_papers_networks_begin_with_glorots_deviations(model: Model) -> None
             assert layer.bias is not None and not layer.bias.any()
 
 
-@pytest.mark.parametrize("model", [*NETWORKS, WRN(depth=10), MLP(), Linear()], ids=lambda m: m.name)
+@pytest.mark.parametrize("model", NETWORKS, ids=lambda m: m.name)
 def test_initial_weights_come_from_the_generator_alone(model: Model) -> None:
     torch.manual_seed(1)
     first = model.build(CIFAR, 10, rng(5)).state_dict()

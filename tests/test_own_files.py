@@ -55,8 +55,8 @@ def own(tmp_path: Path) -> Iterator[Own]:
     options.options.cache_clear()
 
 
-def network(own: Own, layers: str) -> Config:
-    """A run on digits, (1, 8, 8) with 10 classes, of a model of `layers`."""
+def network(own: Own, layers: str, build: str = "return nn.Sequential({})") -> Config:
+    """A run on digits, (1, 8, 8) with 10 classes, of a model that builds `layers` so."""
     own(
         "model",
         f"""
@@ -66,7 +66,7 @@ def network(own: Own, layers: str) -> Config:
             lr: float | None = 0.1
 
             def build(self, image, classes, rng):
-                return nn.Sequential({layers})
+                {build.format(layers)}
         """,
     )
     return parse({**DIGITS, "model": {"name": "own"}})
@@ -149,19 +149,7 @@ def test_class_that_lacks_something_is_named_with_it(
 
 
 def test_build_that_returns_no_module_is_named_with_what_it_returns(own: Own) -> None:
-    own(
-        "model",
-        """
-        @dataclass
-        class Own:
-            name: ClassVar[str] = "own"
-            lr: float | None = 0.1
-
-            def build(self, image, classes, rng):
-                nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
-        """,
-    )
-    config = parse({**DIGITS, "model": {"name": "own"}})
+    config = network(own, "nn.Flatten(), nn.Linear(64, classes)", build="nn.Sequential({})")
     with pytest.raises(ValueError, match="^model=own builds None; build must return an nn.Module"):
         check_model(config, load(config.dataset))
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from multiprocessing import forkserver
 from pathlib import Path
@@ -20,7 +18,7 @@ from randlabels.launchers import batch, packed, worker
 from randlabels.launchers.packed import PackedLauncher, by_data
 from randlabels.rundir import RunDir
 
-from .conftest import BASIC, TINY, Cli, numbers, wait_until
+from .conftest import BASIC, TINY, Cli, numbers, started, wait_until
 
 PACKED = "hydra/launcher=packed"
 LONG = ["-m", *TINY, "epochs=100000", "checkpoint_every=0.05", PACKED]
@@ -70,23 +68,23 @@ def test_a_worker_stays_for_several_runs_and_finished_ones_start_none(
     assert again.code == 0 and "6 runs, 0 of them to do" in again.out
 
 
-def test_killed_worker_loses_its_run_only_and_the_next_call_resumes_it(tmp_path: Path) -> None:
+def test_killed_worker_loses_its_run_only_and_the_next_call_resumes_it(
+    cli: Cli, tmp_path: Path
+) -> None:
     """The only worker is killed in the first run, and another one takes the rest."""
     runs = "hydra.sweeper.runs=[{seed: 0, epochs: 800}, {seed: 'range(1,4)', epochs: 20}]"
-    sweep = ["-m", *TINY[:4], "checkpoint_every=0.02", runs, PACKED]
-    command = [sys.executable, "-m", "randlabels.run", *sweep, "hydra.launcher.workers=1"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+    sweep = ["-m", *TINY[:4], "checkpoint_every=0.02", runs, PACKED, "hydra.launcher.workers=1"]
+    with started(tmp_path, *sweep) as process:
         wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.pt")))
         (pid,) = facts(tmp_path, "pid")
         os.kill(pid, signal.SIGKILL)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 1, err
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, out
     assert "4 runs in runs/default: 3 done, 1 interrupted" in out
     assert ": interrupted, its worker died (killed by SIGKILL); see " in out
     assert len(set(facts(tmp_path, "pid"))) == 2
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 0 and "Resuming after epoch" in again.stdout
+    again = cli(*sweep)
+    assert again.code == 0 and "Resuming after epoch" in again.out
     for file in tmp_path.glob("runs/*/*/metrics.jsonl"):
         epochs = [record["epoch"] for record in metrics.read(file)[0]]
         assert epochs == list(range(len(epochs))) and len(epochs) in (20, 800)
@@ -94,31 +92,26 @@ def test_killed_worker_loses_its_run_only_and_the_next_call_resumes_it(tmp_path:
 
 @pytest.mark.parametrize("runs", ONE_OR_TWO)
 def test_workers_die_with_a_killed_parent(runs: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "randlabels.run", *LONG, "seed=0,1", *runs]
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=tmp_path, **silent) as process:
-        wait_until(lambda: len(list(tmp_path.glob("runs/*/*/checkpoint.pt"))) >= 1)
-        pids = facts(tmp_path, "pid")
-        process.kill()
-    wait_until(lambda: not any(map(alive, pids)))
-
     def states() -> set[str]:
         return {RunDir(file.parent).state() for file in tmp_path.glob("runs/*/*/config.yaml")}
 
-    wait_until(lambda: states() == {"interrupted"})  # a worker that had no pid to tell yet too
+    with started(tmp_path, *LONG, "seed=0,1", *runs) as process:
+        wait_until(lambda: len(list(tmp_path.glob("runs/*/*/checkpoint.pt"))) >= 1)
+        pids = facts(tmp_path, "pid")
+        process.kill()
+        wait_until(lambda: not any(map(alive, pids)))
+        wait_until(lambda: states() == {"interrupted"})  # a worker that had no pid to tell yet too
 
 
 @pytest.mark.parametrize("runs", ONE_OR_TWO)
 def test_control_c_ends_the_workers_and_exits_with_130(runs: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "randlabels.run", *LONG, "seed=0,1", *runs]
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes) as process:
+    with started(tmp_path, *LONG, "seed=0,1", *runs) as process:
         wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.pt")))
         pids = facts(tmp_path, "pid")
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err
-    assert not any(map(alive, pids))
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 130 and "Traceback" not in out
+        assert not any(map(alive, pids))
     logs = [file.read_text() for file in tmp_path.glob("runs/*/*/run.log")]
     assert logs and all("Stopped by" in log for log in logs)  # none was killed
 
@@ -144,10 +137,7 @@ def test_workers_imports_go_on_while_the_runs_are_checked(
 
 def test_control_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None:
     many = "seed=range(0,300)"  # more than are done before the signal, on a slow machine too
-    shell = ["env", "--default-signal=INT"]  # which is ignored where tests run in the background
-    command = [*shell, sys.executable, "-m", "randlabels.run", "-m", *TINY, PACKED, many]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes) as process:
+    with started(tmp_path, "-m", *TINY, PACKED, many) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         wait_until(lambda: len(children.read_text().split()) == 2)  # and the resource tracker
         time.sleep(0.2)

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from randlabels import experiment as experiments
 from randlabels import fit, metrics
 from randlabels.config import parse
 from randlabels.corruption.pixels import GaussianPixels, PixelCorruption, RandomPixels
 from randlabels.corruption.pixels import ShuffledPixels as Shuffled
-from randlabels.data import Data, Split
+from randlabels.data import Data
 from randlabels.experiment import Experiment, assemble
 
 from .conftest import CPU, TINY, Cli, only_run
@@ -105,18 +104,6 @@ def test_corrupt_is_the_share_of_images_and_the_levels_are_nested() -> None:
 
 
 # In a run
-
-
-@pytest.fixture
-def coloured(monkeypatch: pytest.MonkeyPatch) -> Data:
-    """CIFAR-10's shape, few and random."""
-    labels = torch.arange(40) % 10
-    train, test = (
-        Split(torch.from_numpy(images(40, (3, 32, 32), seed)), labels.clone()) for seed in (0, 1)
-    )
-    data = Data(train, test, classes=10)
-    monkeypatch.setattr(experiments, "load", lambda dataset: data)
-    return data
 
 
 def built(kind: str, **keys: object) -> Experiment:

@@ -64,6 +64,16 @@ def test_readme_is_short_and_starts_with_the_papers_sweep() -> None:
     ]
 
 
+def call(line: str, folder: Path, environment: dict[str, str]) -> str:
+    """What a command prints that succeeds, through the shell."""
+    line = line.replace("python", sys.executable, 1)
+    done = subprocess.run(
+        line, shell=True, cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
 def test_every_command_runs_in_order(tmp_path: Path) -> None:
     """In an empty folder, through the shell; `make demo` is run as the commands it names.
 
@@ -85,11 +95,7 @@ def test_every_command_runs_in_order(tmp_path: Path) -> None:
                 launcher = "hydra.launcher.n_jobs=1"
             if "randlabels.corruption" in line:
                 line += " dataset=digits"
-            line = line.replace("python", sys.executable, 1)
-            done = subprocess.run(
-                line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
-            )
-            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+            call(line, tmp_path, environment)
     for name in ("default", "demo"):
         summary = tmp_path / "runs" / name / "summary"
         assert (summary / "runs.csv").is_file() and (summary / "report.html").is_file()
@@ -211,21 +217,14 @@ def test_adding_a_model_a_corruption_and_a_data_set_as_the_page_says(tmp_path: P
     halves = {f"x_{p}": rng.randint(0, 256, (9, 3, 8, 8)).astype(np.uint8) for p in PARTS}
     np.savez(tmp_path / "arrays.npz", **halves, **{f"y_{p}": np.arange(9) % 3 for p in PARTS})
 
-    def call(line: str) -> str:
-        line = line.replace("python", sys.executable, 1)
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run(
-            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    assert "  tiny\n      model.width=8 model.lr=0.05\n" in call("python -m randlabels.run --help")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    shown = call("python -m randlabels.run --help", tmp_path, environment)
+    assert "  tiny\n      model.width=8 model.lr=0.05\n" in shown
     out = {}
     for line in shown_commands(ROOT / "docs" / "extend.md"):
         short = SHORT[2:] if "dataset=" in line else SHORT[:1] if " -p " in line else SHORT
         launcher = ["hydra/launcher=basic"] if " -m " in line.partition("run")[2] else []
-        out[line] = call(" ".join([line, *short, *launcher]))
+        out[line] = call(" ".join([line, *short, *launcher]), tmp_path, environment)
     model, noise, lazy, folder, arrays = out.values()
     assert model.count("done") == 5 and "Number of parameters: 10410" in model  # 17·8·8·10 + ...
     assert "0.400" in noise and "Labels changed: " in noise

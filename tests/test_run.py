@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 from randlabels import metrics
 from randlabels.rundir import RunDir
 
-from .conftest import BASIC, TINY, Cli, held, numbers, only_run, wait_until
+from .conftest import BASIC, TINY, Cli, held, numbers, only_run, started, wait_until
 
 
 def test_single_run_leaves_the_contracts_folder_and_console_lines(cli: Cli, tmp_path: Path) -> None:
@@ -102,27 +101,15 @@ def test_killed_run_resumes_and_ends_with_the_undisturbed_numbers(cli: Cli, tmp_
     arguments = [*TINY, "model.hidden=[64]", "epochs=400", "threads=1"]
     assert cli(*arguments, "out=undisturbed").code == 0
     (undisturbed,) = (tmp_path / "undisturbed").glob("*/*/metrics.jsonl")
-    command = [sys.executable, "-m", "randlabels.run", *arguments, "checkpoint_every=0"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+    with started(tmp_path, *arguments, "checkpoint_every=0") as process:
         wait_until(lambda: any(p.read_text() for p in tmp_path.glob("runs/*/*/metrics.jsonl")))
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     run = RunDir(only_run(tmp_path))
     assert run.state() == "interrupted"
     resumed = cli(*arguments)
     assert resumed.code == 0 and "Resuming after epoch" in resumed.out
     assert numbers(run.path) == numbers(undisturbed.parent)
     assert [r["epoch"] for r in metrics.read(run.metrics)[0]] == list(range(400))
-
-
-def test_damaged_checkpoint_is_reported_and_the_run_starts_over(cli: Cli, tmp_path: Path) -> None:
-    cli(*TINY)
-    run = RunDir(only_run(tmp_path))
-    whole = numbers(run.path)
-    run.done.unlink()
-    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-500])
-    again = cli(*TINY)
-    assert again.code == 0 and re.search("is damaged: .*; starting from epoch 0", again.out)
-    assert numbers(run.path) == whole
 
 
 def test_two_processes_on_one_run_one_works(cli: Cli, tmp_path: Path) -> None:
@@ -157,26 +144,24 @@ def test_tab_completion_knows_options_and_keys() -> None:
 
 def test_single_run_in_a_terminal_shows_a_bar_and_its_failure(tmp_path: Path) -> None:
     """On a pseudo-terminal, as a person sees it."""
-    command = [sys.executable, "-m", "randlabels.run", *TINY]
-    leader, follower = pty.openpty()
-    with subprocess.Popen(command, cwd=tmp_path, stdout=follower, stderr=follower):
-        os.close(follower)
-        shown = read_all(leader)
+    shown = on_a_terminal(tmp_path)
     assert "100%" in shown and "001: Acc-tr:" in shown
     assert "Number of parameters" not in shown  # it stands in run.log
     run = RunDir(only_run(tmp_path))
     run.done.unlink()
     run.checkpoint.write_bytes(b"broken")
+    assert "is damaged" in on_a_terminal(tmp_path)
+
+
+def on_a_terminal(folder: Path) -> str:
+    """What a run writes to a pseudo-terminal, until its last writer closes it."""
+    command, shown = [sys.executable, "-m", "randlabels.run", *TINY], b""
     leader, follower = pty.openpty()
-    with subprocess.Popen(command, cwd=tmp_path, stdout=follower, stderr=follower):
+    with (
+        subprocess.Popen(command, cwd=folder, stdout=follower, stderr=follower),
+        open(leader, "rb", buffering=0) as file,
+    ):
         os.close(follower)
-        assert "is damaged" in read_all(leader)
-
-
-def read_all(terminal: int) -> str:
-    """What is written to a pseudo-terminal until the last writer closes it."""
-    shown = b""
-    with open(terminal, "rb", buffering=0) as file:
         try:
             while part := file.read(4096):
                 shown += part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,15 @@ import pytest
 import torch
 
 from analysis import collect
-from randlabels import checkpoint, fit, sensitivity
+from randlabels import fit, sensitivity
 from randlabels.config import parse
 from randlabels.environment import Resources
 from randlabels.experiment import Experiment, assemble
-from randlabels.metrics import KEYS, SENSITIVITY, Record
+from randlabels.metrics import KEYS, SENSITIVITY
 from randlabels.options import options
 from randlabels.randomness import generator
 
-from .conftest import BASIC, CPU, TINY, Cli, numbers, only_run
+from .conftest import BASIC, CPU, TINY, Cli, left_at, numbers, only_run, untimed
 
 WATCHED = 8
 
@@ -36,11 +37,6 @@ def experiment(**keys: Any) -> Experiment:
         "sensitivity": WATCHED,
     }
     return assemble(parse({**small, **keys}))
-
-
-def untimed(records: list[Record], *without: str) -> list[Record]:
-    left_out = ("seconds", "images_per_second", *without)
-    return [{k: v for k, v in record.items() if k not in left_out} for record in records]
 
 
 # Against references
@@ -173,28 +169,11 @@ def test_no_other_number_changes(precision: str) -> None:
 
 @pytest.mark.slow
 def test_fit_left_in_the_middle_of_a_search_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole = experiment(**AUGMENTED)
+    build = partial(experiment, **AUGMENTED)
+    whole = build()
     expected = list(fit.sgd(whole, fit.start(whole, CPU), CPU))
-
-    class Left(Exception):
-        pass
-
-    def leave() -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise Left
-
-    for points in (4, 30, 90, 150, 1000):  # safe points until the next stop
-        left = points
-        built = experiment(**AUGMENTED)
-        state = fit.start(built, CPU)
-        if saved := checkpoint.load(tmp_path / "c.pt", "x"):
-            state.restore(saved)
-        try:
-            list(fit.sgd(built, state, CPU, pause=leave))
-        except Left:
-            checkpoint.save(tmp_path / "c.pt", {"config_hash": "x", **state.to_dict()})
+    state, places = left_at((4, 30, 90, 150, 1000), build, tmp_path / "c.pt")
+    assert len(places) > 1
     assert untimed(state.records) == untimed(expected)
 
 

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from randlabels import checkpoint, stopping
+from randlabels import stopping
 from randlabels.rundir import RunDir
 
-from .conftest import BASIC, Cli, numbers, only_run, wait_until
+from .conftest import BASIC, Cli, final_state, numbers, only_run, started, wait_until
 
 SLOW = ["dataset=digits", "model=wrn", "model.depth=10", "model.dropout=0.2", "threads=1"]
 SLOW += ["augment=crop_flip", "batch_size=16", "dataset.train_size=640", "corrupt=1.0"]
 """Training steps of some 10 ms, 40 an epoch, with every generator and buffer in use."""
-
-
-@contextmanager
-def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen]:
-    """A command in a process group of its own, of which nothing is left afterwards."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "randlabels.run", *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def wait_for_epochs(root: Path, epochs: int, runs: int = 1) -> list[RunDir]:
@@ -87,15 +63,7 @@ def test_signal_ends_a_run_within_its_epoch_and_it_ends_with_the_undisturbed_num
     assert cli(*arguments, "out=undisturbed").code == 0
     other = RunDir(next((tmp_path / "undisturbed").glob("*/*/done.json")).parent)
     assert numbers(run.path) == numbers(other.path)
-    assert weights(run) == weights(other)
-
-
-def weights(run: RunDir) -> list[bytes]:
-    """Weights, buffers and momentum of the last checkpoint."""
-    saved = checkpoint.load(run.checkpoint, json.loads(run.done.read_text())["config_hash"])
-    assert saved is not None
-    moments = [m["momentum_buffer"] for m in saved["optimizer"]["state"].values()]
-    return [tensor.numpy().tobytes() for tensor in [*saved["model"].values(), *moments]]
+    assert final_state(run) == final_state(other)
 
 
 @SLOW_TEST

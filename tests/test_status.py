@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from analysis import status
+from analysis import folders, status
 from randlabels import metrics, rundir
 from randlabels.config import parse
 
@@ -103,12 +103,8 @@ def test_unchanged_folders_are_not_read_again(
     known: dict[str, Any] = {}
     first = status.survey(tmp_path, known)[0]
     read: list[Path] = []
-    original = status.read_rows.__globals__["_read_run"]
-    monkeypatch.setitem(
-        status.read_rows.__globals__,
-        "_read_run",
-        lambda run: (read.append(run.path), original(run))[1],
-    )
+    original = folders._read_run
+    monkeypatch.setattr(folders, "_read_run", lambda run: (read.append(run.path), original(run))[1])
     assert [run["state"] for run in status.survey(tmp_path, known)[0]] == ["done", "done"]
     assert read == []
     second.done.unlink()

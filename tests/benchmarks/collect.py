@@ -107,17 +107,16 @@ def main() -> None:
         copying = time.perf_counter() - started
         size = table.stat().st_size / 2**20
         plain = timed("-m", "tests.benchmarks.collect", "--baseline", str(root))
+    arms = {
+        "first collection": first,
+        "after one run changed": second,
+        "pandas file by file": plain,
+    }
     rows = [
-        ["first collection", f"{first[0]:.1f}", f"{plain[0] / first[0]:.1f}", f"{first[1]:.2f}"],
-        [
-            "after one run changed",
-            f"{second[0]:.1f}",
-            f"{plain[0] / second[0]:.1f}",
-            f"{second[1]:.2f}",
-        ],
-        [f"copying epochs.csv ({size:,.0f} MiB)", f"{copying:.1f}", "-", "-"],
-        ["pandas file by file", f"{plain[0]:.1f}", "1.0", f"{plain[1]:.2f}"],
+        [arm, f"{seconds:.1f}", f"{plain[0] / seconds:.1f}", f"{memory:.2f}"]
+        for arm, (seconds, memory) in arms.items()
     ]
+    rows.insert(2, [f"copying epochs.csv ({size:,.0f} MiB)", f"{copying:.1f}", "-", "-"])
     title = f"{options.runs:,} runs x {options.epochs} epochs"
     print_table(title, ["arm", "seconds", "times faster", "peak GiB"], rows)
 
