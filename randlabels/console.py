@@ -117,6 +117,11 @@ def progress_bar(
         )
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 def no_folder(path: Path) -> str:
     """That there is no folder `path`, and which there are beside it."""
     beside = sorted(p.name for p in path.parent.glob("*/") if not p.name.startswith("."))

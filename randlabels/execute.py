@@ -13,7 +13,7 @@ import torch
 
 from . import checkpoint, environment, exact, fit, metrics, outcome, sharing, stopping
 from .config import Config
-from .console import log, logging_to, progress_bar
+from .console import counted, log, logging_to, progress_bar
 from .environment import Resources
 from .experiment import Experiment, assemble
 from .rundir import FINISHED, RunDir, write_atomic
@@ -170,7 +170,7 @@ def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
                         advance(share)
                         watch()
 
-                    caption(f"{len(mine)} set{'s' * (len(mine) > 1)} of labels")
+                    caption(f"{counted(len(mine), 'set')} of labels")
                     options = exact.solve_options(
                         experiments[0], resources, share=job is not None, tick=tick
                     )

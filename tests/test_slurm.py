@@ -205,7 +205,7 @@ def test_scancel_ends_a_sweep_and_the_same_command_goes_on(
     slurm.until(lambda: not slurm.call("squeue", "-h", "-j", job).strip())
     assert run.state() == "interrupted"
     assert states(run.path.parent) == {run.run_id: "interrupted"}
-    assert "1 runs, 1 of them to do" in cli(*sweep, SLURM).out
+    assert "1 run, 1 of them to do" in cli(*sweep, SLURM).out
 
 
 @pytest.mark.slurm

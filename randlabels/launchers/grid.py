@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ..config import Config
-from ..console import log, logging_to
+from ..console import counted, log, logging_to
 from ..help import as_typed
 from ..rundir import FINISHED
 from ..stopping import exit_code, launching, reason
@@ -98,7 +98,7 @@ class GridSweeper(Sweeper):
             pending = {
                 path: run for path, run in runs.items() if run[0].run.state() not in FINISHED
             }
-            log.info("%d runs, %d of them to do", len(runs), len(pending))
+            log.info("%s, %d of them to do", counted(len(runs), "run"), len(pending))
             for folder in sorted({config.folder for config in configs} if pending else ()):
                 log.info("Progress: python -m %s.status %s --watch", batch.ANALYSIS, folder)
         if slurm and pending:

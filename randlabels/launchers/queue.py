@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..config import Config
+from ..console import counted
 from ..files import write_atomic
 
 ALIVE = "PENDING,RUNNING,SUSPENDED"
@@ -64,7 +65,7 @@ def _jobs(logs: Path) -> dict[str, str]:
 
 def told(held: Mapping[Path, str]) -> str:
     """A sentence about runs that are in the queue."""
-    runs = "1 run is" if len(held) == 1 else f"{len(held)} runs are"
+    runs = f"{counted(len(held), 'run')} {'is' if len(held) == 1 else 'are'}"
     jobs = arrays(held)
     return (
         f"{runs} in Slurm's queue already and not submitted again (job {', '.join(jobs)}); "
