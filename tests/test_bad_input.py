@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from randlabels import run as entry
 
 from .conftest import TINY, Cli
 
@@ -167,3 +171,21 @@ def test_full_error_shows_the_traceback() -> None:
     )
     assert shown.returncode == 1
     assert "Traceback" in shown.stderr and "corrupt=1.5 is no probability" in shown.stderr
+
+
+def test_file_of_keys_that_names_no_option_is_named(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by its own name, which no class has, nor by a line or another file's."""
+    shutil.copytree(entry.CONF, tmp_path / "conf", symlinks=True)
+    os.symlink(entry.CONF.parent / "sweeps", tmp_path / "sweeps")
+    monkeypatch.setattr(entry, "CONF", tmp_path / "conf")
+    wide = tmp_path / "conf" / "model" / "wide.yaml"
+    for line in ("name: mlp", "defaults: [mlp]"):
+        wide.write_text(f"{line}\nhidden: [7]\n")
+        assert "mlp-digits" in cli(*TINY[:1], "model=wide", "plan=true").out
+    wide.write_text("hidden: [7]  # name: mlp\n")
+    assert cli("model=wide").err == (
+        f"Error: {wide} must have the line `name: X`, where X is the option whose keys these "
+        "are; add it\n"
+    )
