@@ -95,7 +95,7 @@ def resolve(config: Config, job: int | None, cores: int = 1) -> Resources:
     if config.threads != "auto":
         threads = int(config.threads)
     else:
-        threads = _cores() if job is None else cores
+        threads = len(cpu_cores()) if job is None else cores
     compiled = config.compile == "true"  # auto: no gain was measured (docs/speed.md)
     return Resources(device, precision, threads, compiled)
 
@@ -141,11 +141,11 @@ def free_memory(device: str) -> int:
     return min(free)
 
 
-def _cores() -> int:
-    """CPU cores that this process may use."""
+def cpu_cores() -> list[int]:
+    """Numbers of the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def describe(resources: Resources, data_sha256: str) -> dict[str, Any]:

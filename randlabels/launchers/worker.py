@@ -84,16 +84,11 @@ def _received(line: Connection) -> Iterator[Task]:
             yield line.recv()
 
 
-def cores() -> list[int]:
-    """Numbers of the CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def _pin(slot: int, size: int) -> None:
     """Keep to cores of one's own, where all workers together fill the machine."""
-    mine = cores()
+    from ..environment import cpu_cores
+
+    mine = cpu_cores()
     each = len(mine) // size
     if hasattr(os, "sched_setaffinity") and size * each == len(mine):
         os.sched_setaffinity(0, mine[slot * each : (slot + 1) * each])
