@@ -34,6 +34,7 @@ CASES = {
     "epoch=1": "epoch is no key of the chosen options; did you mean epochs? --help lists each ",
     "lr=1": "lr is no key of the chosen options; did you mean model.lr or optimizer.lr? --help ",
     "model.hiden=1": "model.hiden is no key of the chosen options; did you mean model.hidden? ",
+    "schedule.gama=1": "schedule.gama is no key of the chosen options; did you mean schedule.gamma",
     "depth": "'depth' cannot be read as KEY=VALUE; use no spaces around = or in lists a,b,c, and ",
     "seed=range(0,2": "'seed=range(0,2' cannot be read as KEY=VALUE; use no spaces around = or ",
     "corruption=0.5": "corruption=0.5 is unknown; use asymmetric, gaussian_pixels, human, "
