@@ -45,18 +45,18 @@ class GridSweeper(Sweeper):
         option given there also replaces their keys of that group.
     """
 
+    config: DictConfig
+    hydra_context: HydraContext
+
     def __init__(self, runs: Sequence[Grid]) -> None:
         self.runs = runs
-        self.config: DictConfig | None = None
-        self.hydra_context: HydraContext | None = None
-        self.launcher: Launcher | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.config = config
         self.hydra_context = hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -68,7 +68,6 @@ class GridSweeper(Sweeper):
             SystemExit: always otherwise; 0 if all runs are done, diverged or skipped, or submitted
                 to Slurm without waiting, else 1.
         """
-        assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
         composer = Composer(loader, self.config)
         lists = expand(arguments, self.runs, loader)
@@ -122,7 +121,6 @@ class GridSweeper(Sweeper):
     ) -> dict[Path, str]:
         """Execute runs up to a time limit in seconds; by folder, what was raised before a run had
         files."""
-        assert self.launcher is not None
         try:
             if isinstance(self.launcher, PackedLauncher):
                 return self.launcher.execute(configs, limit)

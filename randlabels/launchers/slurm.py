@@ -98,11 +98,6 @@ class SlurmLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Not for this launcher: it takes configs that are checked.
-
-        Raises:
-            ValueError: always.
-        """
         raise ValueError("hydra/launcher=slurm works with hydra/sweeper=grid only; use that")
 
     def check(self, configs: Sequence[Config]) -> None:
