@@ -30,15 +30,11 @@ def write_atomic(path: Path, data: bytes | str, previous: Path | None = None) ->
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)
         raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(folder)
     finally:
-        os.close(handle)
+        os.close(folder)
 
 
 def locked(handle: int) -> bool:
