@@ -69,22 +69,22 @@ def read_rows(root: Path, known: dict[str, Row]) -> tuple[list[Row], list[str]]:
     for folder, signature in folders:
         place = folder[len(str(root)) :]
         row = known.get(place)
-        if row is None or row["signature"] != signature:
-            try:
+        try:
+            if row is None or row["signature"] != signature:
                 row = {**_read_run(RunDir(Path(folder))), "signature": signature}
                 json.dumps(row)  # plain values only
-            except Foreign as error:
-                problems.append(f"{folder} is passed over: {error}")
-                planned.get(folder, {})["state"] = "foreign"
-                continue
-            except DAMAGE as error:
-                problems.append(f"{folder} is damaged and passed over: {_first_line(error)}")
-                planned.get(folder, {})["state"] = "damaged"
-                continue
+            if row["state"] not in FINISHED:
+                row["state"] = RunDir(Path(folder)).state()
+        except Foreign as error:
+            problems.append(f"{folder} is passed over: {error}")
+            planned.get(folder, {})["state"] = "foreign"
+            continue
+        except DAMAGE as error:
+            problems.append(f"{folder} is damaged and passed over: {_first_line(error)}")
+            planned.get(folder, {})["state"] = "damaged"
+            continue
         kept[place] = row
         planned.pop(folder, None)
-        if row["state"] not in FINISHED:
-            row["state"] = RunDir(Path(folder)).state()
         rows.append({**row, "folder": folder})
     known.clear()
     known.update(kept)

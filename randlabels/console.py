@@ -65,23 +65,20 @@ log.addHandler(_ByThread())
 def logging_to(*files: Path, prefix: str = "", quiet: bool = False) -> Iterator[None]:
     """Send this thread's log messages to all `files`, and to standard output with `prefix`; if
     `quiet`, only warnings and errors to the latter."""
-    handlers: list[logging.Handler] = []
-    handlers += [logging.FileHandler(file, encoding="utf-8") for file in files]
+    logs = [logging.FileHandler(file, encoding="utf-8") for file in files]
     screen = _Screen(sys.stdout)
     screen.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     screen.setLevel(logging.WARNING if quiet else logging.INFO)
-    handlers.append(screen)
     log.setLevel(logging.INFO)
     log.propagate = False
     earlier = _here.handlers
-    _here.handlers = (*earlier, *handlers)
+    _here.handlers = (*earlier, *logs, screen)
     try:
         yield
     finally:
         _here.handlers = earlier
-        for handler in handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.close()
+        for handler in logs:
+            handler.close()
 
 
 @contextmanager
@@ -115,6 +112,11 @@ def progress_bar(
             lambda amount=1: bar.advance(task, amount),
             lambda caption: bar.update(task, description=caption),
         )
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def no_folder(path: Path) -> str:

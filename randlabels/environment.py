@@ -53,28 +53,21 @@ class Resources:
 
 def check_machine(config: Config) -> None:
     """ValueError if the config asks for a GPU, or for compiled steps, that cannot be had here."""
-    _check_device(config)
-    on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    compilers = os.environ.get("CXX", "g++"), "clang++"
-    if config.compile == "true" and not on_gpu and not any(map(shutil.which, compilers)):
-        raise ValueError(
-            "compile=true needs a C++ compiler, and neither g++ nor clang++ is there; install one, "
-            "or use compile=false"
-        )
-
-
-def _check_device(config: Config) -> None:
     kind, _, index = config.device.partition(":")
-    if kind != "cuda":
-        return
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 0:
+    gpus = torch.cuda.device_count() if kind != "cpu" and torch.cuda.is_available() else 0
+    if kind == "cuda" and not gpus:
         raise ValueError(
             f"device={config.device} needs a GPU that PyTorch can use, and there is none; "
             "use device=cpu or device=auto"
         )
-    if index and int(index) >= count:
-        raise ValueError(f"device={config.device} does not exist; use cuda:0 to cuda:{count - 1}")
+    if index and int(index) >= gpus:
+        raise ValueError(f"device={config.device} does not exist; use cuda:0 to cuda:{gpus - 1}")
+    compilers = os.environ.get("CXX", "g++"), "clang++"
+    if config.compile == "true" and not gpus and not any(map(shutil.which, compilers)):
+        raise ValueError(
+            "compile=true needs a C++ compiler, and neither g++ nor clang++ is there; install one, "
+            "or use compile=false"
+        )
 
 
 def resolve(config: Config, job: int | None, cores: int = 1) -> Resources:
@@ -95,7 +88,7 @@ def resolve(config: Config, job: int | None, cores: int = 1) -> Resources:
     if config.threads != "auto":
         threads = int(config.threads)
     else:
-        threads = _cores() if job is None else cores
+        threads = len(cpu_cores()) if job is None else cores
     compiled = config.compile == "true"  # auto: no gain was measured (docs/speed.md)
     return Resources(device, precision, threads, compiled)
 
@@ -141,11 +134,11 @@ def free_memory(device: str) -> int:
     return min(free)
 
 
-def _cores() -> int:
-    """CPU cores that this process may use."""
+def cpu_cores() -> list[int]:
+    """Numbers of the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def describe(resources: Resources, data_sha256: str) -> dict[str, Any]:

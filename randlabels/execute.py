@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from . import checkpoint, environment, exact, fit, metrics, outcome, sharing, stopping
 from .config import Config
-from .console import log, logging_to, progress_bar
+from .console import counted, log, logging_to, progress_bar
 from .environment import Resources
 from .experiment import Experiment, assemble
 from .rundir import FINISHED, RunDir, write_atomic
@@ -116,29 +116,23 @@ def _fit(
             tick,
             caption,
         ),
-        _committed_when_interrupted(commit, state),
     ):
         watch = Watch(config.time_limit, [run.beat])
-        for record in fit.sgd(experiment, state, resources, tick, watch):
-            if perf_counter() - committed >= config.checkpoint_every:
-                commit()
-                committed = perf_counter()
-            file.write(metrics.encode(record) + "\n")
-            file.flush()
-            caption(outcome.show(config, record).partition(", L-tr")[0])
+        try:
+            for record in fit.sgd(experiment, state, resources, tick, watch):
+                if perf_counter() - committed >= config.checkpoint_every:
+                    commit()
+                    committed = perf_counter()
+                file.write(metrics.encode(record) + "\n")
+                file.flush()
+                caption(outcome.show(config, record).partition(", L-tr")[0])
+        except Interrupted as reason:
+            commit()
+            log.warning("Stopped by %s; the same command goes on %s.", reason, state.place)
+            raise
     if state.diverged_at is None:
         commit()
     return outcome.finish(config, state.records, parameters, diverged_at=state.diverged_at)
-
-
-@contextmanager
-def _committed_when_interrupted(commit: Callable[[], None], state: fit.State) -> Iterator[None]:
-    try:
-        yield
-    except Interrupted as reason:
-        commit()
-        log.warning("Stopped by %s; the same command goes on %s.", reason, state.place)
-        raise
 
 
 def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
@@ -170,7 +164,7 @@ def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
                         advance(share)
                         watch()
 
-                    caption(f"{len(mine)} set{'s' * (len(mine) > 1)} of labels")
+                    caption(f"{counted(len(mine), 'set')} of labels")
                     options = exact.solve_options(
                         experiments[0], resources, share=job is not None, tick=tick
                     )

@@ -1,8 +1,9 @@
-"""Files that are replaced as a whole or not at all."""
+"""Files that are replaced as a whole or not at all, and files that are locked."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 from pathlib import Path
@@ -29,12 +30,21 @@ def write_atomic(path: Path, data: bytes | str, previous: Path | None = None) ->
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)
         raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(folder)
     finally:
-        os.close(handle)
+        os.close(folder)
+
+
+def locked(handle: int) -> bool:
+    """Whether somebody else holds the lock of an open file.
+
+    Asking takes it for a moment, shared, so that others may ask too; no right to write is needed.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    return False

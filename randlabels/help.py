@@ -37,9 +37,9 @@ def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]]
 def known_keys(conf: Path) -> list[str]:
     """All that may stand before a `=` on the command line."""
     keys = [line.split(":")[0].strip() for line in _top_level(conf)]
-    for file in conf.glob("[!hs]*/*.yaml"):
-        group = file.parent.name
-        keys += [group, *(f"{group}.{key}" for key in _keys(file))]
+    for file in conf.glob("*/*.yaml"):
+        if (group := file.parent.name) != "sweep":
+            keys += [group, *(f"{group}.{key}" for key in _keys(file))]
     return sorted(set(keys) | {"hydra/launcher", "sweep"})
 
 

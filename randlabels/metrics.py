@@ -37,9 +37,6 @@ SENSITIVITY = ("loss_sensitivity", "loss_sensitivity_gini", "critical_sample_rat
 mean over images and evaluations so far of ‖∂loss/∂x‖₁, pixels x in 0..1; the Gini coefficient
 (0..1) of the images' means over the evaluations; the share (0..1) of critical samples."""
 
-TIMINGS = ("seconds", "images_per_second")
-"""The keys that differ between two executions of one config."""
-
 
 def encode(record: Record) -> str:
     """One line of `metrics.jsonl`, without its newline. ValueError for NaN and infinities."""

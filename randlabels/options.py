@@ -112,21 +112,32 @@ def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Group, name and defaults of each option that has no file under `conf`.
 
     Only the modules of such options are imported, since importing one may take torch along.
+
+    Raises:
+        ValueError: a file there does not say of which class its keys are, or a class is none.
     """
     for group, module in MODULES.items():
-        for file in sorted(HERE.glob(f"{module}.py")) + sorted(HERE.glob(f"{module}/*.py")):
-            for name in _declared(file):
-                written = conf / group / f"{name}.yaml"
-                if written.is_file():
-                    if not re.search(rf"^name: {name}\b", written.read_text(), re.M):
-                        raise ValueError(f"{written} must have the line `name: {name}`; add it")
-                    continue
-                if name not in options(group):
-                    raise ValueError(
-                        f"{file}: the class named {name!r} is no dataclass; put @dataclass above it"
-                    )
-                defaults = dataclasses.asdict(options(group)[name]())
-                yield group, name, {"name": name, **defaults}
+        first = [*HERE.glob(f"{module}.py"), *HERE.glob(f"{module}/__init__.py")]
+        files = [*first, *sorted(HERE.glob(f"{module}/[!_]*.py"))]
+        source = {name: file for file in files for name in _declared(file)}
+        for written in sorted((conf / group).rglob("*.yaml")):
+            name = written.relative_to(conf / group).with_suffix("").as_posix()
+            _check_name(written, name if source.pop(name, None) else None)
+        for name, file in source.items():
+            if name not in options(group):
+                raise ValueError(
+                    f"{file}: the class named {name!r} is no dataclass; put @dataclass above it"
+                )
+            defaults = dataclasses.asdict(options(group)[name]())
+            yield group, name, {"name": name, **defaults}
+
+
+def _check_name(file: Path, name: str | None) -> None:
+    """Refuse a file of keys without the line `name: …`, of class `name` if it is called so."""
+    line = rf"^name: {name}\b" if name else r"^[^#\n]*\b(name|defaults):"
+    if not re.search(line, file.read_text(), re.M):
+        whose = "" if name else ", where X is the option whose keys these are"
+        raise ValueError(f"{file} must have the line `name: {name or 'X'}`{whose}; add it")
 
 
 def unnamed(group: str, name: str) -> Path | None:

@@ -11,7 +11,7 @@ from filelock import Timeout
 
 from . import environment, metrics
 from .config import Config
-from .console import log, logging_to
+from .console import counted, log, logging_to
 from .environment import Resources
 from .experiment import Experiment
 from .metrics import Record
@@ -115,8 +115,8 @@ def tell(run: RunDir, prefix: str) -> None:
     )
     with logging_to(prefix=prefix):
         log.info(
-            "Already %s after %d epochs: %s.",
+            "Already %s after %s: %s.",
             result["state"],
-            result["epochs"],
+            counted(result["epochs"], "epoch"),
             accuracies or "no metrics",
         )

@@ -83,12 +83,16 @@ def task(tree: DictConfig) -> str:
     from .rundir import FINISHED
 
     settings = HydraConfig.get()
-    of_sweep = not OmegaConf.is_missing(settings.job, "num")
-    try:
-        config = parse(plain(tree), settings.runtime.choices.get("sweep"))
-        if of_sweep:
+    sweep = settings.runtime.choices.get("sweep")
+    if not OmegaConf.is_missing(settings.job, "num"):
+        try:
             stopping.follow()
-            return execute(config, job=settings.job.num)
+            return execute(parse(plain(tree), sweep), job=settings.job.num)
+        except Exception as error:
+            outcome.show_unforeseen(error)
+            raise
+    try:
+        config = parse(plain(tree), sweep)
         if settings.launcher["_target_"].endswith(".SlurmLauncher"):
             name = settings.runtime.choices["hydra/launcher"]
             raise ValueError(f"hydra/launcher={name} submits sweeps; add -m, for one run too")
@@ -96,13 +100,7 @@ def task(tree: DictConfig) -> str:
         if not config.plan:
             batch.begin([config], [list(settings.overrides.task)])
     except (ValueError, OSError) as error:
-        if of_sweep:
-            raise
         raise SystemExit(f"Error: {in_one_sentence(error)}") from error
-    except Exception as error:
-        if of_sweep:
-            outcome.show_unforeseen(error)
-        raise
     if config.plan:
         batch.show_plan([config])
         sys.exit(0)

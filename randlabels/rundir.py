@@ -7,7 +7,6 @@ from the files in it; it is stored nowhere else.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from .files import write_atomic
+from .files import locked, write_atomic
 
 SCHEMA = 1
 """Version of the files and of the hash; raised when a default or a format changes."""
@@ -81,6 +80,16 @@ def planned_records(keys: Mapping[str, Any]) -> Any:
 
 
 @dataclass(frozen=True)
+class _File:
+    """A file of every run's folder: of a RunDir, its path."""
+
+    name: str
+
+    def __get__(self, run: RunDir, cls: type[RunDir]) -> Path:
+        return run.path / self.name
+
+
+@dataclass(frozen=True)
 class RunDir:
     """All paths of one run, and the state that its files tell.
 
@@ -89,45 +98,20 @@ class RunDir:
 
     path: Path
 
+    config = _File("config.yaml")
+    log = _File("run.log")
+    environment = _File("environment.json")
+    corruption = _File("corruption.json")
+    metrics = _File("metrics.jsonl")
+    checkpoint = _File("checkpoint.pt")
+    previous_checkpoint = _File("checkpoint.prev.pt")
+    done = _File("done.json")
+    error = _File("error.json")
+    _lock_file = _File(".lock")
+
     @property
     def run_id(self) -> str:
         return self.path.name
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "run.log"
-
-    @property
-    def environment(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def corruption(self) -> Path:
-        return self.path / "corruption.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoint.pt"
-
-    @property
-    def previous_checkpoint(self) -> Path:
-        return self.path / "checkpoint.prev.pt"
-
-    @property
-    def done(self) -> Path:
-        return self.path / "done.json"
-
-    @property
-    def error(self) -> Path:
-        return self.path / "error.json"
 
     def result(self) -> dict[str, Any] | None:
         """The content of done.json if it is whole and of this very config, else None."""
@@ -146,27 +130,16 @@ class RunDir:
             return "running"
         return "failed" if self.error.is_file() else "interrupted"
 
-    @property
-    def _lock_file(self) -> Path:
-        return self.path / ".lock"
-
     def lock(self, timeout: float = 0) -> FileLock:
         """The kernel lock that one process holds while it works on this run."""
         return FileLock(self._lock_file, timeout=timeout)
 
     def _locked(self) -> bool:
-        """A shared lock needs no right to write, so that anyone who may read can look."""
         try:
-            handle = os.open(self._lock_file, os.O_RDONLY)
+            with open(self._lock_file, "rb") as file:
+                return locked(file.fileno())
         except FileNotFoundError:
             return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
 
     def records(self) -> int:
         """Number of whole records in metrics.jsonl."""

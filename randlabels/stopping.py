@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO
 
+from .files import locked
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """A person's Ctrl-C, and what schedulers send ahead of a kill."""
 
@@ -68,14 +70,9 @@ class _Here:
             fcntl.flock(self.held, fcntl.LOCK_UN)
 
     def launch_is_gone(self) -> bool:
-        """The lock is free; asking takes it for a moment, shared, so that others may ask too."""
+        """Its lock is free."""
         if self.followed is not None and not self.gone:
-            try:
-                fcntl.flock(self.followed, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                fcntl.flock(self.followed, fcntl.LOCK_UN)
-                self.gone = True
-            except BlockingIOError:
-                pass
+            self.gone = not locked(self.followed)
         return self.gone
 
 

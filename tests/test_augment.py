@@ -14,6 +14,7 @@ from randlabels import fit
 from randlabels.augment import CropFlip, FlipRotate, RandomCrop, Unchanged, random_flips, rotate
 from randlabels.config import parse
 from randlabels.data import Data
+from randlabels.environment import Resources
 from randlabels.experiment import Experiment, assemble
 from randlabels.preprocess import Moments, Paper, Standardize
 from randlabels.randomness import generator
@@ -208,21 +209,28 @@ def test_only_training_batches_are_augmented(augment: str, preprocess: str, colo
     assert same.all() if augment == "none" else same.double().mean() < 0.5
 
 
-MODELS = [{"name": "mlp", "hidden": [4]}, {"name": "wrn", "depth": 10, "dropout": 0.2}]
+MLP, WRN = {"name": "mlp", "hidden": [4]}, {"name": "wrn", "depth": 10, "dropout": 0.2}
+MODELS = [(MLP, "fp32"), (WRN, "fp32"), (WRN, "bf16")]
 
 
-@pytest.mark.parametrize("model", MODELS, ids=["mlp", "wrn"])
+@pytest.mark.parametrize(("model", "precision"), MODELS, ids=["mlp", "wrn", "wrn-bf16"])
 @pytest.mark.parametrize("augment", ["none", *(a.name for a in RANDOM)])
 def test_resumed_fit_repeats_the_uninterrupted_one_bit_for_bit(
-    augment: str, model: dict, coloured: Data
+    augment: str,
+    model: dict,
+    precision: str,
+    coloured: Data,
+    all_sizes_pass: None,
 ) -> None:
+    resources = Resources("cpu", precision, 1)
     keys = {"model": model, "corrupt": 0.5, "schedule": {"name": "step", "milestones": [2]}}
-    whole, begun, fresh = (built(augment, **keys) for _ in range(3))
-    final, state, resumed = (fit.start(each, CPU) for each in (whole, begun, fresh))
-    list(fit.sgd(whole, final, CPU))
-    next(fit.sgd(begun, state, CPU))
+    whole, begun, fresh = (built(augment, epochs=4, **keys) for _ in range(3))
+    final, state, resumed = (fit.start(each, resources) for each in (whole, begun, fresh))
+    list(fit.sgd(whole, final, resources))
+    running = fit.sgd(begun, state, resources)
+    next(running), next(running)  # the learning rate falls now
     resumed.restore(state.to_dict())
-    list(fit.sgd(fresh, resumed, CPU))
+    list(fit.sgd(fresh, resumed, resources))
     assert untimed(resumed.records) == untimed(final.records)
     for key, value in final.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[key], value)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from randlabels import run as entry
 
 from .conftest import TINY, Cli
 
@@ -30,6 +34,7 @@ CASES = {
     "epoch=1": "epoch is no key of the chosen options; did you mean epochs? --help lists each ",
     "lr=1": "lr is no key of the chosen options; did you mean model.lr or optimizer.lr? --help ",
     "model.hiden=1": "model.hiden is no key of the chosen options; did you mean model.hidden? ",
+    "schedule.gama=1": "schedule.gama is no key of the chosen options; did you mean schedule.gamma",
     "depth": "'depth' cannot be read as KEY=VALUE; use no spaces around = or in lists a,b,c, and ",
     "seed=range(0,2": "'seed=range(0,2' cannot be read as KEY=VALUE; use no spaces around = or ",
     "corruption=0.5": "corruption=0.5 is unknown; use asymmetric, gaussian_pixels, human, "
@@ -167,3 +172,21 @@ def test_full_error_shows_the_traceback() -> None:
     )
     assert shown.returncode == 1
     assert "Traceback" in shown.stderr and "corrupt=1.5 is no probability" in shown.stderr
+
+
+def test_file_of_keys_that_names_no_option_is_named(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by its own name, which no class has, nor by a line or another file's."""
+    shutil.copytree(entry.CONF, tmp_path / "conf", symlinks=True)
+    os.symlink(entry.CONF.parent / "sweeps", tmp_path / "sweeps")
+    monkeypatch.setattr(entry, "CONF", tmp_path / "conf")
+    wide = tmp_path / "conf" / "model" / "wide.yaml"
+    for line in ("name: mlp", "defaults: [mlp]"):
+        wide.write_text(f"{line}\nhidden: [7]\n")
+        assert "mlp-digits" in cli(*TINY[:1], "model=wide", "plan=true").out
+    wide.write_text("hidden: [7]  # name: mlp\n")
+    assert cli("model=wide").err == (
+        f"Error: {wide} must have the line `name: X`, where X is the option whose keys these "
+        "are; add it\n"
+    )

@@ -73,7 +73,7 @@ def test_tables_that_were_edited_damaged_or_lost_are_written_anew(sweep: Path) -
         lambda: ((summary / "epochs.csv").write_text("edited"), block.unlink()),
         lambda: (summary / "test_error.csv").unlink(),
         lambda: block.write_bytes(block.read_bytes()[:-100]),
-        lambda: [file.write_text("{}") for file in summary.glob(".cache/*.json")],
+        lambda: [(summary / ".cache" / f"{of}.json").write_text("{}") for of in ("runs", "epochs")],
         lambda: shutil.rmtree(summary / ".cache"),
     ]
     for spoil in spoilers:

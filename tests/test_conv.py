@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from randlabels.models import conv, norm
+from randlabels.models import conv
 from randlabels.models.conv import Conv2d
 
 ROUNDING = 2**-8
@@ -33,10 +33,7 @@ multiplies = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def _worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small activations pass through the products too."""
-    monkeypatch.setattr(norm, "WORTH", 0)
+pytestmark = pytest.mark.usefixtures("all_sizes_pass")
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -41,19 +41,20 @@ def test_disk_that_fills_up_during_a_run_costs_nothing_that_was_committed(
     cli: Cli, tmp_path: Path, small_disk: Path
 ) -> None:
     arguments = [*TINY[:2], "model.hidden=[64]", TINY[3], "epochs=80", "checkpoint_every=0"]
-    with started(tmp_path, *arguments, "threads=1", f"out={small_disk}") as process:
+    arguments_there = [*arguments, "threads=1", f"out={small_disk}"]
+    with started(tmp_path, *arguments_there, stderr=subprocess.PIPE) as process:
         wait_until(lambda: list(small_disk.glob("*/*/checkpoint.prev.pt")))
         free = shutil.disk_usage(small_disk).free
         (small_disk / "filler").write_bytes(b"x" * max(0, free - 4096))
-        out, _ = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     (run,) = (RunDir(f.parent) for f in small_disk.glob("*/*/config.yaml"))
-    assert "No space left on device" in out + run.log.read_text()
-    assert str(run.path) in out + run.log.read_text() and "Logging error" not in out
+    assert "No space left on device" in err + run.log.read_text()
+    assert str(run.path) in err + run.log.read_text() and "Logging error" not in err
     assert run.state() in ("failed", "interrupted")
     assert not list(run.path.glob(".*.tmp"))
     (small_disk / "filler").unlink()
-    resumed = cli(*arguments, "threads=1", f"out={small_disk}")
+    resumed = cli(*arguments_there)
     assert resumed.code == 0 and "Resuming after epoch" in resumed.out
     assert cli(*arguments, "threads=1").code == 0
     assert numbers(run.path) == numbers(only_run(tmp_path))

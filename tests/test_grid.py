@@ -6,7 +6,7 @@ import pytest
 
 from randlabels.launchers.grid import expand
 
-from .conftest import TINY, Cli
+from .conftest import BASIC, TINY, Cli
 
 
 def test_lists_of_the_command_line_multiply() -> None:
@@ -58,3 +58,10 @@ def test_a_grid_cannot_vary_the_launcher() -> None:
         expand([], [{"hydra/launcher": "basic,joblib"}])
     with pytest.raises(ValueError, match="is no list of values"):
         expand(["seed=interval(0,1)"], [])
+
+
+def test_one_run_is_no_plural(cli: Cli) -> None:
+    one = [*TINY, "epochs=1"]
+    assert "1 run, 1 of them to do\n" in cli("-m", *one, BASIC).out
+    assert "1 run, 0 of them to do\n" in cli("-m", *one, BASIC).out
+    assert cli(*one).out.startswith("Already done after 1 epoch: ")

@@ -18,8 +18,9 @@ SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rgl
 
 FLOORS = [
     ["randomness", "metrics", "console", "help", "optimizer", "loss", "schedule", "kernels"]
-    + ["files", "histogram", "sharing", "stopping", "typed"],
-    ["preprocess", "augment", "corruption", "models", "data", "rundir", "options", "sensitivity"],
+    + ["files", "histogram", "sharing", "typed"],
+    ["preprocess", "augment", "corruption", "models", "data", "rundir", "options", "sensitivity"]
+    + ["stopping"],
     ["config", "checkpoint"],
     ["environment", "experiment"],
     ["classifier", "step"],

@@ -16,10 +16,7 @@ ROUNDING = 2**-8
 SHAPES = [(8, 16, 8, 8), (1, 48, 7, 7), (3, 3, 5, 5), (5, 300, 2, 2)]
 
 
-@pytest.fixture(autouse=True)
-def _worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small activations pass through the passes too."""
-    monkeypatch.setattr(norm, "WORTH", 0)
+pytestmark = pytest.mark.usefixtures("all_sizes_pass")
 
 
 def pair(channels: int, affine: bool = True) -> tuple[BatchNormReLU, nn.BatchNorm2d]:

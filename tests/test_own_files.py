@@ -286,3 +286,15 @@ def test_file_of_comments_must_name_its_option(tmp_path: Path) -> None:
     (tmp_path / "conf" / "model" / "linear.yaml").write_text("lr: 0.05\n")
     with pytest.raises(ValueError, match="linear.yaml must have the line `name: linear`; add it"):
         list(options.without_file(tmp_path / "conf"))
+
+
+def test_files_that_begin_with_an_underscore_hold_no_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(options.HERE / "models", tmp_path / "models")
+    monkeypatch.setattr(options, "HERE", tmp_path)
+    (tmp_path / "models" / "_draft.py").write_text('class Draft(:\n    name = "draft"\n')
+    assert list(options.without_file(CONF)) == []
+    (tmp_path / "models" / "_draft.py").rename(tmp_path / "models" / "draft.py")
+    with pytest.raises(ValueError, match="draft.py, line 1"):
+        list(options.without_file(CONF))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from randlabels import metrics
+from randlabels import environment, metrics
 from randlabels.config import parse
 from randlabels.launchers import batch, packed, worker
 from randlabels.launchers.packed import PackedLauncher, by_data
@@ -172,14 +172,14 @@ def test_runs_of_one_data_set_follow_each_other() -> None:
 def test_workers_fill_the_cores(
     threads: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed, "cores", lambda: list(range(8)))
+    monkeypatch.setattr(environment, "cpu_cores", lambda: list(range(8)))
     config = parse({"threads": threads, "device": "cpu"})
     assert PackedLauncher()._size([config]) == workers
 
 
 def test_workers_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned: list = []
-    monkeypatch.setattr(worker, "cores", lambda: [0, 2, 4, 6])
+    monkeypatch.setattr(environment, "cpu_cores", lambda: [0, 2, 4, 6])
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, mine: pinned.append(mine))
     for slot, size in [(0, 4), (3, 4), (1, 2), (0, 3), (0, 5)]:
         worker._pin(slot, size)
@@ -189,7 +189,7 @@ def test_workers_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_several_runs_share_a_gpu_and_none_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for device, workers, runs in [("auto", 2, 4), ("cpu", len(worker.cores()), 1)]:
+    for device, workers, runs in [("auto", 2, 4), ("cpu", len(environment.cpu_cores()), 1)]:
         configs = [parse({"device": device})]
         launcher = PackedLauncher()
         assert (launcher._size(configs), launcher._concurrency(configs)) == (workers, runs)

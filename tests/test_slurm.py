@@ -205,7 +205,7 @@ def test_scancel_ends_a_sweep_and_the_same_command_goes_on(
     slurm.until(lambda: not slurm.call("squeue", "-h", "-j", job).strip())
     assert run.state() == "interrupted"
     assert states(run.path.parent) == {run.run_id: "interrupted"}
-    assert "1 runs, 1 of them to do" in cli(*sweep, SLURM).out
+    assert "1 run, 1 of them to do" in cli(*sweep, SLURM).out
 
 
 @pytest.mark.slurm
@@ -254,9 +254,22 @@ def test_a_repeated_launch_submits_only_what_no_job_in_the_queue_will_do(
 
 
 @pytest.mark.slurm
-def test_what_slurm_refuses_ends_as_one_sentence(cli: Cli, slurm: Slurm) -> None:
+def test_what_slurm_refuses_ends_as_one_sentence_and_leaves_nothing(
+    cli: Cli, slurm: Slurm, tmp_path: Path
+) -> None:
     outcome = cli("-m", *TINY, SLURM, "hydra.launcher.partition=nosuch")
     assert outcome.code == 1
     assert outcome.err.startswith("Error: Slurm refuses 1 job: ")
     assert "invalid partition specified: nosuch" in outcome.err
     assert len(outcome.err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slurm
+def test_jobs_that_can_only_wait_are_submitted_once(cli: Cli, slurm: Slurm) -> None:
+    """`sbatch --test-only` refuses them: no node that is up has so many cores."""
+    keys = [f"hydra.launcher.cpus={2 * cluster.CPUS}", "hydra.launcher.collect=false"]
+    job = submitted(cli("-m", *TINY, "seed=0,1", SLURM, *keys).out)
+    waiting = slurm.call("squeue", "--noheader", "--states=PENDING", "--format=%F").split()
+    slurm.call("scancel", job)
+    assert waiting == [job]

@@ -90,13 +90,14 @@ def test_one_failing_run_stops_no_other_and_a_rerun_mends_it(
 def test_killed_worker_is_reported_and_a_rerun_finishes(cli: Cli, tmp_path: Path) -> None:
     """joblib gives up when a worker dies; the next call resumes what was interrupted."""
     sweep = ["-m", *TINY, "epochs=1500", "checkpoint_every=0.05", "corrupt=0.0,1.0"]
-    with started(tmp_path, *sweep, "hydra.launcher.n_jobs=2") as process:
+    sweep_of_two = [*sweep, "hydra.launcher.n_jobs=2"]  # on a single core too
+    with started(tmp_path, *sweep_of_two, stderr=subprocess.PIPE) as process:
         wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.pt")))
         began = next(tmp_path.glob("runs/*/*/checkpoint.pt")).with_name("environment.json")
         os.kill(json.loads(began.read_text())["pid"], signal.SIGKILL)
-        out, _ = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "The launcher gave up" in out
+    assert "The launcher gave up" in err
     assert "2 runs in runs/default:" in out and "interrupted" in out
     again = cli(*sweep, BASIC)
     assert again.code == 0 and "Resuming after epoch" in again.out

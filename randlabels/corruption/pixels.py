@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -77,12 +77,17 @@ class _Permutation(PixelCorruption):
         if self.unit not in UNITS:
             raise ValueError(f"corruption.unit={self.unit} is unknown; use {' or '.join(UNITS)}")
 
-    def _places(self, images: np.ndarray) -> tuple[np.ndarray, Callable]:
-        """The values as (n, C, H·W), or (n, 1, C·H·W) if channels mix, and the way back."""
+    def alter(
+        self, images: np.ndarray, indices: np.ndarray, part: str, train: np.ndarray
+    ) -> np.ndarray:
         n, channels, height, width = images.shape
         kept = 1 if self.unit == "all" else channels
         rows = images.reshape(n, kept, channels * height * width // kept)
-        return rows, lambda found: found.reshape(n, channels, height, width)
+        return self._moved(rows, indices, part).reshape(images.shape)
+
+    def _moved(self, rows: np.ndarray, indices: np.ndarray, part: str) -> np.ndarray:
+        """Images as (n, C, H·W), or (n, 1, C·H·W) if channels mix, permuted along the last."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -91,12 +96,8 @@ class ShuffledPixels(_Permutation):
 
     name: ClassVar[str] = "shuffled_pixels"
 
-    def alter(
-        self, images: np.ndarray, indices: np.ndarray, part: str, train: np.ndarray
-    ) -> np.ndarray:
-        rows, back = self._places(images)
-        order = stream("shuffled_pixels", self.seed).permutation(rows.shape[2])
-        return back(rows[:, :, order])
+    def _moved(self, rows: np.ndarray, indices: np.ndarray, part: str) -> np.ndarray:
+        return rows[:, :, stream("shuffled_pixels", self.seed).permutation(rows.shape[2])]
 
 
 @dataclass
@@ -105,14 +106,11 @@ class RandomPixels(_Permutation):
 
     name: ClassVar[str] = "random_pixels"
 
-    def alter(
-        self, images: np.ndarray, indices: np.ndarray, part: str, train: np.ndarray
-    ) -> np.ndarray:
-        rows, back = self._places(images)
+    def _moved(self, rows: np.ndarray, indices: np.ndarray, part: str) -> np.ndarray:
         found = np.empty_like(rows)
         for row, rng in enumerate(self._streams(part, indices)):
             found[row] = rows[row][:, rng.permutation(rows.shape[2])]
-        return back(found)
+        return found
 
 
 @dataclass

@@ -14,9 +14,9 @@ from . import Data, Dataset, Split
 
 @dataclass
 class _Vision(Dataset):
-    """A class of `torchvision.datasets` whose constructor takes root, a part and download."""
+    """The class of the same name in `torchvision.datasets`, whose constructor takes root, a part
+    and download."""
 
-    torchvision_class: ClassVar[str]
     published_moments: ClassVar[tuple[list[float], list[float]] | None] = None
 
     def load(self) -> Data:
@@ -25,14 +25,18 @@ class _Vision(Dataset):
         return Data(train, test, classes, self.published_moments)
 
     def _split(self, *, train: bool) -> Split:
-        from torchvision import datasets
-
-        cls = getattr(datasets, self.torchvision_class)
         try:
-            source = cls(str(self.folder), download=self.download, **self._part(train))
+            source = self._published()(
+                str(self.folder), download=self.download, **self._part(train)
+            )
         except (OSError, RuntimeError, EOFError, ValueError) as error:
             raise ValueError(self._explain(error)) from error
         return self._tensors(source)
+
+    def _published(self) -> Any:
+        from torchvision import datasets
+
+        return getattr(datasets, type(self).__name__)
 
     def _part(self, train: bool) -> dict[str, Any]:
         return {"train": train}
@@ -68,7 +72,6 @@ class CIFAR10(_Vision):
     """
 
     name: ClassVar[str] = "cifar10"
-    torchvision_class: ClassVar[str] = "CIFAR10"
     published_moments = ([125.3, 123.0, 113.9], [63.0, 62.1, 66.7])
 
 
@@ -77,7 +80,6 @@ class CIFAR100(_Vision):
     """50,000 + 10,000 colour images, 32x32, 100 classes (Krizhevsky 2009)."""
 
     name: ClassVar[str] = "cifar100"
-    torchvision_class: ClassVar[str] = "CIFAR100"
 
 
 @dataclass
@@ -85,7 +87,6 @@ class MNIST(_Vision):
     """60,000 + 10,000 grey images, 28x28, 10 digits (LeCun, Cortes, Burges)."""
 
     name: ClassVar[str] = "mnist"
-    torchvision_class: ClassVar[str] = "MNIST"
 
     def _split(self, *, train: bool) -> Split:
         split = super()._split(train=train)
@@ -94,10 +95,9 @@ class MNIST(_Vision):
 
     def _check_archives(self) -> None:
         """torchvision checks md5 only while downloading, and never the files that it reads."""
-        from torchvision import datasets
         from torchvision.datasets.utils import check_integrity
 
-        cls = getattr(datasets, self.torchvision_class)
+        cls = self._published()
         raw = self.folder / cls.__name__ / "raw"
         for filename, md5 in cls.resources:
             archive = raw / filename
@@ -114,7 +114,6 @@ class FashionMNIST(MNIST):
     """60,000 + 10,000 grey images, 28x28, 10 kinds of clothing (Xiao et al. 2017)."""
 
     name: ClassVar[str] = "fashion_mnist"
-    torchvision_class: ClassVar[str] = "FashionMNIST"
 
 
 @dataclass
@@ -122,7 +121,6 @@ class SVHN(_Vision):
     """73,257 + 26,032 colour images, 32x32, 10 digits (Netzer et al. 2011)."""
 
     name: ClassVar[str] = "svhn"
-    torchvision_class: ClassVar[str] = "SVHN"
 
     def _part(self, train: bool) -> dict[str, Any]:
         return {"split": "train" if train else "test"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config
-from ..console import log, print_table
+from ..console import counted, log, print_table
 from ..environment import check_machine
 from ..exact import check_model
 from ..experiment import load, relabel
@@ -164,7 +164,7 @@ def _counted(configs: Sequence[Config]) -> str:
     counts = Counter(config.run.state() for config in configs)
     folders = ", ".join(sorted({str(config.folder) for config in configs}))
     states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
-    return f"{len(configs)} run{'s' * (len(configs) != 1)} in {folders}: {states}"
+    return f"{counted(len(configs), 'run')} in {folders}: {states}"
 
 
 def _print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:

@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ..config import Config
-from ..console import log, logging_to
+from ..console import counted, log, logging_to
 from ..help import as_typed
 from ..rundir import FINISHED
 from ..stopping import exit_code, launching, reason
@@ -45,18 +45,18 @@ class GridSweeper(Sweeper):
         option given there also replaces their keys of that group.
     """
 
+    config: DictConfig
+    hydra_context: HydraContext
+
     def __init__(self, runs: Sequence[Grid]) -> None:
         self.runs = runs
-        self.config: DictConfig | None = None
-        self.hydra_context: HydraContext | None = None
-        self.launcher: Launcher | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         self.config = config
         self.hydra_context = hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -68,7 +68,6 @@ class GridSweeper(Sweeper):
             SystemExit: always otherwise; 0 if all runs are done, diverged or skipped, or submitted
                 to Slurm without waiting, else 1.
         """
-        assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
         composer = Composer(loader, self.config)
         lists = expand(arguments, self.runs, loader)
@@ -85,55 +84,53 @@ class GridSweeper(Sweeper):
             raise ValueError(f"{' '.join(arguments)} describes no run: one of its lists is empty")
         slurm = self.launcher if isinstance(self.launcher, SlurmLauncher) else None
         batch.check(configs, here=slurm is None)
+        to_do = [c for c in configs if c.force or c.run.state() not in FINISHED]
         if configs[0].plan:
             batch.show_plan(configs)
             if slurm:
-                to_do = [c for c in configs if c.force or c.run.state() not in FINISHED]
                 print(slurm.request(to_do))
             sys.exit(0)
         if slurm:
-            slurm.check()
+            slurm.check(to_do)
         with logging_to():
             batch.begin(configs, [overrides for _, overrides in runs.values()])
-            pending = {
-                path: run for path, run in runs.items() if run[0].run.state() not in FINISHED
-            }
-            log.info("%d runs, %d of them to do", len(runs), len(pending))
-            for folder in sorted({config.folder for config in configs} if pending else ()):
+            log.info("%s, %d of them to do", counted(len(runs), "run"), len(to_do))
+            for folder in sorted({config.folder for config in configs} if to_do else ()):
                 log.info("Progress: python -m %s.status %s --watch", batch.ANALYSIS, folder)
-        if slurm and pending:
-            slurm.submit([runs[path][0] for path in pending], batch.ANALYSIS)
+        if slurm and to_do:
+            slurm.submit(to_do, batch.ANALYSIS)
             if not slurm.keys.wait:
                 sys.exit(0)
-            pending = {}
-        exact = [config for config in configs if config.exact and config.run.path in pending]
+            to_do = []
+        exact = [config for config in to_do if config.exact]
         limit = configs[0].time_limit
         with launching():
             if exact and self.config.hydra.runtime.choices["hydra/launcher"] in LOCAL:
                 execute_exact(exact)
-                pending = {p: run for p, run in pending.items() if not run[0].exact}
-            errors = self._launch(pending, limit) if pending else {}
+                to_do = [config for config in to_do if not config.exact]
+            overrides = [runs[config.run.path][1] for config in to_do]
+            errors = self._launch(to_do, overrides, limit) if to_do else {}
             stopped = reason(limit)
             if limit and any(config.run.state() == "interrupted" for config in configs):
                 stopped = stopped or f"time_limit={limit:g}"  # a worker saw it come, a step ago
             code = batch.close(configs, errors, stopped)
             sys.exit(exit_code() if stopped and code else code)
 
-    def _launch(self, pending: Runs, limit: float | None) -> dict[Path, str]:
-        """Execute runs, given by folder, up to a time limit in seconds; what was raised before a
-        run had files."""
-        assert self.launcher is not None
+    def _launch(
+        self, configs: Sequence[Config], overrides: Sequence[list[str]], limit: float | None
+    ) -> dict[Path, str]:
+        """Execute runs up to a time limit in seconds; by folder, what was raised before a run had
+        files."""
         try:
             if isinstance(self.launcher, PackedLauncher):
-                return self.launcher.execute([config for config, _ in pending.values()], limit)
-            jobs = _WhileGoingOn([overrides for _, overrides in pending.values()], limit)
-            returns = self.launcher.launch(jobs, initial_job_idx=0)
+                return self.launcher.execute(configs, limit)
+            returns = self.launcher.launch(_WhileGoingOn(overrides, limit), initial_job_idx=0)
         except Exception as error:  # a killed worker, say; what became of whom is in the files
             print(f"The launcher gave up: {error}", file=sys.stderr)
             return {}
         return {
-            path: f"{type(job._return_value).__name__}: {job._return_value}"
-            for path, job in zip(pending, returns, strict=False)  # fewer, if it was stopped
+            config.run.path: f"{type(job._return_value).__name__}: {job._return_value}"
+            for config, job in zip(configs, returns, strict=False)  # fewer, if it was stopped
             if job.status == JobStatus.FAILED
         }
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from ..config import Config
 from ..stopping import LAUNCH, reason
-from .worker import Answer, cores, work
+from .worker import Answer, work
 
 PRELOADED = ["randlabels.execute", "randlabels.launchers.worker"]
 """Imported once, by the process that all workers are copies of; torch comes along."""
@@ -130,12 +130,14 @@ class PackedLauncher(Launcher):
         return errors
 
     def _size(self, configs: Sequence[Config]) -> int:
+        from ..environment import cpu_cores
+
         if isinstance(self.workers, int):
             return self.workers
         if gpus := _gpus(configs):
             return gpus
         threads = [int(config.threads) for config in configs if config.threads != "auto"]
-        return max(1, len(cores()) // max(threads, default=1))
+        return max(1, len(cpu_cores()) // max(threads, default=1))
 
     def _concurrency(self, configs: Sequence[Config]) -> int:
         if isinstance(self.concurrency, int):

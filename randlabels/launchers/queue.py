@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..config import Config
+from ..console import counted
 from ..files import write_atomic
+
+LOGS = ".slurm"
+"""Folder beside the runs, hidden from the tables: what the jobs printed, and their scripts."""
 
 ALIVE = "PENDING,RUNNING,SUSPENDED"
 """States of jobs that will do their work; one that was cancelled completes in another."""
@@ -20,13 +24,21 @@ def remember(logs: Path, jobs: Mapping[str, Sequence[Path]]) -> None:
     write_atomic(logs / f"{array(next(iter(jobs)))}_runs.txt", "".join(lines))
 
 
-def unqueued(logs: Path, configs: Sequence[Config]) -> tuple[list[Config], dict[Path, str]]:
-    """The runs that no job in the queue executes or will, of those submitted from `logs`; and of
-    the others the job, by the run's folder.
+def logs_of(configs: Sequence[Config]) -> Path:
+    """The folder that a launch of these runs is submitted from."""
+    return configs[0].folder.absolute() / LOGS
+
+
+def unqueued(configs: Sequence[Config]) -> tuple[list[Config], dict[Path, str]]:
+    """The runs of a launch that no job in the queue executes or will, of those submitted from its
+    folder; and of the others the job, by the run's folder.
 
     A run that failed is not tried again by a job that has started. Where the queue cannot be
     asked, nothing is in it: a job that finds its run finished or at work elsewhere ends.
     """
+    if not configs:
+        return [], {}
+    logs = logs_of(configs)
     states = _jobs(logs)
     job_of: dict[Path, str] = {}
     for each in sorted({array(job) for job in states}, key=int):  # the newest has the last word
@@ -64,7 +76,7 @@ def _jobs(logs: Path) -> dict[str, str]:
 
 def told(held: Mapping[Path, str]) -> str:
     """A sentence about runs that are in the queue."""
-    runs = "1 run is" if len(held) == 1 else f"{len(held)} runs are"
+    runs = f"{counted(len(held), 'run')} {'is' if len(held) == 1 else 'are'}"
     jobs = arrays(held)
     return (
         f"{runs} in Slurm's queue already and not submitted again (job {', '.join(jobs)}); "

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
@@ -20,12 +21,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ..config import Config
+from ..console import counted
 from ..typed import plain, typed
 from .node import Job
-from .queue import array, arrays, remember, told, unqueued, wait
-
-LOGS = ".slurm"
-"""Folder beside the runs, hidden from the tables: what the jobs printed, and their scripts."""
+from .queue import LOGS, array, arrays, logs_of, remember, told, unqueued, wait
 
 OWN = {"array", "dependency", "error", "job-name", "open-mode", "output", "requeue", "signal"}
 """Options of sbatch that the launcher sets itself; `sbatch` takes all others."""
@@ -99,20 +98,15 @@ class SlurmLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Not for this launcher: it takes configs that are checked.
-
-        Raises:
-            ValueError: always.
-        """
         raise ValueError("hydra/launcher=slurm works with hydra/sweeper=grid only; use that")
 
-    def check(self) -> None:
-        """Find out whether jobs can be submitted from here.
+    def check(self, configs: Sequence[Config]) -> None:
+        """Find out whether the runs can be submitted from here, before anything is written.
 
         Raises:
-            ValueError: they cannot.
+            ValueError: they cannot, or Slurm refuses their array or the job for the tables.
         """
-        for command in ("sbatch", "srun", "squeue"):
+        for command in ("sbatch", "srun", "squeue", "scancel"):
             if shutil.which(command) is None:
                 raise ValueError(
                     f"hydra/launcher=slurm needs Slurm's {command}, which is not on this machine; "
@@ -122,14 +116,20 @@ class SlurmLauncher(Launcher):
             import submitit  # noqa: F401
         except ImportError as error:
             raise ValueError("hydra/launcher=slurm needs submitit; pip install submitit") from error
+        left, _ = unqueued(configs)
+        if left:
+            logs = logs_of(left)
+            self._ask(logs, len(self._parts(left)), self._resources(logs.parent.name))
+            if self.keys.collect:
+                self._ask(logs, 1, self._collector(logs.parent.name))
 
     def request(self, configs: Sequence[Config]) -> str:
         """What Slurm would be asked for, in a sentence; and one of the runs in its queue."""
-        left, held = unqueued(_logs(configs), configs) if configs else ([], {})
-        jobs = -(-len(left) // self.keys.runs_per_job)
+        left, held = unqueued(configs)
         given = {key: getattr(self.keys, key) for key in ASKED} | self.keys.sbatch
         asked = ", ".join(f"{key}={value}" for key, value in given.items() if value)
-        new = f"Of Slurm, an array of {jobs} job{'s' * (jobs != 1)} with {asked} each."
+        jobs = counted(len(self._parts(left)), "job")
+        new = f"Of Slurm, an array of {jobs} with {asked} each."
         return f"{told(held)}\n{new}" if held else new
 
     def submit(self, configs: Sequence[Config], analysis: str) -> None:
@@ -141,7 +141,7 @@ class SlurmLauncher(Launcher):
         Raises:
             ValueError: Slurm refuses the array.
         """
-        left, held = unqueued(_logs(configs), configs)
+        left, held = unqueued(configs)
         ids = arrays(held)
         if held:
             print(told(held), flush=True)
@@ -152,13 +152,12 @@ class SlurmLauncher(Launcher):
 
     def _submit(self, configs: Sequence[Config], analysis: str) -> list[str]:
         """Submit the runs and the jobs for the tables, and say so; the ids of array and jobs."""
-        logs = _logs(configs)
-        step = self.keys.runs_per_job
-        parts = [configs[first : first + step] for first in range(0, len(configs), step)]
+        logs = logs_of(configs)
+        parts = self._parts(configs)
         jobs = [
             Job(
                 [config.tree() for config in part],
-                first=number * step,
+                first=number * self.keys.runs_per_job,
                 cores=self.keys.cpus,
                 notice=self.keys.notice,
             )
@@ -177,12 +176,17 @@ class SlurmLauncher(Launcher):
                 ids += self._sbatch(logs, [CommandFunction(command)], after)
         where = sorted({str(config.folder) for config in configs})
         print(
-            f"Submitted {len(configs)} run{'s' * (len(configs) != 1)} as Slurm job {ids[0]} "
+            f"Submitted {counted(len(configs), 'run')} as Slurm job {ids[0]} "
             f"({len(jobs)} in its array). Follow: python -m {analysis}.status {where[0]} --watch; "
             f"cancel: scancel {' '.join(ids)}; logs: {Path(where[0]) / LOGS}",
             flush=True,
         )
         return ids
+
+    def _parts(self, configs: Sequence[Config]) -> list[Sequence[Config]]:
+        """The runs of each job."""
+        step = self.keys.runs_per_job
+        return [configs[first : first + step] for first in range(0, len(configs), step)]
 
     def _resources(self, name: str) -> dict[str, Any]:
         """submitit's parameters of the array."""
@@ -215,30 +219,51 @@ class SlurmLauncher(Launcher):
             "setup": [*_environment(), *self.keys.setup],
         }
 
-    def _sbatch(self, logs: Path, jobs: Sequence[Any], parameters: Mapping[str, Any]) -> list[str]:
-        """Submit callables; the ids of their jobs."""
+    def _executor(self, logs: Path, parameters: Mapping[str, Any]) -> Any:
         from submitit import SlurmExecutor
-        from submitit.core.utils import FailedJobError
 
-        logs.mkdir(mode=0o700, parents=True, exist_ok=True)  # jobs execute what submitit puts there
         executor = SlurmExecutor(logs, max_num_timeout=self.keys.timeouts)
         executor.update_parameters(
             **{key: value for key, value in parameters.items() if value is not None}
         )
+        return executor
+
+    def _ask(self, logs: Path, jobs: int, parameters: Mapping[str, Any]) -> None:
+        """ValueError if Slurm refuses an array of as many jobs."""
+        executor = self._executor(logs, parameters)
+        if jobs > 1:
+            executor.parameters["map_count"] = jobs
+        script = executor._make_submission_file_text("true", "")
+
+        def sbatch(*options: str) -> subprocess.CompletedProcess[str]:
+            command = ["sbatch", *options]
+            return subprocess.run(command, input=script, capture_output=True, text=True)
+
+        if sbatch("--test-only").returncode == 0:
+            return
+        # It may be that they could only wait, for a node that is down: those are accepted.
+        held = sbatch("--hold", "--parsable")
+        if held.returncode:
+            raise _refusal(jobs, held.stderr)
+        subprocess.run(["scancel", held.stdout.strip().partition(";")[0]])
+
+    def _sbatch(self, logs: Path, jobs: Sequence[Any], parameters: Mapping[str, Any]) -> list[str]:
+        """Submit callables; the ids of their jobs."""
+        from submitit.core.utils import FailedJobError
+
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)  # jobs execute what submitit puts there
         try:
             with redirect_stderr(StringIO()):  # where submitit repeats what it raises
-                submitted = executor.submit_array(jobs)
+                submitted = self._executor(logs, parameters).submit_array(jobs)
         except FailedJobError as error:
-            lines = re.findall(r"sbatch: error: (.+)", str(error)) or [str(error)]
-            raise ValueError(
-                f"Slurm refuses {len(jobs)} job{'s' * (len(jobs) != 1)}: {'; '.join(lines)}"
-            ) from error
+            raise _refusal(len(jobs), str(error)) from error
         return [str(job.job_id) for job in submitted]
 
 
-def _logs(configs: Sequence[Config]) -> Path:
-    """The folder that a launch of these runs is submitted from."""
-    return configs[0].folder.absolute() / LOGS
+def _refusal(jobs: int, said: str) -> ValueError:
+    """What sbatch said, in a sentence."""
+    lines = re.findall(r"sbatch: error: (.+)", said) or [said]
+    return ValueError(f"Slurm refuses {counted(jobs, 'job')}: {'; '.join(lines)}")
 
 
 def _environment() -> list[str]:

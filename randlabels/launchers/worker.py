@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Lock, Thread
 
 from ..config import Config
@@ -43,10 +42,18 @@ def work(line: Connection, slot: int, size: int, concurrency: int, launch: str) 
     from ..execute import execute
     from ..outcome import show_unforeseen
 
-    saying = Lock()
+    reading, saying = Lock(), Lock()
 
-    def execute_all(tasks: Iterable[Task]) -> None:
-        for config, beside in tasks:
+    def received() -> Iterator[Task]:
+        """The runs that come until the parent has no more, or has died."""
+        with contextlib.suppress(EOFError):
+            while True:
+                with reading:
+                    task = line.recv()
+                yield task
+
+    def execute_all() -> None:
+        for config, beside in received():
             error, again = None, False
             try:
                 execute(config, job=slot, beside=beside)
@@ -62,38 +69,20 @@ def work(line: Connection, slot: int, size: int, concurrency: int, launch: str) 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _pin(slot, size)
     if concurrency == 1:
-        execute_all(_received(line))
+        execute_all()
         return
-    queue: SimpleQueue[Task | None] = SimpleQueue()
-    threads = []
-    for _ in range(concurrency):
-        threads.append(Thread(target=execute_all, args=[iter(queue.get, None)], daemon=True))
-        threads[-1].start()
-    for task in _received(line):
-        queue.put(task)
-    for _ in threads:
-        queue.put(None)
+    threads = [Thread(target=execute_all, daemon=True) for _ in range(concurrency)]
+    for thread in threads:
+        thread.start()
     for thread in threads:
         thread.join()
 
 
-def _received(line: Connection) -> Iterator[Task]:
-    """The runs that come until the parent has no more, or has died."""
-    with contextlib.suppress(EOFError):
-        while True:
-            yield line.recv()
-
-
-def cores() -> list[int]:
-    """Numbers of the CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def _pin(slot: int, size: int) -> None:
     """Keep to cores of one's own, where all workers together fill the machine."""
-    mine = cores()
+    from ..environment import cpu_cores
+
+    mine = cpu_cores()
     each = len(mine) // size
     if hasattr(os, "sched_setaffinity") and size * each == len(mine):
         os.sched_setaffinity(0, mine[slot * each : (slot + 1) * each])

@@ -18,7 +18,7 @@ ROWS = 64
 """Rows summed in float32 before they are added to a float64 sum."""
 
 # multiplications and additions may be contracted; nothing that would lose NaN or reorder sums
-compiled = njit(cache=True, fastmath={"contract"}, error_model="numpy")
+compiled = njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 inlined = njit(inline="always")
 
 

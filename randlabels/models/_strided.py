@@ -3,6 +3,9 @@
 Input pixels that are a stride apart see the same of a filter's taps, so that there are stride²
 convolutions of the output's gradient, one for each place in a stride. oneDNN takes one to three
 times as long for it as these need. A pair of bf16 here are two filters of one pixel.
+
+numba sees changes of this file only: after one of `_products` or of `conv`'s numbers, delete the
+files that it keeps in `__pycache__`.
 """
 
 from __future__ import annotations
