@@ -120,8 +120,8 @@ def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         first = [*HERE.glob(f"{module}.py"), *HERE.glob(f"{module}/__init__.py")]
         files = [*first, *sorted(HERE.glob(f"{module}/[!_]*.py"))]
         source = {name: file for file in files for name in _declared(file)}
-        for written in sorted((conf / group).rglob("*.yaml")):
-            name = written.relative_to(conf / group).with_suffix("").as_posix()
+        for written in sorted((conf / group).glob("[!.]*.yaml")):
+            name = written.stem
             _check_name(written, name if source.pop(name, None) else None)
         for name, file in source.items():
             if name not in options(group):
@@ -134,7 +134,7 @@ def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def _check_name(file: Path, name: str | None) -> None:
     """Refuse a file of keys without the line `name: …`, of class `name` if it is called so."""
-    line = rf"^name: {name}\b" if name else r"^[^#\n]*\b(name|defaults):"
+    line = rf"^name: {name}\b" if name else r"^[^#\n]*\b(name|defaults)\b[\"']?\s*:"
     if not re.search(line, file.read_text(), re.M):
         whose = "" if name else ", where X is the option whose keys these are"
         raise ValueError(f"{file} must have the line `name: {name or 'X'}`{whose}; add it")

@@ -117,6 +117,16 @@ def launching() -> Iterator[None]:
             del os.environ[LAUNCH]
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A Ctrl-C in this waits until its end; processes that it starts hear of none."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def follow(launch: str | None = None) -> bool:
     """In a worker process of a launch: follow it from now on; whether this is such a process.
 

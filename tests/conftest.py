@@ -164,14 +164,17 @@ def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
 
 @contextmanager
 def started(
-    folder: Path, *arguments: str, stderr: int = subprocess.STDOUT
+    folder: Path,
+    *arguments: str,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.STDOUT,
 ) -> Iterator[subprocess.Popen]:
     """A command in a process group of its own, of which nothing is left afterwards."""
     shell = ["env", "--default-signal=INT"]  # which is ignored where tests run in the background
     with subprocess.Popen(
         [*shell, sys.executable, "-m", "randlabels.run", *arguments],
         cwd=folder,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=stderr,
         text=True,
         start_new_session=True,

@@ -67,8 +67,9 @@ def write_cifar(root: Path, cls: type, key: str, monkeypatch: pytest.MonkeyPatch
     [
         (CIFAR10, datasets.CIFAR10, "labels"),
         (CIFAR100, datasets.CIFAR100, "fine_labels"),
+        (type("Mine", (CIFAR10,), {}), datasets.CIFAR10, "labels"),
     ],
-    ids=["cifar10", "cifar100"],
+    ids=["cifar10", "cifar100", "of one's own"],
 )
 def test_cifar_files_become_the_same_pixels_and_labels(
     option: type, cls: type, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

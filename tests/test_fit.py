@@ -19,6 +19,7 @@ from randlabels.environment import Resources
 from randlabels.experiment import Examples, Experiment, assemble
 from randlabels.loss import CrossEntropy
 from randlabels.metrics import Record
+from randlabels.models import wrn
 from randlabels.randomness import generator
 
 from .conftest import CPU, left_at, untimed
@@ -236,3 +237,13 @@ def test_compiled_steps_compute_the_same_up_to_rounding() -> None:
     for ours, theirs in zip(found, untimed(records(experiment())), strict=True):
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0  # they were compiled
+
+
+@pytest.mark.slow
+def test_compiled_network_is_one_graph() -> None:
+    """Whatever tells which convolutions and sums are ours does not cut it."""
+    network = wrn.WRN(depth=10).build((3, 32, 32), 10, torch.Generator())
+    x = torch.zeros(32, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch._dynamo.explain(network.to(memory_format=torch.channels_last))(x)
+    assert found.graph_break_count == 0 and found.graph_count == 1

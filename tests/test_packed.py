@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import time
-from multiprocessing import forkserver
+from multiprocessing import Pipe, forkserver, get_context
 from pathlib import Path
+from subprocess import DEVNULL
 
 import pytest
 import torch
@@ -95,12 +96,23 @@ def test_workers_die_with_a_killed_parent(runs: list[str], tmp_path: Path) -> No
     def states() -> set[str]:
         return {RunDir(file.parent).state() for file in tmp_path.glob("runs/*/*/config.yaml")}
 
-    with started(tmp_path, *LONG, "seed=0,1", *runs) as process:
+    with started(tmp_path, *LONG, "seed=0,1", *runs, stdout=DEVNULL) as process:
         wait_until(lambda: len(list(tmp_path.glob("runs/*/*/checkpoint.pt"))) >= 1)
         pids = facts(tmp_path, "pid")
         process.kill()
         wait_until(lambda: not any(map(alive, pids)))
         wait_until(lambda: states() == {"interrupted"})  # a worker that had no pid to tell yet too
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_worker_that_cannot_read_a_run_dies_and_is_heard_of(concurrency: int) -> None:
+    ours, theirs = Pipe()
+    process = get_context("spawn").Process(target=worker.work, args=(theirs, 0, 1, concurrency, ""))
+    process.start()
+    theirs.close()
+    ours.send_bytes(b"no run")
+    process.join(60)
+    assert process.exitcode == 1 and ours.poll(0)
 
 
 @pytest.mark.parametrize("runs", ONE_OR_TWO)

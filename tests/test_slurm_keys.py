@@ -28,6 +28,7 @@ SLURM = "hydra/launcher=slurm"
         ("memory_gb=0", "hydra.launcher.memory_gb=0.0 must be above 0 GB, or null"),
         ("minutes=2", "hydra.launcher.notice=120 seconds leave nothing of minutes=2"),
         ("+sbatch.open_mode=append", "hydra.launcher.sbatch.open_mode is set by the launcher"),
+        ("+sbatch.wait=true", "hydra.launcher.sbatch.wait is set by the launcher; leave it out"),
         ("nosuch=1", "hydra.launcher.nosuch is no key of the chosen options"),
         ("time=1", "takes workers, concurrency; slurm takes partition, account, qos, cpus, gpus, "),
         ("setup=module", "has the wrong type; give a list of texts such as ['module load cuda']"),

@@ -14,8 +14,8 @@ from . import Data, Dataset, Split
 
 @dataclass
 class _Vision(Dataset):
-    """The class of the same name in `torchvision.datasets`, whose constructor takes root, a part
-    and download."""
+    """The class of this or a base's name in `torchvision.datasets`, whose constructor takes root, a
+    part and download."""
 
     published_moments: ClassVar[tuple[list[float], list[float]] | None] = None
 
@@ -36,7 +36,8 @@ class _Vision(Dataset):
     def _published(self) -> Any:
         from torchvision import datasets
 
-        return getattr(datasets, type(self).__name__)
+        names = [cls.__name__ for cls in type(self).__mro__]
+        return next(getattr(datasets, name) for name in names if hasattr(datasets, name))
 
     def _part(self, train: bool) -> dict[str, Any]:
         return {"train": train}

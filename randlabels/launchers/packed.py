@@ -21,7 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ..config import Config
-from ..stopping import LAUNCH, reason
+from ..stopping import LAUNCH, reason, uninterrupted
 from .worker import Answer, work
 
 PRELOADED = ["randlabels.execute", "randlabels.launchers.worker"]
@@ -81,11 +81,8 @@ class PackedLauncher(Launcher):
         """
         forkserver.set_forkserver_preload(PRELOADED)
         resource_tracker.ensure_running()  # as forkserver does; it leaves SIGINT unblocked
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with uninterrupted():
             forkserver.ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def execute(self, configs: Sequence[Config], limit: float | None = None) -> dict[Path, str]:
         """Bring the runs to their ends; by folder, what went wrong beyond a run's own error.json.

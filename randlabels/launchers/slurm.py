@@ -22,11 +22,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..config import Config
 from ..console import counted
+from ..stopping import uninterrupted
 from ..typed import plain, typed
 from .node import Job
 from .queue import LOGS, array, arrays, logs_of, remember, told, unqueued, wait
 
-OWN = {"array", "dependency", "error", "job-name", "open-mode", "output", "requeue", "signal"}
+OWN = {
+    "array",
+    "dependency",
+    "error",
+    "job-name",
+    "open-mode",
+    "output",
+    "requeue",
+    "signal",
+    "wait",
+}
 """Options of sbatch that the launcher sets itself; `sbatch` takes all others."""
 
 ASKED = ("partition", "account", "qos", "cpus", "gpus", "memory_gb", "minutes")
@@ -242,10 +253,13 @@ class SlurmLauncher(Launcher):
         if sbatch("--test-only").returncode == 0:
             return
         # It may be that they could only wait, for a node that is down: those are accepted.
-        held = sbatch("--hold", "--parsable")
-        if held.returncode:
-            raise _refusal(jobs, held.stderr)
-        subprocess.run(["scancel", held.stdout.strip().partition(";")[0]])
+        with uninterrupted():
+            held = sbatch("--hold", "--parsable")
+            if held.returncode:
+                raise _refusal(jobs, held.stderr)
+            job, _, cluster = held.stdout.strip().partition(";")
+            there = ["--clusters", cluster] if cluster else []
+            subprocess.run(["scancel", *there, job], check=True)
 
     def _sbatch(self, logs: Path, jobs: Sequence[Any], parameters: Mapping[str, Any]) -> list[str]:
         """Submit callables; the ids of their jobs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -65,13 +66,21 @@ def work(line: Connection, slot: int, size: int, concurrency: int, launch: str) 
             with saying, contextlib.suppress(OSError):  # of a parent that has died
                 line.send(Answer(config.run.path, error, again))
 
+    def execute_all_or_die() -> None:
+        """The end of one thread alone would be heard of by nobody."""
+        try:
+            execute_all()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
     follow(launch)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _pin(slot, size)
     if concurrency == 1:
         execute_all()
         return
-    threads = [Thread(target=execute_all, daemon=True) for _ in range(concurrency)]
+    threads = [Thread(target=execute_all_or_die, daemon=True) for _ in range(concurrency)]
     for thread in threads:
         thread.start()
     for thread in threads:

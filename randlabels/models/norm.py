@@ -123,12 +123,12 @@ class _BatchNormReLU(torch.autograd.Function):
 def passable(x: torch.Tensor) -> bool:
     """These are activations for passes of ours, which run on one thread."""
     return (
-        torch.get_num_threads() == 1
+        not torch.compiler.is_compiling()  # first: the next question would cut the graph in two
+        and torch.get_num_threads() == 1
         and x.dtype is torch.bfloat16
         and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.numel() >= max(WORTH, 2 * x.shape[1])  # BatchNorm2d refuses one value a channel
-        and not torch.compiler.is_compiling()
     )
 
 
