@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 
 @dataclass
 class Optimizer:
-    """What every option of the group `optimizer` has.
+    """What every option of the group `optimizer` has: a class of torch, whose keys are its own.
 
     `lr` is the base learning rate (null: the model's own); the schedule multiplies it, and the
     fit sets the product in every epoch. `weight_decay` applies to all parameters; 1e-4 is the
@@ -22,6 +21,7 @@ class Optimizer:
     """
 
     name: ClassVar[str]
+    torch_class: ClassVar[type[torch.optim.Optimizer]]
 
     lr: float | None = None
     weight_decay: float = 1e-4
@@ -36,7 +36,9 @@ class Optimizer:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """An optimizer over `parameters` with a learning rate of 0, to be set by the caller."""
-        raise NotImplementedError
+        keys = {field.name: getattr(self, field.name) for field in fields(self)} | {"lr": 0.0}
+        # fused: one pass over the parameters; the same rule
+        return _undecorated(self.torch_class)(parameters, **keys, fused=True)
 
 
 @dataclass
@@ -44,6 +46,7 @@ class SGD(Optimizer):
     """SGD with momentum; the original code's optimizer and values (cmd_args.py)."""
 
     name: ClassVar[str] = "sgd"
+    torch_class = torch.optim.SGD
 
     momentum: float = 0.9
     nesterov: bool = False
@@ -55,27 +58,13 @@ class SGD(Optimizer):
         if self.nesterov and self.momentum == 0:
             raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0")
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return _undecorated(torch.optim.SGD)(
-            parameters,
-            lr=0.0,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            weight_decay=self.weight_decay,
-            fused=True,  # one pass over the parameters; the same rule
-        )
-
 
 @dataclass
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015); weight decay is added to the gradient."""
 
     name: ClassVar[str] = "adam"
-
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return _undecorated(torch.optim.Adam)(
-            parameters, 0.0, weight_decay=self.weight_decay, fused=True
-        )
+    torch_class = torch.optim.Adam
 
 
 @dataclass
@@ -83,14 +72,9 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
     name: ClassVar[str] = "adamw"
-
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return _undecorated(torch.optim.AdamW)(
-            parameters, 0.0, weight_decay=self.weight_decay, fused=True
-        )
+    torch_class = torch.optim.AdamW
 
 
-@cache
 def _undecorated(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
     """`kind` whose methods do not import torch._dynamo first.
 
