@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ._passes import compiled
-from .conv import LANES
+from ._vectors import LANES
 
 instructions: Any = intrinsic  # of a type without the first argument, which a caller leaves out
 

@@ -4,7 +4,7 @@ Input pixels that are a stride apart see the same of a filter's taps, so that th
 convolutions of the output's gradient, one for each place in a stride. oneDNN takes one to three
 times as long for it as these need. A pair of bf16 here are two filters of one pixel.
 
-numba sees changes of this file only: after one of `_products` or of `conv`'s numbers, delete the
+numba sees changes of this file only: after one of `_products` or of `_vectors`, delete the
 files that it keeps in `__pycache__`.
 """
 
@@ -19,7 +19,7 @@ from numba.core import cgutils
 
 from ._passes import compiled
 from ._products import FLOAT32, INT32, BFloat, add_product, address, instructions
-from .conv import COLUMNS, LANES, ROWS
+from ._vectors import COLUMNS, LANES, ROWS
 
 PAIRS = LANES // 2
 """Pairs in so many filters."""

@@ -9,12 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ._vectors import COLUMNS, LANES, ROWS
 from .norm import bits, passable
-
-LANES = 16
-"""Pairs of bf16, or float32, in a vector of AVX512."""
-ROWS, COLUMNS = 2, 8
-"""Pixels beside each other whose sums, LANES channels of each, fill half of the registers."""
 
 
 class Conv2d(nn.Conv2d):
