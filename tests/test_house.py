@@ -114,7 +114,6 @@ def test_nothing_is_executed_from_a_file_and_no_file_is_long(file: Path) -> None
     assert ast.get_docstring(ast.parse(text)) or not text.strip()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_wheel_carries_everything_and_runs_from_an_empty_folder(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]

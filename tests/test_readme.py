@@ -199,7 +199,6 @@ def test_pictures_are_small_and_of_the_demo() -> None:
         assert f"docs/{file.name}" in README.partition("    make demo")[0]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_adding_a_model_a_corruption_and_a_data_set_as_the_page_says(tmp_path: Path) -> None:
     """Its files are written as they stand, and its commands executed through the shell."""

@@ -167,7 +167,6 @@ def test_no_other_number_changes(precision: str, all_sizes_pass: None) -> None:
     assert [list(record) for record in found[WATCHED]] == [[*KEYS, *SENSITIVITY]] * 3
 
 
-@pytest.mark.slow
 def test_fit_left_in_the_middle_of_a_search_goes_on_bit_for_bit(tmp_path: Path) -> None:
     build = partial(experiment, **AUGMENTED)
     whole = build()

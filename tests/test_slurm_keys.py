@@ -95,3 +95,20 @@ def test_every_key_is_documented_with_its_default() -> None:
     del keys["_target_"]
     assert {key: yaml.safe_load(value) for key, value in rows.items()} == keys
     assert len(DOCS.splitlines()) < 120
+
+
+def test_a_job_that_only_asked_and_stays_is_told(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Slurm says no at first, takes it held, on another cluster, and does not cancel it."""
+    hold = 'case "$*" in *--hold*) echo "77;other";; *) exit 1;; esac'
+    for name, script in {"sbatch": hold, "scancel": "exit 1", "srun": "", "squeue": ""}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    outcome = cli("-m", *TINY, SLURM)
+    assert outcome.code == 1 and outcome.err == (
+        "Error: Slurm took job 77, which only asked whether it would, and does not give it back; "
+        "try scancel --clusters other 77\n"
+    )
+    assert not (tmp_path / "runs").exists()

@@ -258,8 +258,12 @@ class SlurmLauncher(Launcher):
             if held.returncode:
                 raise _refusal(jobs, held.stderr)
             job, _, cluster = held.stdout.strip().partition(";")
-            there = ["--clusters", cluster] if cluster else []
-            subprocess.run(["scancel", *there, job], check=True)
+            cancel = ["scancel", *(["--clusters", cluster] if cluster else []), job]
+            if subprocess.run(cancel).returncode:
+                raise ValueError(
+                    f"Slurm took job {job}, which only asked whether it would, and does not give "
+                    f"it back; try {' '.join(cancel)}"
+                )
 
     def _sbatch(self, logs: Path, jobs: Sequence[Any], parameters: Mapping[str, Any]) -> list[str]:
         """Submit callables; the ids of their jobs."""
