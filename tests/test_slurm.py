@@ -45,8 +45,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 @pytest.fixture
-def slurm(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Slurm:
-    """Slurm, chosen for this process; jobs import this checkout."""
+def slurm(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
+    """Slurm, chosen for this process; jobs import this checkout, and end with the test."""
     for name, value in {**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
 
@@ -61,7 +61,8 @@ def slurm(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Slurm
             )
             time.sleep(0.2)
 
-    return Slurm(call, until)
+    yield Slurm(call, until)
+    call("scancel", "--user=root")
 
 
 @pytest.fixture
