@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")])
 
 FLOORS = [
+    ["native"],
     ["randomness", "metrics", "console", "help", "optimizer", "loss", "schedule", "kernels"]
     + ["files", "histogram", "sharing", "typed"],
     ["preprocess", "augment", "corruption", "models", "data", "rundir", "options", "sensitivity"]

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .products import cores, product
+
 BLOCK = 2000
 """Columns of a panel, and rows that one product takes: large enough for the full speed of matrix
 products, small enough for the caches; what is computed above the diagonal is 5 % of n³/3 at
@@ -85,24 +87,38 @@ class Triangle:
         with open(file, "wb") as out:
             np.save(out, self.values.cpu().numpy())
 
-    def fill(self, matrix: Matrix, ridge: float = 0.0) -> None:
+    def fill(
+        self, matrix: Matrix, ridge: float = 0.0, beat: Callable[[], None] = lambda: None
+    ) -> None:
         """The first HEAD columns of L, and what they leave of K = matrix + ridge·I: K - L·Lᵀ.
+
+        `beat` is called for each tile, and may raise to stop.
 
         Raises:
             Breakdown: naming the row whose pivot was not positive.
         """
         strip = self.strips[0][1]
         width = strip.shape[1]
-        head = torch.cat([matrix(rows, slice(0, width)) for rows in pieces(self.n)])
+        parts = []
+        for rows in pieces(self.n):
+            parts.append(matrix(rows, slice(0, width)))
+            beat()
+        head = torch.cat(parts)
         head.diagonal().add_(ridge)
         corner = _corner(head[:width], 0)
         head = torch.linalg.solve_triangular(corner.T, head, upper=True, left=False)
-        head = head.to(strip.dtype).double()  # what is stored is what is taken out
-        for rows, columns, view in self.tiles():
-            rest = matrix(rows, columns).addmm_(head[rows], head[columns].T, alpha=-1)
+        head = head.to(strip.dtype).double().contiguous()  # what is stored is what is taken out
+
+        def fill(tile: tuple[slice, slice, torch.Tensor]) -> None:
+            rows, columns, view = tile
+            rest = matrix(rows, columns).sub_(product(head[rows], head[columns]))
             if rows == columns:
                 rest.diagonal().add_(ridge)
             view.copy_(rest)
+
+        with cores() as threads:
+            for _ in threads.map(fill, self.tiles()):
+                beat()
         strip.copy_(head)
 
     def tiles(self) -> Iterator[tuple[slice, slice, torch.Tensor]]:
@@ -187,22 +203,6 @@ def pieces(n: int, start: int = 0) -> Iterator[slice]:
     """The rows from `start` to n, TILE at a time."""
     for first in range(start, n, TILE):
         yield slice(first, min(first + TILE, n))
-
-
-def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a·bᵀ for (m, k) and (n, k), in their own precision.
-
-    In float32 on a CPU through oneDNN: MKL takes the slow path on processors that it does not know
-    (AMD Zen 5, 2 cores: 200 against 410 GFLOP/s). oneDNN in turn is slow with rows that do not
-    follow each other in memory; b may be a transposed matrix, at full speed.
-    """
-    if a.dtype is torch.float32 and a.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        b = b if b.T.is_contiguous() else b.contiguous()
-        linear: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            a.contiguous(), b, None, "none", [], ""
-        )
-        return linear
-    return a @ b.T
 
 
 def _corner(block: torch.Tensor, start: int) -> torch.Tensor:

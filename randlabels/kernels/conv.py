@@ -159,7 +159,8 @@ class ConvSystem:
     """K = ΦΦᵀ/(LEVELS²·columns) + INTERCEPT from the codes Φ of `ConvFeatures`.
 
     The mean of its diagonal is about 1. The constant is that of a feature that is the same for all
-    images, the intercept of the others, which are centred. `beat` is called for each block of K.
+    images, the intercept of the others, which are centred. `beat` is called for each block of
+    training images that is multiplied, and may raise to stop.
     """
 
     def __init__(self, features: ConvFeatures, ridge: float, beat: Callable[[], None]) -> None:
@@ -169,7 +170,6 @@ class ConvSystem:
         self._unit = LEVELS**2 * columns
 
     def tile(self, rows: slice, columns: slice) -> torch.Tensor:
-        self.beat()
         return _inner(self.train[rows], self.train[columns].T) / self._unit + INTERCEPT
 
     def outputs(self, coefficients: torch.Tensor) -> torch.Tensor:
@@ -191,6 +191,7 @@ class ConvSystem:
         weights = coefficients.new_zeros(coefficients.shape[1], codes.shape[1])
         for a, part in zip(coefficients.split(BLOCK), self.train.split(BLOCK), strict=True):
             weights += _product(a.T, part)
+            self.beat()
         return torch.cat([_product(weights, part.T).T for part in codes.split(BLOCK)])
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Protocol
 
 import torch
 
 from .cholesky import Breakdown, Triangle, pieces
 from .functions import Kernel
+from .products import cores, product
 from .rows import Rows
 
 TOLERANCE = 2e-7
@@ -45,27 +47,46 @@ class System(Protocol):
 
 
 class KernelSystem:
-    """K_ij = kernel(x_i, x_j) of stored rows, computed anew, tile by tile, at each use."""
+    """K_ij = kernel(x_i, x_j) of stored rows, computed anew, tile by tile, at each use.
 
-    def __init__(self, train: Rows, test: Rows, kernel: Kernel, ridge: float) -> None:
+    `beat` is called for each tile of outputs, and may raise to stop.
+    """
+
+    def __init__(
+        self,
+        train: Rows,
+        test: Rows,
+        kernel: Kernel,
+        ridge: float,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
         self.train = train
         self.test = test
         self.kernel = kernel
         self.ridge = ridge
+        self.beat = beat
         self.n = len(train)
 
     def tile(self, rows: slice, columns: slice) -> torch.Tensor:
         return self._tile(self.train, rows, columns)
 
     def outputs(self, coefficients: torch.Tensor) -> torch.Tensor:
-        transposed = coefficients.T.contiguous()  # products are faster with them on the left
-        outputs = torch.zeros_like(transposed)
-        for columns in pieces(self.n):
-            for rows in pieces(self.n, columns.start):
-                tile = self._tile(self.train, rows, columns)
-                outputs[:, rows].addmm_(transposed[:, columns], tile.T)
-                if rows != columns:
-                    outputs[:, columns].addmm_(transposed[:, rows], tile)
+        left = _left(coefficients)
+        outputs = coefficients.new_zeros(coefficients.shape[::-1])
+
+        def both(rows: slice, columns: slice) -> torch.Tensor:
+            """A tile's share of the outputs at its rows, added; its transpose's, returned."""
+            tile = self._tile(self.train, rows, columns)
+            outputs[:, rows] += product(left[columns.start], tile)
+            return product(left[rows.start], tile.T)
+
+        with cores() as threads:
+            for columns in pieces(self.n):
+                shares = threads.map(both, pieces(self.n, columns.start), repeat(columns))
+                next(shares)  # the diagonal tile's, which has been added
+                for share in shares:
+                    outputs[:, columns] += share
+                    self.beat()
         return outputs.T.contiguous()
 
     def outputs_at(self, coefficients: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -74,19 +95,28 @@ class KernelSystem:
     def predictions(self, coefficients: torch.Tensor) -> torch.Tensor:
         return self._applied(self.test, coefficients)
 
-    def _applied(self, left: Rows, coefficients: torch.Tensor) -> torch.Tensor:
-        """K between `left` and the training images, times the coefficients."""
-        transposed = coefficients.T.contiguous()
-        outputs = transposed.new_zeros(len(transposed), len(left))
-        for rows in pieces(len(left)):
+    def _applied(self, rows: Rows, coefficients: torch.Tensor) -> torch.Tensor:
+        """K between `rows` and the training images, times the coefficients."""
+        left = _left(coefficients)
+
+        def outputs(here: slice) -> torch.Tensor:
+            total = coefficients.new_zeros(coefficients.shape[1], here.stop - here.start)
             for columns in pieces(self.n):
-                tile = self._tile(left, rows, columns)
-                outputs[:, rows].addmm_(transposed[:, columns], tile.T)
-        return outputs.T.contiguous()
+                total += product(left[columns.start], self._tile(rows, here, columns))
+            return total
+
+        with cores() as threads:
+            return torch.cat(list(threads.map(outputs, pieces(len(rows)))), 1).T.contiguous()
 
     def _tile(self, left: Rows, rows: slice, columns: slice) -> torch.Tensor:
         inner = left.inner(rows, self.train, columns)
         return self.kernel(inner, left.squares[rows], self.train.squares[columns])
+
+
+def _left(coefficients: torch.Tensor) -> dict[int, torch.Tensor]:
+    """Pieces of the coefficients (n, r), transposed, by their first row; products are faster with
+    them on the left."""
+    return {rows.start: coefficients[rows].T.contiguous() for rows in pieces(len(coefficients))}
 
 
 @dataclass(frozen=True)

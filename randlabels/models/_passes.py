@@ -2,8 +2,7 @@
 
 Activations come as the int16 of their bits, (M, W): W numbers, some pixels' C channels side by
 side, fill whole vectors of the processor. Arithmetic is in float32, sums of rows in float64, and
-NaN stays NaN. numba compiles the passes at their first use on a machine and keeps the result
-beside this file, or in the user's cache; an argument that is None leaves its part out.
+NaN stays NaN. An argument that is None leaves its part out.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
+from ..native import compiled
+
 ROWS = 64
 """Rows summed in float32 before they are added to a float64 sum."""
 
-# multiplications and additions may be contracted; nothing that would lose NaN or reorder sums
-compiled = njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 inlined = njit(inline="always")
 
 

@@ -2,7 +2,6 @@
 
 VDPBF16PS multiplies two vectors of 16 pairs of bf16 and adds the sum of each pair's products to 16
 float32. A pair here are the numbers of two pixels beside each other, in an int32 of their bits.
-numba compiles and keeps this as it does the passes.
 """
 
 from __future__ import annotations
@@ -13,12 +12,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from ._passes import compiled
+from ..native import address, compiled, instructions, repeated
 from ._vectors import LANES
-
-instructions: Any = intrinsic  # of a type without the first argument, which a caller leaves out
 
 PIXELS = 512
 """Of a gradient that are paired at a time: enough to be worth the way of the sums to registers and
@@ -162,19 +158,9 @@ def _add_products(typing: Any, sums: Any, x: Any, gradient: Any) -> Any:
     return types.void(sums, x, gradient), generate
 
 
-def address(builder: Any, array: Any, kind: ir.Type, *indices: Any) -> Any:
-    """Of the value of this kind that begins at these first indices of an array."""
-    place = array.data
-    for index, step in zip(indices, cgutils.unpack_tuple(builder, array.strides), strict=False):
-        place = cgutils.pointer_add(builder, place, builder.mul(index, step))
-    return builder.bitcast(place, kind.as_pointer())
-
-
 def add_product(builder: Any, register: Any, pair: Any, factors: Any) -> None:
     """register += the pair at an address times each of LANES pairs."""
-    number = builder.load(pair)
-    lane = builder.insert_element(ir.Constant(INT32, ir.Undefined), number, ir.IntType(32)(0))
-    same = builder.shuffle_vector(lane, lane, ir.Constant(INT32, [0] * LANES))
+    same = repeated(builder, builder.load(pair), INT32)
     name = "llvm.x86.avx512bf16.dpbf16ps.512"
     product = cgutils.get_or_insert_function(builder.module, PRODUCT, name)
     operands = (builder.bitcast(each, PAIRS) for each in (same, factors))

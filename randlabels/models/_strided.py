@@ -3,9 +3,6 @@
 Input pixels that are a stride apart see the same of a filter's taps, so that there are stride²
 convolutions of the output's gradient, one for each place in a stride. oneDNN takes one to three
 times as long for it as these need. A pair of bf16 here are two filters of one pixel.
-
-numba sees changes of this file only: after one of `_products` or of `_vectors`, delete the
-files that it keeps in `__pycache__`.
 """
 
 from __future__ import annotations
@@ -17,8 +14,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from ._passes import compiled
-from ._products import FLOAT32, INT32, BFloat, add_product, address, instructions
+from ..native import address, compiled, instructions
+from ._products import FLOAT32, INT32, BFloat, add_product
 from ._vectors import COLUMNS, LANES, ROWS
 
 PAIRS = LANES // 2

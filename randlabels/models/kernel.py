@@ -171,7 +171,8 @@ class Kernel:
             "polynomial": lambda: functions.polynomial(self.degree),
             "linear": functions.linear,
         }[self.kernel]()
-        return system.KernelSystem(self._rows(train), self._rows(test), kernel, self.ridge)
+        rows = self._rows(train), self._rows(test)
+        return system.KernelSystem(*rows, kernel, self.ridge, beat)
 
     def _rows(self, images: torch.Tensor) -> Rows:
         if self.features == "gabor":
@@ -240,7 +241,7 @@ def _memory(n: int, classes: int) -> int:
 def _factorised(equations: system.System, options: SolveOptions, device: str) -> Triangle:
     started = time.perf_counter()
     factor = Triangle.empty(equations.n, options.dtype, device)
-    factor.fill(equations.tile, equations.ridge)
+    factor.fill(equations.tile, equations.ridge, lambda: options.tick(0.0))
     built = time.perf_counter()
     operations = factor.operations()
     factor.factorise(lambda done: options.tick(done / operations))

@@ -26,7 +26,8 @@ import torch
 
 from randlabels.config import Config, parse
 from randlabels.execute import execute_exact
-from randlabels.kernels.cholesky import Triangle, product
+from randlabels.kernels.cholesky import Triangle
+from randlabels.kernels.products import product
 from randlabels.rundir import read_json
 
 LEVELS = [level / 10 for level in range(11)]
