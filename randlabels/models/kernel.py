@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 
 from ..kernels import conv, features, functions, system
-from ..kernels.cholesky import Breakdown, Triangle
+from ..kernels.cholesky import TILE, Breakdown, Triangle
 from ..kernels.rows import Rows
 from . import Fit, SolveOptions
 
@@ -27,6 +27,9 @@ FEATURES = ("raw", "gabor", "random_conv")
 
 AT_ONCE = 64
 """Sets of labels solved as one block, if their arrays find room in memory: see ARRAYS."""
+
+TILES = 5
+"""Float64 tiles that a thread has at once: inner products, K, products, and what they are of."""
 
 ARRAYS = 8
 """(n, K) float64 arrays of a set that is being solved: target, coefficients, residual and their
@@ -111,7 +114,8 @@ class Kernel:
         else:
             row = 5 * self._rows(images[:1].float()).values.shape[1]  # float32, and 8-bit codes
         rows = (len(images) + test) * row
-        return Triangle.size(len(images)) * options.dtype.itemsize + rows + 2**29
+        tiles = torch.get_num_threads() * TILES * TILE**2 * 8
+        return Triangle.size(len(images)) * options.dtype.itemsize + rows + tiles + 2**29
 
     def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
         return F.one_hot(labels, classes).double()
