@@ -63,9 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
     readable = for_reading(table)
     write_for_papers(readable, out.with_suffix(""))
     covered = readable[table["verdict"] != "missing"]
-    print_table(
-        f"{chosen.dir} beside {chosen.to}", covered.columns.tolist(), covered.values.tolist()
-    )
+    if len(covered):
+        title = f"{chosen.dir} beside {chosen.to}"
+        print_table(title, covered.columns.tolist(), covered.values.tolist())
     missing = table.loc[table["verdict"] == "missing"]
     print(f"{len(covered)} of {len(table)} published numbers have runs; none covers")
     for source, numbers in missing.groupby("source", sort=False):

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from randlabels.console import no_folder
+from randlabels.console import counted, no_folder
 from randlabels.rundir import FINISHED, RunDir, planned_records, read_json
 
 from .folders import Row, read_rows
@@ -179,8 +179,8 @@ def render(
     states = ", ".join(f"{n} {state}" for state, n in summed["states"].items())
     hidden = f" ({len(runs) - len(shown)} not shown)" if len(shown) < len(runs) else ""
     line = (
-        f"{summed['runs']} runs{hidden}: {states}. {summed['epochs_done']:,} epochs done, "
-        f"{summed['epochs_left']:,} to go"
+        f"{counted(summed['runs'], 'run')}{hidden}: {states}. "
+        f"{summed['epochs_done']:,} epochs done, {summed['epochs_left']:,} to go"
     )
     if summed["images_per_second"]:
         line += f"; {summed['images_per_second']:,.0f} images/s"

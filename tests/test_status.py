@@ -134,7 +134,7 @@ def test_table_and_json_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixtu
     status.main([str(tmp_path)])
     shown = capsys.readouterr().out
     assert run.run_id in shown and "2/2" in shown and "100.00" in shown
-    assert "1 runs: 1 done. 2 epochs done, 0 to go" in shown
+    assert "1 run: 1 done. 2 epochs done, 0 to go" in shown
     with pytest.raises(SystemExit, match="nowhere is no folder"):
         status.main([str(tmp_path / "nowhere")])
 
@@ -155,7 +155,7 @@ def test_watching_ends_when_all_runs_are_finished_or_on_interrupt(
 
     monkeypatch.setattr("analysis.status.time.sleep", finish)
     status.main([str(tmp_path), "--watch"])
-    assert shown == 3 and "1 runs: 1 done" in capsys.readouterr().out
+    assert shown == 3 and "1 run: 1 done" in capsys.readouterr().out
 
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
@@ -163,7 +163,7 @@ def test_watching_ends_when_all_runs_are_finished_or_on_interrupt(
     run.done.unlink()
     monkeypatch.setattr("analysis.status.time.sleep", interrupt)
     status.main([str(tmp_path), "--watch"])
-    assert "1 runs: 1 interrupted" in capsys.readouterr().out
+    assert "1 run: 1 interrupted" in capsys.readouterr().out
 
 
 def test_a_failure_is_told_with_its_error_and_log_and_ends_the_watching(
