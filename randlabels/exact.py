@@ -57,7 +57,8 @@ def solve_options(
         key = f"{system_key(config)} {experiment.data_sha256} {resources.precision}"
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         cache = config.folder / ".factors" / f"{name}.npy"
-    return SolveOptions(_dtype(resources), cache, tick, free_memory(resources.device))
+    memory = free_memory(resources.device)
+    return SolveOptions(_dtype(resources), cache, tick, memory, _threads(resources))
 
 
 def check_model(config: Config, data: Data, *, here: bool = True) -> None:
@@ -73,7 +74,8 @@ def check_model(config: Config, data: Data, *, here: bool = True) -> None:
     images = data.train.images[config.dataset.indices(data.train.labels, "train")]
     test = len(config.dataset.indices(data.test.labels, "test"))
     cropped = config.preprocess.crop(images)
-    needed = _model(config).check(cropped, test, data.classes, SolveOptions(_dtype(resources)))
+    options = SolveOptions(_dtype(resources), threads=_threads(resources))
+    needed = _model(config).check(cropped, test, data.classes, options)
     if here and needed > (free := free_memory(resources.device)):
         raise ValueError(
             f"model={config.model.name} on {len(images):,} images in {resources.precision} needs "
@@ -88,6 +90,10 @@ def _model(config: Config) -> ExactModel:
 
 def _dtype(resources: Resources) -> torch.dtype:
     return torch.float64 if resources.precision == "fp64" else torch.float32
+
+
+def _threads(resources: Resources) -> int:
+    return resources.threads if resources.device == "cpu" else 1
 
 
 def solve(

@@ -2,7 +2,7 @@
 
 It compiles them at their first use on a machine, and keeps the result beside their file, or in the
 user's cache. It sees changes of that file only: after one of what the file imports, delete what is
-kept in `__pycache__`. Their modules are imported when used, since numba takes a while.
+kept in `__pycache__`. Modules with such functions are imported when used: numba takes a while.
 """
 
 from __future__ import annotations

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
+import llvmlite.binding
 import numpy as np
 import pytest
 import torch
 
-from randlabels.kernels import functions, products
+from randlabels.kernels import _float64, functions, products
 from randlabels.kernels._float64 import COLUMNS, DEPTH, ROWS, multiply
 from randlabels.kernels.products import WORTH, cores, product
 from randlabels.kernels.rows import Rows
 from randlabels.kernels.system import KernelSystem
 from randlabels.models import SolveOptions
 from randlabels.models.kernel import Kernel
+
+CPU = torch.device("cpu")
 
 
 def bound(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -23,7 +27,7 @@ def bound(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("depth", [1, 7, DEPTH, DEPTH + 1, 2 * DEPTH + 3])
+@pytest.mark.parametrize("depth", [0, 1, 7, DEPTH, DEPTH + 1, 2 * DEPTH + 3])
 @pytest.mark.parametrize("columns", [1, COLUMNS - 1, COLUMNS, 2 * COLUMNS + 5])
 @pytest.mark.parametrize("rows", [ROWS, ROWS + 1, 3 * ROWS - 1])
 def test_float64_product_is_that_of_longer_numbers_rounded(
@@ -39,36 +43,63 @@ def test_float64_product_is_that_of_longer_numbers_rounded(
     assert np.isnan(result[:, [0, -1]]).all(), "nothing beside the result is written to"
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [1, WORTH - 1, WORTH, WORTH + 1])
-def test_product_in_a_thread_of_one_core_is_a_times_b_transposed(
-    dtype: torch.dtype, rows: int
+def test_product_is_a_times_b_transposed_however_they_lie_in_memory(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rows: int, wide: bool
 ) -> None:
+    monkeypatch.setattr(products, "_wider_than_mkl", lambda: wide)
     a, b = torch.randn(rows, 90, dtype=dtype), torch.randn(70, 90, dtype=dtype)
-    with cores() as threads:
-        found, turned = threads.map(product, (a, a), (b, b.T.contiguous().T))
-    for each in (found, turned):
-        assert each.dtype is dtype
-        torch.testing.assert_close(each, a @ b.T)
+    ways = [(x, y) for x in (a, turned(a)) for y in (b, turned(b))]
+    with cores(CPU) as threads:
+        for found in threads.map(product, *zip(*ways, strict=True)):
+            assert found.dtype is dtype
+            torch.testing.assert_close(found, a @ b.T)
 
 
-def test_wide_vectors_are_used_where_a_thread_has_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+def turned(matrix: torch.Tensor) -> torch.Tensor:
+    """The same numbers, columns after columns."""
+    return matrix.T.contiguous().T
+
+
+@pytest.mark.parametrize(
+    ("capability", "processor", "threads", "wide"),
+    [
+        ("AVX512", "znver5", 1, True),
+        ("AVX512", "znver5", 2, False),
+        ("AVX2", "znver3", 1, False),
+        ("AVX512", "sapphirerapids", 1, False),
+    ],
+)
+def test_own_float64_product_is_for_amd_processors_with_avx512_and_threads_of_one_core(
+    monkeypatch: pytest.MonkeyPatch, capability: str, processor: str, threads: int, wide: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_name", lambda: processor)
+    monkeypatch.setattr(products, "_wider_than_mkl", products._wider_than_mkl.__wrapped__)
+    monkeypatch.setattr(_float64, "multiply", lambda a, b, result: result.fill(7))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     a = torch.randn(WORTH, 40, dtype=torch.float64)
-    monkeypatch.setattr(products, "_wider_than_mkl", lambda: True)
-    monkeypatch.setattr("randlabels.kernels._float64.multiply", lambda a, b, result: result.fill(7))
-    with cores() as threads:
-        assert bool((threads.submit(product, a, a).result() == 7).all())
-    if torch.get_num_threads() > 1:
-        torch.testing.assert_close(product(a, a), a @ a.T)
+    assert bool((product(a, a) == 7).all()) == wide
 
 
 def test_cores_are_given_back_whatever_happens_on_them() -> None:
     before = torch.get_num_threads()
-    with pytest.raises(ZeroDivisionError), cores() as threads:
+    begun = []
+
+    def slow(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.01)
+        return 1 // number
+
+    with pytest.raises(ZeroDivisionError), cores(CPU) as threads:
         assert torch.get_num_threads() == 1
         assert set(threads.map(lambda _: torch.get_num_threads(), range(8))) == {1}
-        threads.submit(lambda: 1 // 0).result()
+        held = threads.map(slow, range(100))  # which begins with the division by zero
+        next(held)
     assert torch.get_num_threads() == before
+    assert len(begun) < 20, "what had not begun was given up"
 
 
 @pytest.mark.parametrize("sets", [1, WORTH])
@@ -103,9 +134,9 @@ def test_exact_fit_can_be_stopped_at_every_tile(small_blocks: None) -> None:
     shares: list[float] = []
     fit(shares.append)
     of_factor = [i for i, share in enumerate(shares) if share]
-    head, tiles, above = 4, 10, 6  # of 4 rows of tiles
+    head, tiles, predicted = 4, 10, 4  # of 4 rows of tiles
     assert of_factor[0] == head + tiles
-    assert len(shares) - 1 - of_factor[-1] == above
+    assert len(shares) - 1 - of_factor[-1] == tiles + predicted
 
     for last in range(len(shares)):
         left = iter(range(last))
@@ -116,4 +147,3 @@ def test_exact_fit_can_be_stopped_at_every_tile(small_blocks: None) -> None:
 
         with pytest.raises(KeyboardInterrupt):
             fit(stop)
-        assert next(left, None) is None

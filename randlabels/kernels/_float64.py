@@ -31,7 +31,7 @@ def multiply(a: np.ndarray, b: np.ndarray, result: np.ndarray) -> None:
     for first in range(0, len(b), COLUMNS):
         columns = result[:, first : first + COLUMNS]
         width = columns.shape[1]
-        for start in range(0, a.shape[1], DEPTH):
+        for start in range(0, max(a.shape[1], 1), DEPTH):
             right = b[first : first + COLUMNS, start : start + DEPTH].T
             panel[: len(right), :width] = right
             for top in range(0, len(a), ROWS):

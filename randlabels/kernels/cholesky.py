@@ -116,7 +116,7 @@ class Triangle:
                 rest.diagonal().add_(ridge)
             view.copy_(rest)
 
-        with cores() as threads:
+        with cores(head.device) as threads:
             for _ in threads.map(fill, self.tiles()):
                 beat()
         strip.copy_(head)

@@ -160,7 +160,7 @@ class ConvSystem:
 
     The mean of its diagonal is about 1. The constant is that of a feature that is the same for all
     images, the intercept of the others, which are centred. `beat` is called for each block of
-    training images that is multiplied, and may raise to stop.
+    images that is multiplied, and may raise to stop.
     """
 
     def __init__(self, features: ConvFeatures, ridge: float, beat: Callable[[], None]) -> None:
@@ -192,7 +192,11 @@ class ConvSystem:
         for a, part in zip(coefficients.split(BLOCK), self.train.split(BLOCK), strict=True):
             weights += _product(a.T, part)
             self.beat()
-        return torch.cat([_product(weights, part.T).T for part in codes.split(BLOCK)])
+        outputs = coefficients.new_empty(len(codes), len(weights))
+        for part, here in zip(codes.split(BLOCK), outputs.split(BLOCK), strict=True):
+            here.copy_(_product(weights, part.T).T)
+            self.beat()
+        return outputs
 
 
 def shared(

@@ -18,7 +18,7 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
     MKL, which torch takes, uses half of a vector of AMD's processors (Zen 5, 2 cores: 200 GFLOP/s
     in float32, 110 in float64). In float32 oneDNN has 410; b may be a transposed matrix, but rows
-    must follow each other in memory. In float64 and in a thread of one core, `_float64` has 90.
+    must follow each other in memory. In float64 `_float64` has 200, in threads of one core each.
     """
     if a.device.type == "cpu":
         if a.dtype is torch.float32 and torch.backends.mkldnn.is_available():
@@ -37,16 +37,21 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def cores() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch has here, each of which computes on one core; meanwhile so does the
-    caller. (torch's own threads keep a core for milliseconds after each operation, waiting for the
-    next.)"""
+def cores(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch has here, each of which computes on one core; one for a GPU.
+
+    Meanwhile the caller computes on one core too: torch's own threads would keep the others for
+    milliseconds after each operation, waiting for the next. What has not begun when an exception
+    leaves is not computed.
+    """
     number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    several = number if device.type == "cpu" else 1
+    threads = ThreadPoolExecutor(several, "core", torch.set_num_threads, (1,))
     try:
-        torch.set_num_threads(1)
-        with ThreadPoolExecutor(number, "core", torch.set_num_threads, (1,)) as threads:
-            yield threads
+        yield threads
     finally:
+        threads.shutdown(cancel_futures=True)
         torch.set_num_threads(number)
 
 

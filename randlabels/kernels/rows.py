@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .products import product
+
 PART = 1000
 """Rows that are converted at a time, in the cache."""
 
@@ -41,7 +43,7 @@ class Rows:
     def inner(self, rows: slice, other: Rows, columns: slice) -> torch.Tensor:
         """(m, k) float64: ⟨self_i, other_j⟩ for i in `rows`, j in `columns`."""
         if self._codes is None or other._codes is None:
-            return self.values[rows].double() @ other.values[columns].double().T
+            return product(self.values[rows].double(), other.values[columns].double())
         products = torch._int_mm(self._codes[rows], other._codes[columns].T).double()
         # ⟨a + 128, b + 128⟩ = ⟨a, b⟩ + 128·(Σa + Σb) + 128²·d
         shift = 128 * self._sums[rows] + 128**2 * self._codes.shape[1]

@@ -78,13 +78,13 @@ class KernelSystem:
             """A tile's share of the outputs at its rows, added; its transpose's, returned."""
             tile = self._tile(self.train, rows, columns)
             outputs[:, rows] += product(left[columns.start], tile)
+            if rows == columns:  # which is its own transpose
+                return torch.zeros((), device=tile.device)
             return product(left[rows.start], tile.T)
 
-        with cores() as threads:
+        with cores(outputs.device) as threads:
             for columns in pieces(self.n):
-                shares = threads.map(both, pieces(self.n, columns.start), repeat(columns))
-                next(shares)  # the diagonal tile's, which has been added
-                for share in shares:
+                for share in threads.map(both, pieces(self.n, columns.start), repeat(columns)):
                     outputs[:, columns] += share
                     self.beat()
         return outputs.T.contiguous()
@@ -98,15 +98,17 @@ class KernelSystem:
     def _applied(self, rows: Rows, coefficients: torch.Tensor) -> torch.Tensor:
         """K between `rows` and the training images, times the coefficients."""
         left = _left(coefficients)
+        outputs = coefficients.new_zeros(coefficients.shape[1], len(rows))
 
-        def outputs(here: slice) -> torch.Tensor:
-            total = coefficients.new_zeros(coefficients.shape[1], here.stop - here.start)
-            for columns in pieces(self.n):
-                total += product(left[columns.start], self._tile(rows, here, columns))
-            return total
+        def share(here: slice, columns: slice) -> torch.Tensor:
+            return product(left[columns.start], self._tile(rows, here, columns))
 
-        with cores() as threads:
-            return torch.cat(list(threads.map(outputs, pieces(len(rows)))), 1).T.contiguous()
+        with cores(outputs.device) as threads:
+            for here in pieces(len(rows)):
+                for found in threads.map(share, repeat(here), pieces(self.n)):
+                    outputs[:, here] += found
+                    self.beat()
+        return outputs.T.contiguous()
 
     def _tile(self, left: Rows, rows: slice, columns: slice) -> torch.Tensor:
         inner = left.inner(rows, self.train, columns)

@@ -39,12 +39,14 @@ class SolveOptions:
     cache: file that shares the costly part with other processes; None to share nothing.
     tick: is told the share of the work done since it last was.
     memory: bytes that the fit may take; how many sets of labels it solves at once depends on it.
+    threads: CPU threads that compute, each of which needs memory of its own.
     """
 
     dtype: torch.dtype = torch.float64
     cache: Path | None = None
     tick: Callable[[float], None] = lambda share: None
     memory: int = 2**63
+    threads: int = 1
 
 
 @dataclass(frozen=True)

@@ -109,13 +109,17 @@ class Kernel:
 
     def _shared_memory(self, images: torch.Tensor, test: int, options: SolveOptions) -> int:
         """Bytes that a fit needs however many sets of labels there are."""
+        side = min(TILE, len(images))
+        tile = TILES * side**2 * 8
         if self.features == "random_conv":
             row = 4 * self.filters + 4 * images[0].numel()  # 8-bit codes, and float32 pixels
         else:
-            row = 5 * self._rows(images[:1].float()).values.shape[1]  # float32, and 8-bit codes
+            width = self._rows(images[:1].float()).values.shape[1]
+            row = 5 * width  # float32, and 8-bit codes
+            tile += 2 * side * width * 8  # rows in float64
         rows = (len(images) + test) * row
-        tiles = torch.get_num_threads() * TILES * TILE**2 * 8
-        return Triangle.size(len(images)) * options.dtype.itemsize + rows + tiles + 2**29
+        matrix = Triangle.size(len(images)) * options.dtype.itemsize
+        return matrix + rows + options.threads * tile + 2**29
 
     def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
         return F.one_hot(labels, classes).double()
