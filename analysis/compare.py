@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from randlabels.console import print_table
+from randlabels.console import print_table, until_nobody_reads
 from randlabels.metrics import LOSSES
 from randlabels.rundir import FINISHED
 
@@ -227,4 +227,5 @@ def for_reading(table: pd.DataFrame) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main()
+    with until_nobody_reads():
+        main()

@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from randlabels import __version__
+from randlabels.console import until_nobody_reads
 from randlabels.rundir import write_atomic
 
 from . import figures
@@ -162,4 +163,5 @@ def _image(figure: Figure, kind: str) -> bytes:
 
 
 if __name__ == "__main__":
-    main()
+    with until_nobody_reads():
+        main()

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from randlabels.console import counted, no_folder
+from randlabels.console import counted, no_folder, until_nobody_reads
 from randlabels.rundir import FINISHED, RunDir, planned_records, read_json
 
 from .folders import Row, read_rows
@@ -235,4 +235,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    with until_nobody_reads():
+        main()

@@ -186,6 +186,17 @@ def started(
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+def unread(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command whose output nobody reads any more, as after `| head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", module, *arguments]
+    try:
+        return subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writer)
+
+
 @contextmanager
 def held(run: RunDir) -> Iterator[None]:
     """Another process holds the run's lock, and is killed in the end."""

@@ -15,6 +15,8 @@ from randlabels.corruption import __main__ as command
 from randlabels.data import Data
 from randlabels.experiment import load
 
+from .conftest import unread
+
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
@@ -105,3 +107,8 @@ def test_it_is_a_module_to_run(tmp_path: Path) -> None:
     done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == "Error: corrupt=7.0 is no probability; use 0 to 1\n"
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    done = unread("randlabels.corruption", "uniform", "-p", "0.5", "dataset=digits")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config import Config, parse
-from ..console import print_table
+from ..console import print_table, until_nobody_reads
 from ..corruption.base import frequencies
 from ..corruption.pixels import PixelCorruption
 from ..experiment import load, part_of, relabel
@@ -92,4 +92,5 @@ def show_matrices(title: str, stated: np.ndarray, drawn: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with until_nobody_reads():
+        main()
