@@ -7,6 +7,7 @@ kept in `__pycache__`. Modules with such functions are imported when used: numba
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -14,10 +15,20 @@ from numba import njit
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# multiplications and additions may be contracted; nothing that would lose NaN or reorder sums
-compiled = njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-
 instructions: Any = intrinsic  # of a type without the first argument, which a caller leaves out
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """The function, which numba will compile; in each process anew where it can keep nothing."""
+
+    def kept(cache: bool) -> Any:
+        # multiplications and additions may be contracted; nothing that would lose NaN or reorder
+        return njit(cache=cache, nogil=True, fastmath={"contract"}, error_model="numpy")(function)
+
+    try:
+        return kept(cache=True)
+    except RuntimeError:  # no folder can be written to
+        return kept(cache=False)
 
 
 def address(builder: Any, array: Any, kind: ir.Type, *indices: Any) -> Any:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import llvmlite.binding
 import numpy as np
@@ -100,6 +104,22 @@ def test_cores_are_given_back_whatever_happens_on_them() -> None:
         next(held)
     assert torch.get_num_threads() == before
     assert len(begun) < 20, "what had not begun was given up"
+
+
+def test_functions_are_compiled_where_no_folder_can_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "twice.py").write_text(
+        "from randlabels.native import compiled\n@compiled\ndef twice(x):\n    return 2 * x\n"
+    )
+    for taken in ("__pycache__", "home"):  # where files are, no folder can be made
+        (tmp_path / taken).write_text("")
+    places = dict.fromkeys(("HOME", "XDG_CACHE_HOME"), str(tmp_path / "home"))
+    done = subprocess.run(
+        [sys.executable, "-c", "from twice import *; print(twice(1.5), twice.stats.cache_path)"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": "", **places},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("3.0 None\n", "")
 
 
 @pytest.mark.parametrize("sets", [1, WORTH])
