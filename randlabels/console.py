@@ -88,10 +88,7 @@ def until_nobody_reads() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as end:
-        # rich, in which a table meets it, ends the process
-        if not isinstance(end, BrokenPipeError) and not isinstance(
-            end.__context__, BrokenPipeError
-        ):
+        if BrokenPipeError not in (type(end), type(end.__context__)):  # rich exits where it met one
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
 

@@ -93,6 +93,7 @@ def _dtype(resources: Resources) -> torch.dtype:
 
 
 def _threads(resources: Resources) -> int:
+    """Which need memory of their own: on a GPU one thread computes, as in `products.cores`."""
     return resources.threads if resources.device == "cpu" else 1
 
 

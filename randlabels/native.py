@@ -21,14 +21,14 @@ instructions: Any = intrinsic  # of a type without the first argument, which a c
 def compiled(function: Callable[..., Any]) -> Any:
     """The function, which numba will compile; in each process anew where it can keep nothing."""
 
-    def kept(cache: bool) -> Any:
-        # multiplications and additions may be contracted; nothing that would lose NaN or reorder
+    def by_numba(cache: bool) -> Any:
+        # products and sums may be contracted; nothing that would lose NaN or reorder sums
         return njit(cache=cache, nogil=True, fastmath={"contract"}, error_model="numpy")(function)
 
     try:
-        return kept(cache=True)
+        return by_numba(cache=True)
     except RuntimeError:  # no folder can be written to
-        return kept(cache=False)
+        return by_numba(cache=False)
 
 
 def address(builder: Any, array: Any, kind: ir.Type, *indices: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The float64 product of matrices, in vectors of AVX512."""
+"""The float64 product of matrices, in vectors of AVX512; `products` says when it is taken."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class Triangle:
         head = torch.linalg.solve_triangular(corner.T, head, upper=True, left=False)
         head = head.to(strip.dtype).double().contiguous()  # what is stored is what is taken out
 
-        def fill(tile: tuple[slice, slice, torch.Tensor]) -> None:
+        def take_out(tile: tuple[slice, slice, torch.Tensor]) -> None:
             rows, columns, view = tile
             rest = matrix(rows, columns).sub_(product(head[rows], head[columns]))
             if rows == columns:
@@ -117,7 +117,7 @@ class Triangle:
             view.copy_(rest)
 
         with cores(head.device) as threads:
-            for _ in threads.map(fill, self.tiles()):
+            for _ in threads.map(take_out, self.tiles()):
                 beat()
         strip.copy_(head)
 

@@ -10,7 +10,8 @@ from functools import cache
 import torch
 
 WORTH = 64
-"""Rows of the left matrix from which a float64 product does more than wait for the right one."""
+"""Rows of the left matrix from which the float64 product is our own. With 64 it has 156 GFLOP/s and
+MKL's 98, with 8 it has 57 and MKL's 60 (Zen 5, 2 cores, a right matrix of 1000 by 1000)."""
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
