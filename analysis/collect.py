@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from randlabels.console import no_folder, until_nobody_reads
-from randlabels.rundir import FINISHED
+from randlabels.store.rundir import FINISHED
 
 from .formats import LONGEST, write_csv, write_for_papers
 from .memorisation import in_the_end

@@ -24,8 +24,8 @@ import pandas as pd
 import yaml
 
 from randlabels.console import print_table, until_nobody_reads
-from randlabels.metrics import LOSSES
-from randlabels.rundir import FINISHED
+from randlabels.store.metrics import LOSSES
+from randlabels.store.rundir import FINISHED
 
 from .collect import collect, parser
 from .folders import SOLUTION

@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet
 
-from randlabels import metrics
-from randlabels.rundir import read_json, write_atomic
+from randlabels.store import metrics
+from randlabels.store.rundir import read_json, write_atomic
 
 from .formats import as_csv
 from .splice import rewrite, status_of

@@ -13,8 +13,16 @@ from typing import Any
 
 import yaml
 
-from randlabels import metrics, rundir
-from randlabels.rundir import FINISHED, SCHEMA, RunDir, device_kind, flat_keys, read_json, read_plan
+from randlabels.store import metrics, rundir
+from randlabels.store.rundir import (
+    FINISHED,
+    SCHEMA,
+    RunDir,
+    device_kind,
+    flat_keys,
+    read_json,
+    read_plan,
+)
 
 from . import epochs, formats
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from randlabels.rundir import write_atomic
+from randlabels.store.rundir import write_atomic
 
 LONGEST = 200
 """Rows up to which a table is also written for reading, as Markdown and LaTeX."""

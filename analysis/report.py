@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from randlabels import __version__
 from randlabels.console import until_nobody_reads
-from randlabels.rundir import write_atomic
+from randlabels.store.rundir import write_atomic
 
 from . import figures
 from .collect import collect, mixtures, parser, thresholds

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from randlabels import metrics
-from randlabels.rundir import FINISHED, read_json, write_atomic
+from randlabels.store import metrics
+from randlabels.store.rundir import FINISHED, read_json, write_atomic
 
 from .epochs import Epochs
 from .folders import CODE, RESOURCES, VERSIONS, Row, read_rows

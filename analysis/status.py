@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from randlabels.console import counted, no_folder, until_nobody_reads
-from randlabels.rundir import FINISHED, RunDir, planned_records, read_json
+from randlabels.store.rundir import FINISHED, RunDir, planned_records, read_json
 
 from .folders import Row, read_rows
 from .formats import percent

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from randlabels.metrics import MEASURED
+from randlabels.store.metrics import MEASURED
 
 from .folders import SOLUTION
 from .memorisation import DERIVED, derive

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import DEFAULTS, options
-from .rundir import NOT_HASHED, SCHEMA, RunDir, device_kind
-from .typed import typed
+from .registry import DEFAULTS, options
+from .schema import typed
+from .store.rundir import NOT_HASHED, SCHEMA, RunDir, device_kind
 
 if TYPE_CHECKING:
     from .augment import Augment
     from .corruption import Corruption
-    from .data import Dataset
+    from .dataset import Dataset
     from .loss import Loss
-    from .models import Model
+    from .model import Model
     from .optimizer import Optimizer
     from .preprocess import Preprocess
     from .schedule import Schedule

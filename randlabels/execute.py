@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 
-from . import checkpoint, environment, exact, fit, metrics, outcome, sharing, stopping
+from . import fit, journal, sharing, solve
 from .config import Config
 from .console import counted, log, logging_to, progress_bar
-from .environment import Resources
 from .experiment import Experiment, assemble
-from .rundir import FINISHED, RunDir, write_atomic
-from .stopping import Interrupted, Watch
+from .machine import stopping
+from .machine.resources import Resources, resolve, stream
+from .machine.stopping import Interrupted, Watch
+from .store import checkpoint, metrics
+from .store.rundir import FINISHED, RunDir, write_atomic
 
 KEPT = ("precision", "compile", "threads")
 """Resources that change the numbers: a run keeps those that it began with."""
@@ -42,21 +44,21 @@ def execute(config: Config, job: int | None = None, cores: int = 1, *, beside: b
     if config.exact:
         return execute_exact([config], job, cores)[0]
     run = config.run
-    prefix = outcome.prefix(config, job is not None)
+    prefix = journal.prefix(config, job is not None)
     if run.state() not in FINISHED:
         if stopping.reason(config.time_limit):
             return run.state()
         with sharing.assembling:
             experiment = assemble(config)
-        resources = environment.resolve(config, job, cores)
+        resources = resolve(config, job, cores)
         with ExitStack() as held:
-            if not outcome.hold(run, held, prefix):
+            if not journal.hold(run, held, prefix):
                 return "running"
             bar = job is None and sys.stderr.isatty()
             held.enter_context(logging_to(run.log, prefix=prefix, quiet=bar))
             if run.result() is None:  # nobody else finished it in the meantime
                 try:
-                    with environment.stream(resources.device):
+                    with stream(resources.device):
                         return _fit(experiment, run, resources, held, bar=bar)
                 except Interrupted:
                     return "interrupted"
@@ -64,8 +66,8 @@ def execute(config: Config, job: int | None = None, cores: int = 1, *, beside: b
                     if beside and isinstance(error, torch.OutOfMemoryError):
                         log.warning("Out of memory beside other runs; to be executed again.")
                         raise
-                    return outcome.fail([run], error)
-    outcome.tell(run, prefix)
+                    return journal.fail([run], error)
+    journal.tell(run, prefix)
     return run.state()
 
 
@@ -74,10 +76,10 @@ def execute_exact(configs: Sequence[Config], job: int | None = None, cores: int 
     systems: dict[tuple[str, str], list[Config]] = {}
     for config in configs:
         if config.run.state() not in FINISHED:
-            key = exact.system_key(config), str(config.dataset.folder)
+            key = solve.system_key(config), str(config.dataset.folder)
             systems.setdefault(key, []).append(config)
         elif len(configs) == 1:
-            outcome.tell(config.run, outcome.prefix(config, job is not None))
+            journal.tell(config.run, journal.prefix(config, job is not None))
     for group in systems.values():
         if not stopping.reason(group[0].time_limit):
             _solve(group, job, cores)
@@ -93,7 +95,7 @@ def _fit(
     if saved:  # a run keeps the resources that it began with
         resources = _kept(saved, resources, run)
     held.enter_context(sharing.cpu_threads(resources.threads))
-    outcome.begin(experiment, run, resources)
+    journal.begin(experiment, run, resources)
 
     state = fit.start(experiment, resources)
     if saved:
@@ -125,14 +127,14 @@ def _fit(
                     committed = perf_counter()
                 file.write(metrics.encode(record) + "\n")
                 file.flush()
-                caption(outcome.show(config, record).partition(", L-tr")[0])
+                caption(journal.show(config, record).partition(", L-tr")[0])
         except Interrupted as reason:
             commit()
             log.warning("Stopped by %s; the same command goes on %s.", reason, state.place)
             raise
     if state.diverged_at is None:
         commit()
-    return outcome.finish(config, state.records, parameters, diverged_at=state.diverged_at)
+    return journal.finish(config, state.records, parameters, diverged_at=state.diverged_at)
 
 
 def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
@@ -143,17 +145,17 @@ def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
         mine = [
             config
             for config in configs
-            if outcome.hold(config.run, held, outcome.prefix(config, several))
+            if journal.hold(config.run, held, journal.prefix(config, several))
             and config.run.result() is None
         ]
         if not mine:
             return
         with sharing.assembling:
             experiments = [assemble(config) for config in mine]
-        resources = environment.resolve(mine[0], job, cores)
+        resources = resolve(mine[0], job, cores)
         held.enter_context(sharing.cpu_threads(resources.threads))
         for experiment in experiments:
-            outcome.begin(experiment, experiment.config.run, resources)
+            journal.begin(experiment, experiment.config.run, resources)
         bar = job is None and sys.stderr.isatty()
         watch = Watch(mine[0].time_limit, [config.run.beat for config in mine])
         with logging_to(*(config.run.log for config in mine), quiet=bar):
@@ -165,22 +167,22 @@ def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
                         watch()
 
                     caption(f"{counted(len(mine), 'set')} of labels")
-                    options = exact.solve_options(
+                    options = solve.solve_options(
                         experiments[0], resources, share=job is not None, tick=tick
                     )
-                    solved = exact.solve(experiments, resources, options)
+                    solved = solve.solve(experiments, resources, options)
             except Interrupted as reason:
                 log.warning("Stopped by %s; the same command solves it anew.", reason)
                 return
             except Exception as error:
-                outcome.fail([config.run for config in mine], error)
+                journal.fail([config.run for config in mine], error)
                 return
         for config, (record, parameters, report) in zip(mine, solved, strict=True):
-            with logging_to(config.run.log, prefix=outcome.prefix(config, several), quiet=bar):
+            with logging_to(config.run.log, prefix=journal.prefix(config, several), quiet=bar):
                 log.info("Number of parameters: %d", parameters)
-                outcome.show(config, record)
+                journal.show(config, record)
                 log.info("%s", ", ".join(f"{k.replace('_', ' ')} {report[k]:.3g}" for k in report))
-                outcome.finish(config, [record], parameters, solution=report)
+                journal.finish(config, [record], parameters, solution=report)
 
 
 def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources:

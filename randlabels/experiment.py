@@ -19,10 +19,10 @@ from torch.nn.modules.dropout import _DropoutNd
 from .config import Config
 from .corruption import Part
 from .corruption.pixels import PixelCorruption
-from .data import Data, Dataset
-from .options import located
+from .dataset import Data, Dataset
 from .preprocess import Moments
 from .randomness import derive_seed, generator
+from .registry import located
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def check_network(config: Config, data: Data) -> None:
     if any(isinstance(layer, _DropoutNd) for layer in model.modules()):
         raise ValueError(
             f"{name} has torch's own dropout, which no run could repeat; take Dropout from "
-            "randlabels.models.dropout"
+            "randlabels.model.dropout"
         )
     try:
         with torch.no_grad():

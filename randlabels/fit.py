@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 from . import sensitivity
-from .checkpoint import require_like
-from .classifier import Classifier, memory_format
 from .config import Config
-from .environment import Resources
 from .experiment import Examples, Experiment
-from .metrics import LOSSES, MEASURED, SENSITIVITY, Record
-from .models.dropout import reseed_dropout
+from .machine.cuda_graph import Step, Work, graphs
+from .machine.resources import Resources
+from .model.dropout import reseed_dropout
+from .network import Classifier, memory_format
 from .randomness import derive_seed, generator
-from .step import Step, Work, graphs
+from .store.checkpoint import require_like
+from .store.metrics import LOSSES, MEASURED, SENSITIVITY, Record
 
 
 @dataclass

@@ -41,7 +41,7 @@ class _Whole:
 
 @dataclass
 class Standardize(_Whole):
-    """(x - mean) / deviation, by channel, with the moments of `randlabels.data.Data`."""
+    """(x - mean) / deviation, by channel, with the moments of `randlabels.dataset.Data`."""
 
     name: ClassVar[str] = "standardize"
 

@@ -17,11 +17,12 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import launchers, stopping
+from . import launchers
+from .cli.help import known_keys, launcher_keys, options_help
 from .config import parse
-from .help import known_keys, launcher_keys, options_help
-from .options import DEFAULTS, unnamed, without_file
-from .typed import plain
+from .machine import stopping
+from .registry import DEFAULTS, unnamed, without_file
+from .schema import plain
 
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
@@ -77,10 +78,10 @@ def task(tree: DictConfig) -> str:
     Hydra calls this here for a single run, whose state becomes the exit code, and in the
     workers of a sweep, whose parent has checked and planned all runs.
     """
-    from . import outcome  # torch, for which --help and tab completion need not wait
+    from . import journal  # torch, for which --help and tab completion need not wait
     from .execute import execute
-    from .launchers import batch
-    from .rundir import FINISHED
+    from .launchers import launch
+    from .store.rundir import FINISHED
 
     settings = HydraConfig.get()
     sweep = settings.runtime.choices.get("sweep")
@@ -89,20 +90,20 @@ def task(tree: DictConfig) -> str:
             stopping.follow()
             return execute(parse(plain(tree), sweep), job=settings.job.num)
         except Exception as error:
-            outcome.show_unforeseen(error)
+            journal.show_unforeseen(error)
             raise
     try:
         config = parse(plain(tree), sweep)
         if settings.launcher["_target_"].endswith(".SlurmLauncher"):
             name = settings.runtime.choices["hydra/launcher"]
             raise ValueError(f"hydra/launcher={name} submits sweeps; add -m, for one run too")
-        batch.check([config])
+        launch.check([config])
         if not config.plan:
-            batch.begin([config], [list(settings.overrides.task)])
+            launch.begin([config], [list(settings.overrides.task)])
     except (ValueError, OSError) as error:
         raise SystemExit(f"Error: {in_one_sentence(error)}") from error
     if config.plan:
-        batch.show_plan([config])
+        launch.show_plan([config])
         sys.exit(0)
     with stopping.listening():
         state = execute(config)
@@ -180,6 +181,6 @@ def _unknown_key(key: str) -> str:
 
 
 if __name__ == "__main__":
-    from randlabels import run  # by its real name, so that worker processes find `task` there
+    from . import run  # by its real name, so that worker processes find `task` there
 
     run.main()

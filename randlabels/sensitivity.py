@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from .metrics import SENSITIVITY, Record
+from .store.metrics import SENSITIVITY, Record
 
 STEP, NOISE, RADIUS = 0.25, 0.2, 0.3
 """Of the search, in units of stored pixels: for pixels in 0..1 the paper has 0.25/255, 0.2/255 and

@@ -20,11 +20,12 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from joblib.externals.loky import reusable_executor
 
-from randlabels import checkpoint, experiment, fit, metrics, run
-from randlabels.data import Data, Split
-from randlabels.environment import Resources
-from randlabels.models import norm
-from randlabels.rundir import RunDir
+from randlabels import experiment, fit, run
+from randlabels.dataset import Data, Split
+from randlabels.machine.resources import Resources
+from randlabels.model import norm
+from randlabels.store import checkpoint, metrics
+from randlabels.store.rundir import RunDir
 
 from .synthetic import CURVES, write_run
 
@@ -200,7 +201,7 @@ def unread(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def held(run: RunDir) -> Iterator[None]:
     """Another process holds the run's lock, and is killed in the end."""
-    code = "import time; from pathlib import Path; from randlabels.rundir import RunDir\n"
+    code = "import time; from pathlib import Path; from randlabels.store.rundir import RunDir\n"
     code += f"with RunDir(Path({str(run.path)!r})).lock(): print(flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"\n"
@@ -244,9 +245,9 @@ def all_sizes_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many panels and tiles in a small matrix."""
-    from randlabels.kernels import cholesky, conv
+    from randlabels.kernels import cholesky, random_conv
 
-    for module in (cholesky, conv):
+    for module in (cholesky, random_conv):
         monkeypatch.setattr(module, "BLOCK", 64)
     monkeypatch.setattr(cholesky, "TILE", 32)
     monkeypatch.setattr(cholesky, "HEAD", 8)

@@ -25,7 +25,7 @@ def drawing() -> str:
     """The floors, the highest first, with a line for each module."""
     floors = [
         "\n".join(f"│ {name:<{NAMES}}{_what_it_is(name):<{TEXTS}}│" for name in sorted(floor))
-        for floor in reversed(FLOORS)
+        for floor in reversed(FLOORS[:-1])
     ]
     rule = "─" * (NAMES + TEXTS + 1)
     return f"┌{rule}┐\n" + f"\n├{rule}┤\n".join(floors) + f"\n└{rule}┘"

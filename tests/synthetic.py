@@ -11,9 +11,9 @@ import pandas as pd
 import yaml
 
 from analysis import collect
-from randlabels import metrics, rundir
 from randlabels.config import parse
-from randlabels.rundir import RunDir
+from randlabels.store import metrics, rundir
+from randlabels.store.rundir import RunDir
 
 CURVES = {
     # (corrupt, seed): train accuracy by epoch

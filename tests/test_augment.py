@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from randlabels import fit
 from randlabels.augment import CropFlip, FlipRotate, RandomCrop, Unchanged, random_flips, rotate
 from randlabels.config import parse
-from randlabels.data import Data
-from randlabels.environment import Resources
+from randlabels.dataset import Data
 from randlabels.experiment import Experiment, assemble
+from randlabels.machine.resources import Resources
 from randlabels.preprocess import Moments, Paper, Standardize
 from randlabels.randomness import generator
 

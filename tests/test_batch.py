@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from randlabels import exact
+from randlabels import solve
 from randlabels.console import print_table
-from randlabels.launchers import batch
-from randlabels.models.kernel import Kernel
-from randlabels.rundir import RunDir
+from randlabels.launchers import launch
+from randlabels.model.kernel import Kernel
+from randlabels.store.rundir import RunDir
 
 from .conftest import BASIC, TINY, Cli
 
@@ -49,13 +49,13 @@ def test_what_runs_have_in_common_is_checked_once(
     """Labels by part, data set, corruption and level; models by device, precision, data, model."""
     checks: dict[str, list[Any]] = {"relabel": [], "check_model": []}
     for name, seen in checks.items():
-        original = getattr(batch, name)
+        original = getattr(launch, name)
 
         def counted(config, *arguments, original=original, seen=seen, **options):
             seen.append((config.dataset.name, config.corrupt, config.model.name, config.precision))
             return original(config, *arguments, **options)
 
-        monkeypatch.setattr(batch, name, counted)
+        monkeypatch.setattr(launch, name, counted)
     trained = ["-m", *TINY[:1], *TINY[3:], "model=mlp,linear", "precision=fp32,bf16"]
     outcome = cli(*trained, "seed=0,1", "corrupt=0.0,0.5,1.0", "plan=true")
     assert "24 runs" in outcome.out
@@ -78,7 +78,7 @@ def test_sweep_is_refused_for_one_precision_before_any_run_starts(
 
     monkeypatch.setattr(Kernel, "check", noted)
     assert cli(*KERNEL, "precision=fp32", "plan=true").code == 0
-    monkeypatch.setattr(exact, "free_memory", lambda device: needed[0])
+    monkeypatch.setattr(solve, "free_memory", lambda device: needed[0])
     refused = cli(*KERNEL, "precision=fp32,fp64")
     assert refused.code == 1 and len(needed) == 3
     assert refused.err.startswith("Error: model=kernel on 1,442 images in fp64 needs ")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from randlabels import checkpoint
-from randlabels.rundir import RunDir
+from randlabels.store import checkpoint
+from randlabels.store.rundir import RunDir
 
 from .conftest import TINY, Cli, Hostile, numbers, only_run
 
@@ -90,8 +90,8 @@ def checkpoint_of(run: RunDir, epoch: int, to: Path) -> None:
     """The checkpoint that the run had after so many epochs, by leaving it there."""
     from randlabels import fit
     from randlabels.config import parse
-    from randlabels.environment import Resources
     from randlabels.experiment import assemble
+    from randlabels.machine.resources import Resources
 
     digits = {"name": "digits", "train_size": 64}
     config = parse({"dataset": digits, "model": {"name": "mlp", "hidden": [8]}, "epochs": 5})

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from analysis import collect, epochs, folders, formats, status
-from randlabels import metrics
+from randlabels.store import metrics
 
 from .conftest import unread
 from .synthetic import contents, record, table, write_run

@@ -11,10 +11,11 @@ from threading import Barrier, Lock
 import pytest
 import torch
 
-from randlabels import execute, metrics, sharing
+from randlabels import execute, sharing
 from randlabels.config import Config, parse
 from randlabels.launchers import packed
 from randlabels.launchers.packed import PackedLauncher
+from randlabels.store import metrics
 
 from .conftest import numbers
 from .crowd import Crowd

@@ -14,12 +14,12 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
+from randlabels.cli.help import options_help
 from randlabels.config import Config, Settings, parse
 from randlabels.corruption.uniform import Uniform
-from randlabels.help import options_help
-from randlabels.options import DEFAULTS, options, without_file
+from randlabels.registry import DEFAULTS, options, without_file
 from randlabels.run import CONF, prepare_hydra
-from randlabels.typed import plain
+from randlabels.schema import plain
 
 prepare_hydra()
 

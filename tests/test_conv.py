@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from randlabels.models import conv
-from randlabels.models.conv import Conv2d
+from randlabels.model import conv
+from randlabels.model.conv import Conv2d
 
 ROUNDING = 2**-8
 """Largest relative error of a number rounded to bf16."""

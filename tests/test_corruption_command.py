@@ -12,7 +12,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from randlabels.corruption import __main__ as command
-from randlabels.data import Data
+from randlabels.dataset import Data
 from randlabels.experiment import load
 
 from .conftest import unread

@@ -16,9 +16,9 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from randlabels import experiment
-from randlabels.data import Data, Split, balanced_subset
-from randlabels.data.digits import Digits
-from randlabels.data.vision import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
+from randlabels.dataset import Data, Split, balanced_subset
+from randlabels.dataset.digits import Digits
+from randlabels.dataset.published import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 from randlabels.randomness import generator
 
 

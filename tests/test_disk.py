@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from randlabels import checkpoint, metrics
-from randlabels.rundir import RunDir, read_plan
+from randlabels.store import checkpoint, metrics
+from randlabels.store.rundir import RunDir, read_plan
 
 from .conftest import BASIC, TINY, Cli, numbers, only_run, started, wait_until
 from .test_bad_input import FOLDER, folder_with

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from randlabels import exact
+from randlabels import solve
 from randlabels.kernels.cholesky import Triangle
-from randlabels.rundir import read_json
+from randlabels.store.rundir import read_json
 
 from .conftest import Cli, numbers, only_run
 
@@ -153,7 +153,7 @@ def test_bad_input_is_one_sentence(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
         assert len(outcome.err.strip().splitlines()) == 1
     outcome = cli("dataset=digits", "model=mlp", "precision=fp64")
     assert "precision=fp64 is not for model=mlp; use auto, fp32 or bf16" in outcome.err
-    monkeypatch.setattr(exact, "free_memory", lambda device: 2**20)
+    monkeypatch.setattr(solve, "free_memory", lambda device: 2**20)
     for threads, needed in {1: "0.5", 32: "1.7"}.items():
         outcome = cli(*KERNEL, f"threads={threads}")
         assert outcome.code == 1

@@ -8,23 +8,25 @@ import numpy as np
 import pytest
 import torch
 
-from randlabels.kernels import conv, features, system
+from randlabels.kernels import features, random_conv, system
 from randlabels.kernels.cholesky import Triangle
-from randlabels.models import SolveOptions
-from randlabels.models.kernel import Kernel
+from randlabels.model import SolveOptions
+from randlabels.model.kernel import Kernel
 
 
 @pytest.fixture
-def conv_features(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> conv.ConvFeatures:
+def conv_features(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> random_conv.ConvFeatures:
     """70 training and 20 test images, 30 filters in two pieces."""
     for name, size in (("FILTERS", 16), ("WIDTH", 48), ("OUTPUTS", 1)):
-        monkeypatch.setattr(conv, name, size)
+        monkeypatch.setattr(random_conv, name, size)
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(90, 3, 12, 12, generator=rng)
-    return conv.ConvFeatures(images[:70], images[70:], 30, 4, 2, 0.5, rng, lambda: None)
+    return random_conv.ConvFeatures(images[:70], images[70:], 30, 4, 2, 0.5, rng, lambda: None)
 
 
-def test_random_convolutional_features_are_their_formula(conv_features: conv.ConvFeatures) -> None:
+def test_random_convolutional_features_are_their_formula(
+    conv_features: random_conv.ConvFeatures,
+) -> None:
     """Positions are 5 x 5, so that quadrants are 3 x 3 and share the middle."""
     images = torch.rand(90, 3, 12, 12, generator=torch.Generator().manual_seed(0)).double().numpy()
     filters = conv_features.filters.double().numpy()
@@ -53,11 +55,11 @@ def test_random_convolutional_features_are_their_formula(conv_features: conv.Con
     assert np.abs(codes - expected).mean() < 0.5
 
 
-def test_random_convolutional_kernel_is_exact(conv_features: conv.ConvFeatures) -> None:
+def test_random_convolutional_kernel_is_exact(conv_features: random_conv.ConvFeatures) -> None:
     x, z = (c.numpy().astype(np.float64) for c in (conv_features.train, conv_features.test))
     inner, cross = x @ x.T / (400 * 120) + 0.01, z @ x.T / (400 * 120) + 0.01
     beaten: list[None] = []
-    equations = conv.ConvSystem(conv_features, 0.25, lambda: beaten.append(None))
+    equations = random_conv.ConvSystem(conv_features, 0.25, lambda: beaten.append(None))
     for rows, columns, _ in Triangle.empty(70, torch.float64, "cpu").tiles():
         expected = inner[rows, columns]
         np.testing.assert_allclose(equations.tile(rows, columns), expected, rtol=1e-13, atol=1e-13)
@@ -79,13 +81,13 @@ def test_random_convolutional_kernel_is_exact(conv_features: conv.ConvFeatures) 
 
 def test_ridges_share_the_random_convolutional_features(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    original = conv.ConvFeatures.__init__
+    original = random_conv.ConvFeatures.__init__
 
-    def counted(self: conv.ConvFeatures, *arguments: object) -> None:
+    def counted(self: random_conv.ConvFeatures, *arguments: object) -> None:
         made.append(arguments)
         original(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(conv.ConvFeatures, "__init__", counted)
+    monkeypatch.setattr(random_conv.ConvFeatures, "__init__", counted)
     images = torch.rand(40, 3, 12, 12)
     target = torch.randn(40, 2, dtype=torch.float64)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis import collect, figures, report
-from randlabels.rundir import write_json
+from randlabels.store.rundir import write_json
 
 from .synthetic import write_run
 

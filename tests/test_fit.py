@@ -15,12 +15,12 @@ import torch.nn.functional as F
 
 from randlabels import fit
 from randlabels.config import parse
-from randlabels.environment import Resources
 from randlabels.experiment import Examples, Experiment, assemble
 from randlabels.loss import CrossEntropy
-from randlabels.metrics import Record
-from randlabels.models import wrn
+from randlabels.machine.resources import Resources
+from randlabels.model import wrn
 from randlabels.randomness import generator
+from randlabels.store.metrics import Record
 
 from .conftest import CPU, left_at, untimed
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from randlabels.data import folder
-from randlabels.data.folder import ImageFolder
+from randlabels.dataset import image_folder
+from randlabels.dataset.image_folder import ImageFolder
 from randlabels.experiment import load
 
 
@@ -76,7 +76,7 @@ def test_changed_image_is_decoded_anew(tree: Path) -> None:
 
 def test_damaged_cache_is_decoded_anew_and_repaired(tree: Path) -> None:
     data = ImageFolder(root=str(tree), size=8).load()
-    files = sorted((tree / folder.CACHE).glob("*.npz"))
+    files = sorted((tree / image_folder.CACHE).glob("*.npz"))
     whole = [file.read_bytes() for file in files]
     for file, content in zip(files, whole, strict=True):
         flipped = bytearray(content)
@@ -86,7 +86,7 @@ def test_damaged_cache_is_decoded_anew_and_repaired(tree: Path) -> None:
     for file, content in zip(files, whole, strict=True):
         file.write_bytes(content[:-50])
     assert torch.equal(ImageFolder(root=str(tree), size=8).load().train.images, data.train.images)
-    assert sorted((tree / folder.CACHE).iterdir()) == files  # no temporary file stays
+    assert sorted((tree / image_folder.CACHE).iterdir()) == files  # no temporary file stays
 
 
 def test_images_that_are_not_split_are_tested_on_held_out_ones(tree: Path) -> None:

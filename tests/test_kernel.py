@@ -13,8 +13,8 @@ import torch
 from randlabels.kernels import functions, system
 from randlabels.kernels.cholesky import Breakdown, Triangle
 from randlabels.kernels.rows import Rows
-from randlabels.models import SolveOptions, kernel
-from randlabels.models.kernel import Kernel
+from randlabels.model import SolveOptions, kernel
+from randlabels.model.kernel import Kernel
 
 
 def positive(n: int) -> torch.Tensor:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from randlabels import metrics
 from randlabels.config import parse
-from randlabels.rundir import RunDir
+from randlabels.store import metrics
+from randlabels.store.rundir import RunDir
 
 from .conftest import BASIC, final_state, numbers
 from .lives import Lives

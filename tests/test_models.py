@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from randlabels.models.dropout import Dropout, reseed_dropout
-from randlabels.models.mlp import MLP
-from randlabels.models.wrn import WRN
+from randlabels.model.dropout import Dropout, reseed_dropout
+from randlabels.model.mlp import MLP
+from randlabels.model.wrn import WRN
 
 CIFAR = (3, 32, 32)
 IMAGES = [(3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 33, 47)]

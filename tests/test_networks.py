@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from randlabels.models import Model
-from randlabels.models.alexnet import AlexNet, local_response_norm
-from randlabels.models.inception import Inception, InceptionNoBN
-from randlabels.models.lenet import LeNet
-from randlabels.models.linear import Linear
-from randlabels.models.mlp import MLP
-from randlabels.models.resnet import ResNet18
-from randlabels.models.same import pad_same
-from randlabels.models.wrn import WRN
+from randlabels.model import Model
+from randlabels.model.alexnet import AlexNet, local_response_norm
+from randlabels.model.inception import Inception, InceptionNoBN
+from randlabels.model.lenet import LeNet
+from randlabels.model.linear import Linear
+from randlabels.model.mlp import MLP
+from randlabels.model.padding import pad_same
+from randlabels.model.resnet18 import ResNet18
+from randlabels.model.wrn import WRN
 
 from . import plain
 from .test_models import CIFAR, IMAGES, count, rng

@@ -12,9 +12,9 @@ import torch
 from randlabels import experiment as experiments
 from randlabels import fit
 from randlabels.config import parse
-from randlabels.data import Data, Split
+from randlabels.dataset import Data, Split
 from randlabels.experiment import assemble
-from randlabels.options import options
+from randlabels.registry import options
 
 from .conftest import CPU
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from randlabels.models import norm
-from randlabels.models.norm import BatchNormReLU
+from randlabels.model import norm
+from randlabels.model.norm import BatchNormReLU
 
 ROUNDING = 2**-8
 """Largest relative error of a number rounded to bf16."""

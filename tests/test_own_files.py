@@ -14,12 +14,12 @@ import pytest
 import torch
 from hydra.errors import HydraException
 
-from randlabels import options
+from randlabels import registry
 from randlabels.config import Config, parse
-from randlabels.exact import check_model
 from randlabels.experiment import build_model, load, relabel
-from randlabels.launchers.batch import check
+from randlabels.launchers.launch import check
 from randlabels.run import CONF, in_one_sentence
+from randlabels.solve import check_model
 
 HEAD = """
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import nn
-from randlabels.data import Data, Dataset, Split
-from randlabels.models.dropout import Dropout
+from randlabels.dataset import Data, Dataset, Split
+from randlabels.model.dropout import Dropout
 """
 DIGITS = {"dataset": {"name": "digits"}}
 
@@ -41,18 +41,18 @@ def own(tmp_path: Path) -> Iterator[Own]:
     undo = []
 
     def write(group: str, code: str) -> None:
-        package = importlib.import_module(f"randlabels.{options.MODULES[group]}")
+        package = importlib.import_module(f"randlabels.{group}")
         (tmp_path / "own.py").write_text(HEAD + dedent(code))
         package.__path__.append(str(tmp_path))
         undo.append(lambda: package.__path__.remove(str(tmp_path)))
         undo.append(lambda: sys.modules.pop(f"{package.__name__}.own", None))
         undo.append(lambda: vars(package).pop("own", None))
-        options.options.cache_clear()
+        registry.options.cache_clear()
 
     yield write
     for action in undo:
         action()
-    options.options.cache_clear()
+    registry.options.cache_clear()
 
 
 def network(own: Own, layers: str, build: str = "return nn.Sequential({})") -> Config:
@@ -269,8 +269,8 @@ def test_data_of_another_form_are_refused_with_what_they_are(
 def test_file_without_the_name_that_is_asked_for_is_told_from_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options, "HERE", tmp_path)
-    file = tmp_path / "models" / "mine.py"
+    monkeypatch.setattr(registry, "HERE", tmp_path)
+    file = tmp_path / "model" / "mine.py"
     file.parent.mkdir()
     file.write_text(f"{HEAD}@dataclass\nclass Mine:\n    lr = 0.1\n")
     mine = in_one_sentence(HydraException("Could not find 'model/mine'"))
@@ -284,17 +284,17 @@ def test_file_of_comments_must_name_its_option(tmp_path: Path) -> None:
     shutil.copytree(CONF, tmp_path / "conf", symlinks=True)
     models = tmp_path / "conf" / "model"
     (models / ".#mlp.yaml").symlink_to("an editor's lock")
-    assert list(options.without_file(tmp_path / "conf")) == []
+    assert list(registry.without_file(tmp_path / "conf")) == []
     (models / "linear.yaml").write_text("lr: 0.05\n")
     with pytest.raises(ValueError, match="linear.yaml must have the line `name: linear`; add it"):
-        list(options.without_file(tmp_path / "conf"))
+        list(registry.without_file(tmp_path / "conf"))
 
 
 def test_underscore_files_hold_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(options.HERE / "models", tmp_path / "models")
-    monkeypatch.setattr(options, "HERE", tmp_path)
-    (tmp_path / "models" / "_draft.py").write_text('class Draft(:\n    name = "draft"\n')
-    assert not list(options.without_file(CONF))
+    shutil.copytree(registry.HERE / "model", tmp_path / "model")
+    monkeypatch.setattr(registry, "HERE", tmp_path)
+    (tmp_path / "model" / "_draft.py").write_text('class Draft(:\n    name = "draft"\n')
+    assert not list(registry.without_file(CONF))
     shutil.move(tmp_path / "models/_draft.py", tmp_path / "models/draft.py")
     with pytest.raises(ValueError, match="draft.py, line 1"):
-        list(options.without_file(CONF))
+        list(registry.without_file(CONF))

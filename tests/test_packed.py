@@ -13,11 +13,12 @@ from subprocess import DEVNULL
 import pytest
 import torch
 
-from randlabels import environment, metrics
 from randlabels.config import parse
-from randlabels.launchers import batch, packed, worker
+from randlabels.launchers import launch, packed, worker
 from randlabels.launchers.packed import PackedLauncher, by_data
-from randlabels.rundir import RunDir
+from randlabels.machine import resources
+from randlabels.store import metrics
+from randlabels.store.rundir import RunDir
 
 from .conftest import BASIC, TINY, Cli, numbers, started, wait_until
 
@@ -133,14 +134,14 @@ def test_workers_imports_go_on_while_the_runs_are_checked(
 ) -> None:
     """And a plan, which starts nothing, has none."""
     seen: dict[str, bool] = {}
-    check = batch.check
+    check = launch.check
 
     def noted(configs: list, **options: bool) -> None:
         server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
         seen[configs[0].name] = server is not None and alive(server)
         check(configs, **options)
 
-    monkeypatch.setattr(batch, "check", noted)
+    monkeypatch.setattr(launch, "check", noted)
     assert cli("-m", *TINY, PACKED, "name=a").code == 0
     assert cli("-m", *TINY, PACKED, "name=b", "plan=true").code == 0
     assert cli("-m", *TINY, BASIC, "name=c").code == 0
@@ -184,14 +185,14 @@ def test_runs_of_one_data_set_follow_each_other() -> None:
 def test_workers_fill_the_cores(
     threads: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "cpu_cores", lambda: list(range(8)))
+    monkeypatch.setattr(resources, "cpu_cores", lambda: list(range(8)))
     config = parse({"threads": threads, "device": "cpu"})
     assert PackedLauncher()._size([config]) == workers
 
 
 def test_workers_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned: list = []
-    monkeypatch.setattr(environment, "cpu_cores", lambda: [0, 2, 4, 6])
+    monkeypatch.setattr(resources, "cpu_cores", lambda: [0, 2, 4, 6])
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, mine: pinned.append(mine))
     for slot, size in [(0, 4), (3, 4), (1, 2), (0, 3), (0, 5)]:
         worker._pin(slot, size)
@@ -201,7 +202,7 @@ def test_workers_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_several_runs_share_a_gpu_and_none_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for device, workers, runs in [("auto", 2, 4), ("cpu", len(environment.cpu_cores()), 1)]:
+    for device, workers, runs in [("auto", 2, 4), ("cpu", len(resources.cpu_cores()), 1)]:
         configs = [parse({"device": device})]
         launcher = PackedLauncher()
         assert (launcher._size(configs), launcher._concurrency(configs)) == (workers, runs)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from randlabels import fit, metrics
+from randlabels import fit
 from randlabels.config import parse
 from randlabels.corruption.pixels import GaussianPixels, PixelCorruption, RandomPixels
 from randlabels.corruption.pixels import ShuffledPixels as Shuffled
-from randlabels.data import Data
+from randlabels.dataset import Data
 from randlabels.experiment import Experiment, assemble
+from randlabels.store import metrics
 
 from .conftest import CPU, TINY, Cli, only_run
 from .noise import part

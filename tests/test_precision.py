@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from randlabels import environment
 from randlabels.config import parse
-from randlabels.environment import resolve
+from randlabels.machine import resources
+from randlabels.machine.resources import resolve
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,9 @@ def test_auto_takes_bf16_where_it_was_measured_to_gain(
     model: dict, with_bf16: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = parse({"model": model, "device": "cpu"})
-    monkeypatch.setattr(environment, "_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(resources, "_multiplies_bf16", lambda: True)
     assert resolve(config, None).precision == with_bf16
-    monkeypatch.setattr(environment, "_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(resources, "_multiplies_bf16", lambda: False)
     assert resolve(config, None).precision == "fp32"
 
 
@@ -43,7 +43,7 @@ def test_what_is_asked_for_is_what_is_used_whatever_the_processor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for able in (True, False):
-        monkeypatch.setattr(environment, "_multiplies_bf16", lambda able=able: able)
+        monkeypatch.setattr(resources, "_multiplies_bf16", lambda able=able: able)
         for precision in ("fp32", "bf16"):
             config = parse({"precision": precision, "device": "cpu"})
             assert resolve(config, 3).precision == precision
@@ -51,7 +51,7 @@ def test_what_is_asked_for_is_what_is_used_whatever_the_processor(
 
 def test_auto_is_hashed_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
     auto = parse({})
-    monkeypatch.setattr(environment, "_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(resources, "_multiplies_bf16", lambda: True)
     assert auto.hash == parse({"precision": "auto"}).hash
     assert (
         len({auto.hash, parse({"precision": "fp32"}).hash, parse({"precision": "bf16"}).hash}) == 3

@@ -19,8 +19,8 @@ from randlabels.kernels._float64 import COLUMNS, DEPTH, ROWS, multiply
 from randlabels.kernels.products import WORTH, cores, product
 from randlabels.kernels.rows import Rows
 from randlabels.kernels.system import KernelSystem
-from randlabels.models import SolveOptions
-from randlabels.models.kernel import Kernel
+from randlabels.model import SolveOptions
+from randlabels.model.kernel import Kernel
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from randlabels.data import Data, Split
-from randlabels.data.vision import _Vision
+from randlabels.dataset import Data, Split
+from randlabels.dataset.published import _Vision
 
 from .conftest import Cli
 from .synthetic import CURVES, write_run

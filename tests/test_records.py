@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from randlabels import metrics, rundir
+from randlabels.store import metrics, rundir
 
 from .synthetic import record
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from randlabels import metrics
-from randlabels.rundir import RunDir
+from randlabels.store import metrics
+from randlabels.store.rundir import RunDir
 
 from .conftest import BASIC, TINY, Cli, held, numbers, only_run, started, wait_until
 

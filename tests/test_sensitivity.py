@@ -15,11 +15,11 @@ import torch
 from analysis import collect
 from randlabels import fit, sensitivity
 from randlabels.config import parse
-from randlabels.environment import Resources
 from randlabels.experiment import Experiment, assemble
-from randlabels.metrics import KEYS, SENSITIVITY
-from randlabels.options import options
+from randlabels.machine.resources import Resources
 from randlabels.randomness import generator
+from randlabels.registry import options
+from randlabels.store.metrics import KEYS, SENSITIVITY
 
 from .conftest import BASIC, CPU, TINY, Cli, left_at, numbers, only_run, untimed
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from randlabels import stopping
-from randlabels.rundir import RunDir
+from randlabels.machine import stopping
+from randlabels.store.rundir import RunDir
 
 from .conftest import BASIC, Cli, final_state, numbers, only_run, started, wait_until
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from analysis.status import survey
-from randlabels.rundir import RunDir
+from randlabels.store.rundir import RunDir
 
 from . import cluster
 from .conftest import BASIC, TINY, Cli, numbers

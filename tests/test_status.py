@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from analysis import folders, status
-from randlabels import metrics, rundir
 from randlabels.config import parse
+from randlabels.store import metrics, rundir
 
 from .conftest import Cli, held
 from .synthetic import record, write_run

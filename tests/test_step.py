@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from randlabels import environment, fit, step
+from randlabels import fit
 from randlabels.config import parse
-from randlabels.environment import Resources
 from randlabels.experiment import Experiment, assemble
-from randlabels.step import WARM_UP, Step
+from randlabels.machine import cuda_graph
+from randlabels.machine.cuda_graph import WARM_UP, Step
+from randlabels.machine.resources import Resources, stream
 
 CPU = Resources(device="cpu", precision="fp32", threads=1)
 
@@ -107,7 +108,7 @@ def test_a_step_that_cannot_be_captured_goes_on_and_says_so(
 
     walk = Step(lambda batch: seen.append(batch.tolist()), 1, capture)
     said: list[str] = []
-    monkeypatch.setattr(step.log, "warning", lambda text, error: said.append(text % error))
+    monkeypatch.setattr(cuda_graph.log, "warning", lambda text, error: said.append(text % error))
     for i in range(6):
         walk(torch.tensor([i]))
     assert seen == [[i] for i in range(6)]
@@ -126,7 +127,7 @@ def test_a_cuda_graph_trains_as_the_steps_that_it_recorded(
     for captures in (fit.captures, lambda *_: None):
         monkeypatch.setattr(fit, "captures", captures)
         built = experiment(**options)
-        with environment.stream("cuda:0"):
+        with stream("cuda:0"):
             records = list(fit.sgd(built, fit.start(built, on_gpu), on_gpu))
         losses.append([record["train_loss"] for record in records])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from randlabels import fit, launchers, metrics
-from randlabels.rundir import RunDir, read_plan
+from randlabels import fit, launchers
+from randlabels.store import metrics
+from randlabels.store.rundir import RunDir, read_plan
 
 from .conftest import BASIC, TINY, Cli, numbers, started, wait_until
 
@@ -178,7 +179,7 @@ def test_gpus_are_dealt_out_round_robin(monkeypatch: pytest.MonkeyPatch) -> None
     import torch
 
     from randlabels.config import parse
-    from randlabels.environment import resolve
+    from randlabels.machine.resources import resolve
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)

@@ -19,17 +19,17 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from analysis import compare
-from randlabels import exact, experiment, fit
+from randlabels import experiment, fit, solve
+from randlabels.cli.help import options_help
 from randlabels.config import Config
-from randlabels.data import Data, Split
-from randlabels.help import options_help
+from randlabels.dataset import Data, Split
 from randlabels.launchers.composer import Composer
 from randlabels.launchers.grid import expand
-from randlabels.models import SolveOptions
-from randlabels.options import DEFAULTS
+from randlabels.model import SolveOptions
 from randlabels.randomness import generator
+from randlabels.registry import DEFAULTS
 from randlabels.run import CONF, prepare_hydra
-from randlabels.rundir import flat_keys
+from randlabels.store.rundir import flat_keys
 
 from .conftest import CPU
 from .noise import balanced, part
@@ -156,7 +156,7 @@ def test_sweep_solves_its_exact_fits(
             assembled = experiment.assemble(
                 dataclasses.replace(config, dataset=dataset, model=model)
             )
-            (solved,) = exact.solve([assembled], CPU, SolveOptions(torch.float32))
+            (solved,) = solve.solve([assembled], CPU, SolveOptions(torch.float32))
             assert solved.record["train_acc"] is not None
 
 

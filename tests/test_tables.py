@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from analysis import collect, report, status
-from randlabels import metrics, rundir
 from randlabels.config import parse
+from randlabels.store import metrics, rundir
 
 from .conftest import TINY, Cli
 from .synthetic import Shuffled, contents, table, write_run

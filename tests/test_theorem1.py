@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from randlabels.models import SolveOptions
-from randlabels.models.theorem1 import Theorem1, evaluate, represent
+from randlabels.model import SolveOptions
+from randlabels.model.theorem1 import Theorem1, evaluate, represent
 
 from .conftest import Cli
 

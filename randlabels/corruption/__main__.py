@@ -17,11 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..config import Config, parse
 from ..console import print_table, until_nobody_reads
-from ..corruption.base import frequencies
-from ..corruption.pixels import PixelCorruption
 from ..experiment import load, part_of, relabel
 from ..run import CONF, in_one_sentence, prepare_hydra
-from ..typed import plain
+from ..schema import plain
+from .base import frequencies
+from .pixels import PixelCorruption
 
 LARGEST = 16
 """Classes up to which the whole matrix is shown; of more, the most frequent confusions."""

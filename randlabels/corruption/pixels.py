@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from ..histogram import histogram, moments
+from ..dataset.histogram import histogram, moments
 from . import Part
 from .base import Seeded, hit, stream, streams
 

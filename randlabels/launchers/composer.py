@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config import Config, parse
-from ..typed import plain
+from ..schema import plain
 
 
 class Composer:

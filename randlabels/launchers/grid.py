@@ -18,11 +18,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from ..cli.help import as_typed
 from ..config import Config
 from ..console import counted, log, logging_to
-from ..help import as_typed
-from ..rundir import FINISHED
-from ..stopping import exit_code, launching, reason
+from ..machine.stopping import exit_code, launching, reason
+from ..store.rundir import FINISHED
 from .composer import Composer
 from .packed import PackedLauncher
 from .slurm import SlurmLauncher
@@ -76,29 +76,29 @@ class GridSweeper(Sweeper):
                 self.launcher.prepare()
 
         from ..execute import execute_exact  # torch, for which neither --help nor `prepare` waits
-        from . import batch
+        from . import launch
 
         runs = _by_folder(composer, lists)
         configs = [config for config, _ in runs.values()]
         if not configs:
             raise ValueError(f"{' '.join(arguments)} describes no run: one of its lists is empty")
         slurm = self.launcher if isinstance(self.launcher, SlurmLauncher) else None
-        batch.check(configs, here=slurm is None)
+        launch.check(configs, here=slurm is None)
         to_do = [c for c in configs if c.force or c.run.state() not in FINISHED]
         if configs[0].plan:
-            batch.show_plan(configs)
+            launch.show_plan(configs)
             if slurm:
                 print(slurm.request(to_do))
             sys.exit(0)
         if slurm:
             slurm.check(to_do)
         with logging_to():
-            batch.begin(configs, [overrides for _, overrides in runs.values()])
+            launch.begin(configs, [overrides for _, overrides in runs.values()])
             log.info("%s, %d of them to do", counted(len(runs), "run"), len(to_do))
             for folder in sorted({config.folder for config in configs} if to_do else ()):
-                log.info("Progress: python -m %s.status %s --watch", batch.ANALYSIS, folder)
+                log.info("Progress: python -m %s.status %s --watch", launch.ANALYSIS, folder)
         if slurm and to_do:
-            slurm.submit(to_do, batch.ANALYSIS)
+            slurm.submit(to_do, launch.ANALYSIS)
             if not slurm.keys.wait:
                 sys.exit(0)
             to_do = []
@@ -113,7 +113,7 @@ class GridSweeper(Sweeper):
             stopped = reason(limit)
             if limit and any(config.run.state() == "interrupted" for config in configs):
                 stopped = stopped or f"time_limit={limit:g}"  # a worker saw it come, a step ago
-            code = batch.close(configs, errors, stopped)
+            code = launch.close(configs, errors, stopped)
             sys.exit(exit_code() if stopped and code else code)
 
     def _launch(

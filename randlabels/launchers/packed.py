@@ -21,7 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ..config import Config
-from ..stopping import LAUNCH, reason, uninterrupted
+from ..machine.stopping import LAUNCH, reason, uninterrupted
 from .worker import Answer, work
 
 PRELOADED = ["randlabels.execute", "randlabels.launchers.worker"]
@@ -127,7 +127,7 @@ class PackedLauncher(Launcher):
         return errors
 
     def _size(self, configs: Sequence[Config]) -> int:
-        from ..environment import cpu_cores
+        from ..machine.resources import cpu_cores
 
         if isinstance(self.workers, int):
             return self.workers

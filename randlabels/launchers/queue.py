@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..console import counted
-from ..files import write_atomic
+from ..store.files import write_atomic
 
 LOGS = ".slurm"
 """Folder beside the runs, hidden from the tables: what the jobs printed, and their scripts."""

@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..config import Config
 from ..console import counted
-from ..stopping import uninterrupted
-from ..typed import plain, typed
-from .node import Job
+from ..machine.stopping import uninterrupted
+from ..schema import plain, typed
+from .job import Job
 from .queue import LOGS, array, arrays, logs_of, remember, told, unqueued, wait
 
 OWN = {

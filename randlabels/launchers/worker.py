@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from ..config import Config
-from ..stopping import follow
+from ..machine.stopping import follow
 
 Task = tuple[Config, bool]
 """What goes to a worker: a run, and whether others may be executed beside it."""
@@ -41,7 +41,7 @@ def work(line: Connection, slot: int, size: int, concurrency: int, launch: str) 
     from torch import OutOfMemoryError
 
     from ..execute import execute
-    from ..outcome import show_unforeseen
+    from ..journal import show_unforeseen
 
     reading, saying = Lock(), Lock()
 
@@ -89,7 +89,7 @@ def work(line: Connection, slot: int, size: int, concurrency: int, launch: str) 
 
 def _pin(slot: int, size: int) -> None:
     """Keep to cores of one's own, where all workers together fill the machine."""
-    from ..environment import cpu_cores
+    from ..machine.resources import cpu_cores
 
     mine = cpu_cores()
     each = len(mine) // size

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from randlabels import metrics, rundir
 from randlabels.config import parse
 from randlabels.console import print_table
+from randlabels.store import metrics, rundir
 
 SEEDS = 5
 

@@ -28,7 +28,7 @@ from randlabels.config import Config, parse
 from randlabels.execute import execute_exact
 from randlabels.kernels.cholesky import Triangle
 from randlabels.kernels.products import product
-from randlabels.rundir import read_json
+from randlabels.store.rundir import read_json
 
 LEVELS = [level / 10 for level in range(11)]
 SEEDS = range(1, 6)

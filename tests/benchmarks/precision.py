@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.precision [--only NAME] [--repeats 3]
 
 Random pixels, one epoch each, best of the repeats, by processor time, which other work on the
-machine stretches less than the clock. randlabels/environment.py holds the decision.
+machine stretches less than the clock. randlabels/machine/resources.py holds the decision.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 from randlabels import fit
 from randlabels.config import parse
 from randlabels.console import print_table
-from randlabels.data import Data, Split
-from randlabels.environment import Resources
+from randlabels.dataset import Data, Split
 from randlabels.experiment import Examples, Experiment, build_model
+from randlabels.machine.resources import Resources
 
 CIFAR, MNIST, CROPPED, DIGITS = (3, 32, 32), (1, 28, 28), (3, 28, 28), (1, 8, 8)
 CASES = {  # images of an epoch, their shape, batch size

@@ -42,8 +42,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from randlabels.config import parse
 from randlabels.console import print_table
-from randlabels.environment import cpu_cores
 from randlabels.experiment import assemble, build_model, load
+from randlabels.machine.resources import cpu_cores
 
 from .throughput import plain_epoch
 

@@ -24,9 +24,9 @@ from torchvision.datasets import VisionDataset
 from randlabels import fit
 from randlabels.config import parse
 from randlabels.console import print_table
-from randlabels.data import Data, Split
-from randlabels.environment import resolve
+from randlabels.dataset import Data, Split
 from randlabels.experiment import Examples, Experiment, build_model
+from randlabels.machine.resources import resolve
 
 MEAN, DEVIATION = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from randlabels.rundir import RunDir, write_json
+from randlabels.store.rundir import RunDir, write_json
 
 HERE = Path(__file__).parent
 RUNS, EXPECTED = HERE / "runs", HERE / "expected"

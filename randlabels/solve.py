@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from .config import Config
-from .data import Data
-from .environment import Resources, free_memory, resolve
+from .dataset import Data
 from .experiment import Examples, Experiment, check_network
 from .fit import measure
-from .metrics import LOSSES, Record
-from .models import ExactModel, SolveOptions
+from .machine.resources import Resources, free_memory, resolve
+from .model import ExactModel, SolveOptions
 from .randomness import generator
+from .store.metrics import LOSSES, Record
 
 
 class Solved(NamedTuple):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from .environment import Resources
 from .experiment import Experiment
+from .machine.resources import Resources
 
 EVALUATION_BATCH = {"cpu": 128, "cuda": 4096}
 """Images per forward pass in evaluation: on a CPU, as many as its caches hold the activations of

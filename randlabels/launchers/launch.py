@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..cli.help import as_typed
 from ..config import Config
 from ..console import counted, log, print_table
-from ..environment import check_machine
-from ..exact import check_model
 from ..experiment import load, relabel
-from ..help import as_typed
-from ..rundir import FINISHED, flat_keys, merge_plan, planned_records, read_json
+from ..machine.resources import check_machine
+from ..solve import check_model
+from ..store.rundir import FINISHED, flat_keys, merge_plan, planned_records, read_json
 from .packed import by_data
 
 PACKAGE = Path(__file__).parent.parent

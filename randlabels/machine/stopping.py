@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO
 
-from .files import locked
+from ..store.files import locked
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """A person's Ctrl-C, and what schedulers send ahead of a kill."""

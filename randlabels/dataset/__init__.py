@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import torch
 
-from ..histogram import histogram, moments
 from ..randomness import generator
+from .histogram import histogram, moments
 
 
 @dataclass(frozen=True)

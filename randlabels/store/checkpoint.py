@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .console import log
+from ..console import log
 from .files import write_atomic
 from .rundir import SCHEMA, RunDir
 

@@ -33,9 +33,6 @@ DEFAULTS = {
 }
 """The config groups that define a run, and the option of each that no config need name."""
 
-MODULES = {**{group: group for group in DEFAULTS}, "dataset": "data", "model": "models"}
-"""The module or package of each group."""
-
 REQUIRED = {
     "dataset": ("root", "load"),
     "corruption": ("seed", "relabel", "transition"),
@@ -93,7 +90,7 @@ def _check(option: str, cls: type, key: str | None = None, *methods: str) -> Non
 
 
 def _modules(group: str) -> Iterator[ModuleType]:
-    module = importlib.import_module(f"{__package__}.{MODULES[group]}")
+    module = importlib.import_module(f"{__package__}.{group}")
     yield module
     for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
         if found.name[0] != "_":  # such a file holds no option
@@ -116,9 +113,9 @@ def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     Raises:
         ValueError: a file there does not say of which class its keys are, or a class is none.
     """
-    for group, module in MODULES.items():
-        first = [*HERE.glob(f"{module}.py"), *HERE.glob(f"{module}/__init__.py")]
-        files = [*first, *sorted(HERE.glob(f"{module}/[!_]*.py"))]
+    for group in DEFAULTS:
+        first = [*HERE.glob(f"{group}.py"), *HERE.glob(f"{group}/__init__.py")]
+        files = [*first, *sorted(HERE.glob(f"{group}/[!_]*.py"))]
         source = {name: file for file in files for name in _declared(file)}
         for written in sorted((conf / group).glob("[!.]*.yaml")):
             name = written.stem
@@ -142,9 +139,9 @@ def _check_name(file: Path, name: str | None) -> None:
 
 def unnamed(group: str, name: str) -> Path | None:
     """The source file `name` among those of a group, if no class in it sets that name."""
-    if group not in MODULES:
+    if group not in DEFAULTS:
         return None
-    file = HERE / MODULES[group] / f"{name}.py"
+    file = HERE / group / f"{name}.py"
     return file if file.is_file() and name not in _declared(file) else None
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 
-from ..kernels import conv, features, functions, system
+from ..kernels import features, functions, random_conv, system
 from ..kernels.cholesky import TILE, Breakdown, Triangle
 from ..kernels.rows import Rows
 from . import Fit, SolveOptions
@@ -47,8 +47,8 @@ class Kernel:
     kernel: gaussian exp(-γ‖x-x′‖²), laplacian exp(-γ‖x-x′‖), polynomial ⟨x/‖x‖, x′/‖x′‖⟩^degree,
         or linear ⟨x, x′⟩.
     features: what x is; see `randlabels.kernels.features` for gabor (`orientations`,
-        `wavelengths`, `pool`) and `randlabels.kernels.conv` for random_conv (`filters`, `patch`,
-        `stride`, `bias`), which takes the linear kernel.
+        `wavelengths`, `pool`) and `randlabels.kernels.random_conv` for random_conv (`filters`,
+        `patch`, `stride`, `bias`), which takes the linear kernel.
     ridge: λ, added to the diagonal of K.
     cache: share the factorisation with other processes through a file of n²/2 numbers (null: in
         a sweep whose runs are processes of their own, but not for a single run).
@@ -172,7 +172,9 @@ class Kernel:
     ) -> system.System:
         if self.features == "random_conv":
             size = self.filters, self.patch, self.stride, self.bias
-            return conv.ConvSystem(conv.shared(train, test, *size, rng, beat), self.ridge, beat)
+            return random_conv.ConvSystem(
+                random_conv.shared(train, test, *size, rng, beat), self.ridge, beat
+            )
         kernel = {
             "gaussian": lambda: functions.gaussian(self.gamma),
             "laplacian": lambda: functions.laplacian(self.gamma),

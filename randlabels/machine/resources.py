@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from .config import Config
-from .rundir import device_kind
+from ..config import Config
+from ..store.rundir import device_kind
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "joblib", "pandas")
 

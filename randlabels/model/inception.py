@@ -11,7 +11,7 @@ from torch import nn
 
 from .init import initialize
 from .norm import BatchNormReLU
-from .same import pad_same
+from .padding import pad_same
 
 
 def conv_module(

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from ..files import write_atomic
+from ..store.files import write_atomic
 from . import Data, Dataset, Split
 
 CACHE = ".randlabels-cache"

@@ -9,13 +9,13 @@ from contextlib import ExitStack
 import yaml
 from filelock import Timeout
 
-from . import environment, metrics
 from .config import Config
 from .console import counted, log, logging_to
-from .environment import Resources
 from .experiment import Experiment
-from .metrics import Record
-from .rundir import RunDir, write_atomic, write_json
+from .machine.resources import Resources, describe
+from .store import metrics
+from .store.metrics import Record
+from .store.rundir import RunDir, write_atomic, write_json
 
 
 def prefix(config: Config, several: bool) -> str:
@@ -41,7 +41,7 @@ def begin(experiment: Experiment, run: RunDir, resources: Resources) -> None:
     run.error.unlink(missing_ok=True)
     tree = experiment.config.tree()
     write_atomic(run.config, yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False))
-    write_json(run.environment, environment.describe(resources, experiment.data_sha256))
+    write_json(run.environment, describe(resources, experiment.data_sha256))
     write_json(run.corruption, experiment.corruption)
 
 

@@ -10,10 +10,10 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from .. import stopping
 from ..config import Config, parse
 from ..console import log, logging_to
-from ..rundir import FINISHED
+from ..machine import stopping
+from ..store.rundir import FINISHED
 
 PATIENCE = 5.0
 """Seconds within which a signal that ended the runs has reached the process that watches them."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .init import initialize
-from .same import pad_same
+from .padding import pad_same
 
 RADIUS = 4
 """Neighbouring channels on either side in local response normalisation."""

@@ -1,0 +1,1 @@
+"""How a run computes on this machine: resources, captured steps, early stops."""
