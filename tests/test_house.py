@@ -37,6 +37,13 @@ FLOORS = [
 READ_BY_ANALYSIS = ("store", "console")
 """What the package of the tables knows of ours."""
 
+AVOIDED_WORDS = re.compile(
+    r"\b(anew|beside|told|nobody|let be|passed over|one's own|likewise|whatever|whoever|so many"
+    r"|of its own|for want of|(?:is|are) no(?! longer))\b",
+    re.IGNORECASE,
+)
+"""Words that readers stumble over; docs/contributing.md points here."""
+
 
 def imported(file: Path) -> set[str]:
     """The modules of randlabels that a file imports, at run time, by their first name."""
@@ -113,6 +120,24 @@ def test_nothing_is_executed_from_a_file_and_no_file_is_long(file: Path) -> None
     assert not re.search(r"(?<![.\w])eval\(|(?<![.\w])exec\(|except:", text)
     assert len(text.splitlines()) <= 300
     assert ast.get_docstring(ast.parse(text)) or not text.strip()
+
+
+def test_code_and_pages_avoid_words_that_readers_stumble_over() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py", "*.md", "*.yaml", "*.j2", "*.toml", "Makefile", ".ci/run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = [
+        f"{file}:{number}: {line.strip()}"
+        for file in listed.stdout.splitlines()
+        if Path(file).name != Path(__file__).name
+        for number, line in enumerate((ROOT / file).read_text().splitlines(), 1)
+        if AVOIDED_WORDS.search(line)
+    ]
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.timeout(300)

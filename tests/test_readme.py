@@ -57,7 +57,7 @@ def shown_commands(page: Path) -> list[str]:
 
 
 def test_readme_is_short_and_starts_with_the_papers_sweep() -> None:
-    assert len(README.splitlines()) < 150
+    assert len(README.splitlines()) <= 130
     assert shown_commands(ROOT / "README.md")[:2] == [
         "python -m randlabels.run -m corrupt=0.0,0.2,0.5,0.8,1.0 model=wrn,mlp",
         "python -m analysis.collect runs/default",
@@ -248,11 +248,3 @@ def test_a_mistake_in_ones_own_file_is_one_sentence(
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and sentence in done.stderr
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("group", ["dataset", "model", "corruption", "optimizer", "schedule"])
-def test_table_of_options_is_complete(group: str) -> None:
-    row = re.search(rf"^\| `{group}` \| (.*) \|$", README, re.M)
-    assert row is not None
-    listed = re.findall(r"`(\w+)`", row[1])
-    assert sorted(listed) == sorted(p.stem for p in (ROOT / "conf" / group).glob("*.yaml"))
