@@ -31,9 +31,7 @@ class MLP:
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):
-            raise ValueError(
-                f"model.hidden={self.hidden} must have widths of at least 1; try [512]"
-            )
+            raise ValueError(f"model.hidden={self.hidden} must be widths of at least 1; try [512]")
 
     @property
     def bf16_on_cpu(self) -> bool:
