@@ -23,7 +23,6 @@ from joblib.externals.loky import reusable_executor
 from randlabels import experiment, fit, run
 from randlabels.dataset import Data, Split
 from randlabels.machine.resources import Resources
-from randlabels.model import norm
 from randlabels.store import checkpoint, metrics
 from randlabels.store.rundir import RunDir
 
@@ -233,13 +232,6 @@ def final_state(run: RunDir) -> list[bytes]:
     assert saved is not None
     moments = [m["momentum_buffer"] for m in saved["optimizer"]["state"].values()]
     return [tensor.numpy().tobytes() for tensor in [*saved["model"].values(), *moments]]
-
-
-@pytest.fixture
-def all_sizes_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small activations take the way of large ones: that of one thread, by our own passes."""
-    monkeypatch.setattr(norm, "WORTH", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
 @pytest.fixture

@@ -220,7 +220,6 @@ def test_resumed_fit_repeats_the_uninterrupted_one_bit_for_bit(
     model: dict,
     precision: str,
     coloured: Data,
-    all_sizes_pass: None,
 ) -> None:
     resources = Resources("cpu", precision, 1)
     keys = {"model": model, "corrupt": 0.5, "schedule": {"name": "step", "milestones": [2]}}

@@ -20,8 +20,7 @@ CASES = {
     "corrupt=nan": "corrupt=nan is no probability; use 0 to 1",
     "corrupt=abc": "corrupt=abc has the wrong type; give a number\n",
     "model=vgg": "model=vgg is unknown; use alexnet, inception, ",
-    "model.depth=27": "model.depth=27 is no depth of a wide ResNet, which has 6n+4 layers; "
-    "try 22 or 28",
+    "model.depth=27": "model.depth=27 must be 6n+4 and at least 10; try 22 or 28",
     "epochs=0": "epochs=0 must be at least 1\n",
     "compile=maybe": "compile=maybe is unknown; use auto, true or false\n",
     "batch_size=-1": "batch_size=-1 must be at least 1",

@@ -17,7 +17,6 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")])
 
 FLOORS = [
-    ["native"],
     ["randomness", "console", "optimizer", "loss", "schedule", "kernels", "schema", "sharing"],
     ["store", "preprocess", "augment", "corruption", "model", "dataset", "registry"],
     ["config", "sensitivity"],

@@ -156,7 +156,7 @@ AUGMENTED = {"model": WRN, "augment": {"name": "crop_flip"}, "preprocess": {"nam
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_no_other_number_changes(precision: str, all_sizes_pass: None) -> None:
+def test_no_other_number_changes(precision: str) -> None:
     resources = Resources("cpu", precision, 1)
     found = {}
     for number in (0, WATCHED):

@@ -17,7 +17,7 @@ sys.argv = ["run", *sys.argv[1:]]
 try:
     run.main()
 finally:
-    print(sorted({"torch", "torch._dynamo", "numba", "pandas", "matplotlib"} & set(sys.modules)))
+    print(sorted({"torch", "torch._dynamo", "pandas", "matplotlib"} & set(sys.modules)))
 """
 
 

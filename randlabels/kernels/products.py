@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
 
 import torch
-
-WORTH = 64
-"""Rows of the left matrix from which the float64 product is our own. With 64 it has 156 GFLOP/s and
-MKL's 98, with 8 it has 57 and MKL's 60 (Zen 5, 2 cores, a right matrix of 1000 by 1000)."""
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -19,21 +14,15 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
     MKL, which torch takes, uses half of a vector of AMD's processors (Zen 5, 2 cores: 200 GFLOP/s
     in float32, 110 in float64). In float32 oneDNN has 410; b may be a transposed matrix, but rows
-    must follow each other in memory. In float64 `_float64` has 200, in threads of one core each.
+    must follow each other in memory.
     """
-    if a.device.type == "cpu":
-        if a.dtype is torch.float32 and torch.backends.mkldnn.is_available():
-            b = b if b.T.is_contiguous() else b.contiguous()
-            linear: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-                a.contiguous(), b, None, "none", [], ""
-            )
-            return linear
-        if a.dtype is torch.float64 and len(a) >= WORTH and _fills_vectors():
-            from ._float64 import multiply
-
-            result = a.new_empty(len(a), len(b))
-            multiply(a.contiguous().numpy(), b.numpy(), result.numpy())
-            return result
+    on_cpu = a.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if on_cpu and a.dtype is torch.float32:
+        b = b if b.T.is_contiguous() else b.contiguous()
+        linear: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            a.contiguous(), b, None, "none", [], ""
+        )
+        return linear
     return a @ b.T
 
 
@@ -54,18 +43,3 @@ def cores(device: torch.device) -> Iterator[ThreadPoolExecutor]:
     finally:
         threads.shutdown(cancel_futures=True)
         torch.set_num_threads(number)
-
-
-def _fills_vectors() -> bool:
-    """This thread has one core, and that core vectors of which MKL uses half."""
-    return torch.get_num_threads() == 1 and _wider_than_mkl()
-
-
-@cache
-def _wider_than_mkl() -> bool:
-    """The processor is an AMD with AVX512; MKL uses AVX2 of it."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
-    from llvmlite import binding
-
-    return str(binding.get_host_cpu_name()).startswith("znver")

@@ -23,14 +23,6 @@ from ..store.rundir import device_kind
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "joblib", "pandas")
 
-BF16_ON_CPU = ("wrn", "inception", "inception_no_bn", "resnet18", "mlp")
-"""Models that `precision=auto` trains in bf16 on a processor that multiplies it (docs/speed.md has
-the measured gains: 1.8 to 2.4 times; lenet and alexnet gain too little for another rounding)."""
-
-BF16_WIDTH = 512
-"""... an MLP only if its narrowest hidden layer has this width: with 64 units the conversions cost
-more than the products gain (0.6 times)."""
-
 
 @dataclass(frozen=True)
 class Resources:
@@ -97,10 +89,9 @@ def _precision(config: Config, kind: str) -> str:
     """What `auto` means for this model on this kind of hardware."""
     if config.exact:
         return "fp32" if kind == "cpu" else "fp64"
-    if kind != "cpu" or config.model.name not in BF16_ON_CPU:
+    if kind != "cpu" or not getattr(config.model, "bf16_on_cpu", False):
         return "fp32"
-    wide = min(getattr(config.model, "hidden", None) or [BF16_WIDTH]) >= BF16_WIDTH
-    return "bf16" if wide and _multiplies_bf16() else "fp32"
+    return "bf16" if _multiplies_bf16() else "fp32"
 
 
 @cache

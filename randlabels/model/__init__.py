@@ -21,6 +21,11 @@ class Model(Protocol):
     """What the program asks of an option of the group `model`."""
 
     name: ClassVar[str]
+    bf16_on_cpu: ClassVar[bool] = False
+    """Whether `precision=auto` trains the model in bf16 on a CPU that multiplies bf16 (AMX or
+    AVX512-BF16). Set it to True where `python -m tests.benchmarks.precision` shows a clear gain:
+    converting between float32 and bf16 costs time, which narrow layers do not win back."""
+
     lr: float | None
 
     def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:

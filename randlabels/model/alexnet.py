@@ -12,26 +12,26 @@ from torch import nn
 from .init import initialize
 from .padding import pad_same
 
-RADIUS = 4
-"""Neighbouring channels on either side in local response normalisation."""
+LRN_RADIUS = 4  # channels on either side
 
 
 def local_response_norm() -> nn.LocalResponseNorm:
-    """x / (1 + 0.001/9 · sum of x² over the 9 nearest channels)^0.75.
+    """Return a layer for x / (1 + 0.001/9 · sum of x² over the 9 nearest channels)^0.75.
 
     The constants are those of TensorFlow's CIFAR-10 tutorial: depth_radius 4, bias 1, alpha
-    0.001/9, beta 0.75. torch divides alpha by the number of channels in the sum, TensorFlow
-    does not: hence 0.001 here.
+    0.001/9, beta 0.75. torch divides alpha by the number of channels in the sum and
+    TensorFlow does not, so alpha is 0.001 here.
     """
-    return nn.LocalResponseNorm(2 * RADIUS + 1, alpha=0.001, beta=0.75, k=1.0)
+    return nn.LocalResponseNorm(2 * LRN_RADIUS + 1, alpha=0.001, beta=0.75, k=1.0)
 
 
 class SmallAlexNet(nn.Module):
-    """Twice conv5x5-64, ReLU, max-pool 3x3 in steps of 2, local response normalisation; linear
-    layers of 384, 192 and K outputs with ReLU between them. Biases everywhere.
+    """Two stages of conv5x5-64, ReLU, 3x3 max-pooling with stride 2 and local response
+    normalisation; then linear layers of 384, 192 and K outputs with ReLU between them. All layers
+    have biases.
 
-    The paper does not name the channels; only 64 and 64, with SAME padding, give its number of
-    parameters. The pooling is padded as TensorFlow's: to 14x14 and 7x7 on a 28x28 image.
+    The paper does not give the channels; only 64 and 64, with SAME padding, match its parameter
+    count. Pooling is padded as in TensorFlow: a 28x28 image becomes 14x14, then 7x7.
     """
 
     def __init__(self, image: tuple[int, int, int], classes: int) -> None:
@@ -57,11 +57,12 @@ class SmallAlexNet(nn.Module):
 class AlexNet:
     """1,387,786 parameters on 28x28x3 pixels and ten classes (Zhang et al. 2017, table 1).
 
-    Learning rate 0.01: appendix A. Initial weights are not in the paper: after Glorot & Bengio
-    2010, as the small Inception's. Any image size.
+    Learning rate 0.01: appendix A. The paper does not give the initial weights; they follow Glorot
+    & Bengio 2010, as in the small Inception. Any image size.
     """
 
     name: ClassVar[str] = "alexnet"
+    bf16_on_cpu: ClassVar[bool] = False  # gains a third, too little for another rounding
 
     lr: float | None = 0.01
 

@@ -1,4 +1,4 @@
-"""Dropout that draws from a generator of its own, so that a resumed run repeats it."""
+"""Dropout with its own generator, so that a resumed run draws the same masks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Dropout(nn.Module):
 
 
 def reseed_dropout(model: nn.Module, rng: torch.Generator) -> None:
-    """Let all dropout layers of `model` draw from `rng`, a generator on the model's device."""
+    """Make all dropout layers of `model` draw from `rng`, a generator on the model's device."""
     for layer in model.modules():
         if isinstance(layer, Dropout):
             layer.rng = rng

@@ -10,25 +10,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from .init import initialize
-from .norm import BatchNormReLU
 from .padding import pad_same
 
 
 def conv_module(
     width_in: int, width: int, kernel: int, *, norm: bool, padding: int = 0, stride: int = 1
 ) -> nn.Sequential:
-    """Convolution with biases, batch normalisation without scale and shift, ReLU.
+    """Return convolution with biases, batch normalisation without scale and shift, and ReLU.
 
-    The paper does not mention either choice; only they give its number of parameters, with and
-    without the normalisation. Its epsilon and momentum are not in the paper: torch's defaults.
+    The paper mentions neither choice, but only these give its parameter count, both with and
+    without batch normalisation. Epsilon and momentum are torch's defaults; the paper has none.
     """
     layers: list[nn.Module] = [nn.Conv2d(width_in, width, kernel, stride, padding)]
-    layers.append(BatchNormReLU(width, affine=False) if norm else nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
+    if norm:
+        layers.append(nn.BatchNorm2d(width, affine=False))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
 class InceptionModule(nn.Module):
-    """1x1 convolution to `width1` channels beside 3x3 convolution to `width3`."""
+    """Concatenate a 1x1 convolution (`width1` channels) and a 3x3 convolution (`width3`)."""
 
     def __init__(self, width_in: int, width1: int, width3: int, *, norm: bool) -> None:
         super().__init__()
@@ -40,9 +40,9 @@ class InceptionModule(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3x3 convolution to `width` channels beside 3x3 max-pooling, both in steps of 2.
+    """Concatenate a 3x3 convolution (`width` channels) and 3x3 max-pooling, both with stride 2.
 
-    x comes from a ReLU, so that one padding with zeros serves both.
+    The input is never negative, because it comes from a ReLU: both can share zero padding.
     """
 
     def __init__(self, width_in: int, width: int, *, norm: bool) -> None:
@@ -55,8 +55,8 @@ class Downsample(nn.Module):
 
 
 class SmallInception(nn.Module):
-    """The paper's eleven stages, the mean over all positions (7x7 of a 28x28 image), and a
-    linear head. Any image size."""
+    """The paper's eleven stages, global average pooling (over 7x7 positions of a 28x28 image), and
+    a linear head. Any image size."""
 
     def __init__(self, channels: int, classes: int, *, norm: bool) -> None:
         super().__init__()
@@ -83,12 +83,13 @@ class SmallInception(nn.Module):
 class Inception:
     """1,649,402 parameters on three channels and ten classes (Zhang et al. 2017, table 1).
 
-    Learning rate 0.1: appendix A. Initial weights are not in the paper. These are after Glorot &
-    Bengio 2010, the default of TensorFlow's layers in its time; those after He et al. 2015 let
-    the network without batch normalisation diverge in the first epoch at this learning rate.
+    Learning rate 0.1: appendix A. The paper does not give the initial weights. These follow Glorot
+    & Bengio 2010, TensorFlow's default at the time. With those of He et al. 2015, the network
+    without batch normalisation diverges in the first epoch at this learning rate.
     """
 
     name: ClassVar[str] = "inception"
+    bf16_on_cpu: ClassVar[bool] = True
 
     lr: float | None = 0.1
 
@@ -98,9 +99,10 @@ class Inception:
 
 @dataclass
 class InceptionNoBN:
-    """The same network without its batch normalisation, and with as many parameters."""
+    """The same network without batch normalisation, with the same number of parameters."""
 
     name: ClassVar[str] = "inception_no_bn"
+    bf16_on_cpu: ClassVar[bool] = True
 
     lr: float | None = 0.1
 

@@ -1,4 +1,4 @@
-"""Initial weights: the original code's (model_wideresnet.py, model_mlp.py), and Glorot's."""
+"""Initial weights: as in the original code (model_wideresnet.py, model_mlp.py), or Glorot's."""
 
 from __future__ import annotations
 

@@ -14,9 +14,10 @@ from .init import initialize
 
 @dataclass
 class Linear:
-    """One linear layer from all pixels to the logits, initialised as the MLP's layers are."""
+    """One linear layer from all pixels to the logits, initialised like the layers of the MLP."""
 
     name: ClassVar[str] = "linear"
+    bf16_on_cpu: ClassVar[bool] = False  # slower in bf16
 
     bias: bool = True
     lr: float | None = 0.01

@@ -1,4 +1,4 @@
-"""TensorFlow's SAME padding, which the networks of Zhang et al. 2017 have."""
+"""TensorFlow's SAME padding, used by the networks of Zhang et al. 2017."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import torch.nn.functional as F
 
 
 def pad_same(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
-    """Zeros around images (B, C, H, W) so that a window of `kernel` in steps of `stride` fits
-    ceil(H/stride) x ceil(W/stride) times.
+    """Pad images (B, C, H, W) with zeros so that a window of size `kernel` with stride `stride`
+    fits ceil(H/stride) x ceil(W/stride) times.
 
-    As TensorFlow does, an odd number of zeros puts the larger half below and to the right: a
-    3x3 window in steps of 2 starts at pixel 0 of a 28x28 image, not at -1. Zeros serve a
-    maximum too where the images come from a ReLU.
+    Where the number of zeros is odd, the larger half goes below and to the right, as in
+    TensorFlow: a 3x3 window with stride 2 starts at pixel 0 of a 28x28 image, not at -1. Zeros
+    also suit max-pooling if the images come from a ReLU.
     """
     padding = []
     for size in (x.shape[-1], x.shape[-2]):

@@ -10,20 +10,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from .init import initialize
-from .norm import BatchNormReLU
 
 
 class Block(nn.Module):
     """conv3x3-BN-ReLU-conv3x3-BN plus shortcut, then ReLU.
 
-    Where the width changes, the shortcut is a 1x1 convolution and batch normalisation (He et
-    al. 2016, option B).
+    Where the width changes, the shortcut is a 1x1 convolution followed by batch normalisation (He
+    et al. 2016, option B).
     """
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
-        self.bn1 = BatchNormReLU(width)
+        self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.shortcut = nn.Sequential()
@@ -32,8 +31,9 @@ class Block(nn.Module):
             self.shortcut.append(nn.BatchNorm2d(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.bn1(self.conv1(x))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x), inplace=True)
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + self.shortcut(x), inplace=True)
 
 
 class ResNet(nn.Module):
@@ -60,11 +60,12 @@ class ResNet(nn.Module):
 class ResNet18:
     """11,173,962 parameters on CIFAR-10. Any image size.
 
-    Learning rate and initial weights: He et al. 2016, section 4.2 (0.1) and He et al. 2015, as
-    in `init.initialize`.
+    Learning rate 0.1: He et al. 2016, section 4.2. Initial weights: He et al. 2015, as in
+    `init.initialize`.
     """
 
     name: ClassVar[str] = "resnet18"
+    bf16_on_cpu: ClassVar[bool] = True
 
     lr: float | None = 0.1
 

@@ -6,37 +6,36 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from .conv import Conv2d
 from .dropout import Dropout
 from .init import initialize
-from .norm import BatchNormReLU
 
 
 class Block(nn.Module):
     """BN-ReLU-conv3x3-dropout-BN-ReLU-conv3x3 plus shortcut.
 
-    Where the width changes, the shortcut is a 1x1 convolution of the activated input. The sum is
-    left to the batch normalisation that follows: a block takes and gives its two terms.
+    Where the width changes, the shortcut is a 1x1 convolution of the activated input.
     """
 
     def __init__(self, width_in: int, width: int, stride: int, dropout: float) -> None:
         super().__init__()
-        self.bn1 = BatchNormReLU(width_in)
-        self.conv1 = Conv2d(width_in, width, 3, stride)
-        self.bn2 = BatchNormReLU(width)
+        self.bn1 = nn.BatchNorm2d(width_in)
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
         self.dropout = Dropout(dropout)
-        self.conv2 = Conv2d(width, width, 3)
-        self.shortcut = Conv2d(width_in, width, 1, stride) if width_in != width else None
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.shortcut = (
+            nn.Conv2d(width_in, width, 1, stride, bias=False) if width_in != width else None
+        )
 
-    def forward(
-        self, x: torch.Tensor, skip: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        active, total = self.bn1.of_sum(x, skip)
-        skip = total if self.shortcut is None else self.shortcut(active)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        active = F.relu(self.bn1(x), inplace=True)
+        skip = x if self.shortcut is None else self.shortcut(active)
         out = self.dropout(self.conv1(active))
-        return self.conv2(self.bn2(out)), skip
+        out = self.conv2(F.relu(self.bn2(out), inplace=True))
+        return out.add_(skip)
 
 
 class WideResNet(nn.Module):
@@ -47,22 +46,20 @@ class WideResNet(nn.Module):
         self, channels: int, classes: int, *, depth: int, widen: int, dropout: float
     ) -> None:
         super().__init__()
-        self.conv = Conv2d(channels, 16, 3)
+        self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         blocks, width_in = [], 16
         for width, stride in ((16 * widen, 1), (32 * widen, 2), (64 * widen, 2)):
             for i in range((depth - 4) // 6):
                 blocks.append(Block(width_in, width, stride if i == 0 else 1, dropout))
                 width_in = width
         self.blocks = nn.Sequential(*blocks)
-        self.bn = BatchNormReLU(width_in)
+        self.bn = nn.BatchNorm2d(width_in)
         self.head = nn.Linear(width_in, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x, skip = self.conv(x), None
-        for block in self.blocks:
-            x, skip = block(x, skip)
-        active, _ = self.bn.of_sum(x, skip)
-        return self.head(active.mean(dim=(2, 3)))
+        x = self.blocks(self.conv(x))
+        x = F.relu(self.bn(x), inplace=True)
+        return self.head(x.mean(dim=(2, 3)))
 
 
 @dataclass
@@ -73,6 +70,7 @@ class WRN:
     """
 
     name: ClassVar[str] = "wrn"
+    bf16_on_cpu: ClassVar[bool] = True
 
     depth: int = 28
     widen: int = 1
@@ -83,13 +81,12 @@ class WRN:
         if self.depth < 10 or (self.depth - 4) % 6:
             below = max(10, 4 + 6 * ((self.depth - 4) // 6))
             raise ValueError(
-                f"model.depth={self.depth} is no depth of a wide ResNet, which has 6n+4 layers; "
-                f"try {below} or {below + 6}"
+                f"model.depth={self.depth} must be 6n+4 and at least 10; try {below} or {below + 6}"
             )
         if self.widen < 1:
             raise ValueError(f"model.widen={self.widen} must be at least 1")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout={self.dropout} is no probability; use 0 to below 1")
+            raise ValueError(f"model.dropout={self.dropout} must be at least 0 and below 1")
 
     def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
         network = WideResNet(
