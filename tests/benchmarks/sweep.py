@@ -6,8 +6,8 @@
 
 Part 1 uses CIFAR-10 (RANDLABELS_DATA) with random labels (corrupt=1). Every epoch trains IMAGES
 images and evaluates 6/5 as many. Four programs are measured in turns. The original code (with a
-CHECKOUT of pluskid/fitting-random-labels) and a plain DataLoader loop execute one run at a time with
-all threads. This program, with joblib and packed, executes one run per core with one thread each.
+CHECKOUT of pluskid/fitting-random-labels) and a plain DataLoader loop execute one run at a time
+with all threads. This program (joblib and packed) executes one run per core, one thread each.
 The cost of an epoch is its wall clock divided by the number of concurrent runs. It includes the
 first epoch, but not the start of the program. Accuracies are printed next to it.
 
