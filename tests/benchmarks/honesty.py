@@ -77,13 +77,13 @@ def main() -> None:
                     these = [*chosen, f"corrupt={corrupt}", f"precision={precision}"]
                     _, runs = ours(these, Path(folder))
                     found[precision] = [json.loads((r / "done.json").read_text()) for r in runs]
-            for figure, grain in data.figures.items():
-                rows.append([f"{model}, p={corrupt}", figure, *compare(found, figure, grain)])
+            for figure, resolution in data.figures.items():
+                rows.append([f"{model}, p={corrupt}", figure, *compare(found, figure, resolution)])
     columns = ["run", "figure", "fp32", "bf16", "within noise"]
     print_table(f"{options.seeds} seeds, {options.epochs} epochs", columns, rows)
 
 
-def compare(found: dict[str, list[dict]], figure: str, grain: float) -> list[str]:
+def compare(found: dict[str, list[dict]], figure: str, resolution: float) -> list[str]:
     """Return mean ± deviation in each precision, and whether the means agree."""
     values = [[_read(result, figure) for result in found[p]] for p in ("fp32", "bf16")]
     if any(math.isnan(value) for v in values for value in v):
@@ -91,7 +91,7 @@ def compare(found: dict[str, list[dict]], figure: str, grain: float) -> list[str
         return [*fitted, "-"]
     shown = [f"{mean(v):.4g} ± {stdev(v):.2g}" for v in values]
     noise = 2 * math.sqrt(sum(stdev(v) ** 2 / len(v) for v in values))
-    allowed = max(noise, grain) * (1 + 1e-9)  # a difference of one grain has a rounding error
+    allowed = max(noise, resolution) * (1 + 1e-9)  # rounding errors
     agree = abs(mean(values[0]) - mean(values[1])) <= allowed
     return [*shown, "yes" if agree else "NO"]
 
