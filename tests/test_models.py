@@ -1,14 +1,19 @@
-"""Models: published parameter counts, a plain independent forward pass, initial moments."""
+"""WRN, MLP and dropout against independent computations; initial weights; refused keys."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from randlabels.config import parse
+from randlabels.machine import resources
 from randlabels.model.dropout import Dropout, reseed_dropout
+from randlabels.model.linear import Linear
 from randlabels.model.mlp import MLP
 from randlabels.model.wrn import WRN
 
@@ -24,8 +29,8 @@ def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def plain_wrn(x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
-    """WRN-28-1 of the original code (model_wideresnet.py), written out on float64 weights."""
+def reference_wrn(x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    """WRN-28-1 of the original code (model_wideresnet.py) from the values of a state_dict."""
     it = iter(weights.values())
 
     def batch_norm(x: torch.Tensor) -> torch.Tensor:
@@ -47,18 +52,18 @@ def plain_wrn(x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor
     return F.avg_pool2d(x, 8).flatten(1) @ next(it).T + next(it)
 
 
-def test_wrn_forward_equals_a_plain_computation() -> None:
+def test_wrn_forward_equals_reference() -> None:
     model = WRN().build(CIFAR, 10, rng()).double().eval()
-    for buffer in model.buffers():  # running moments that are not 0 and 1
+    for buffer in model.buffers():  # so that running statistics matter
         if buffer.dtype.is_floating_point:
             buffer.uniform_(0.5, 1.5, generator=rng(1))
     x = torch.randn(4, *CIFAR, generator=rng(2), dtype=torch.float64)
     with torch.inference_mode():
-        expected = plain_wrn(x, dict(model.state_dict()))
+        expected = reference_wrn(x, dict(model.state_dict()))
         torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
 
 
-def test_mlp_forward_equals_a_plain_computation() -> None:
+def test_mlp_forward_equals_reference() -> None:
     model = MLP(hidden=[7, 5], bias=True).build((1, 8, 8), 10, rng()).double()
     w1, b1, w2, b2, w3, b3 = model.state_dict().values()
     x = torch.randn(4, 1, 8, 8, generator=rng(2), dtype=torch.float64)
@@ -66,7 +71,7 @@ def test_mlp_forward_equals_a_plain_computation() -> None:
     torch.testing.assert_close(model(x), hidden @ w3.T + b3)
 
 
-def test_initial_weights_have_the_original_moments() -> None:
+def test_initial_weights_have_the_deviations_of_the_original_code() -> None:
     wide = WRN(widen=4).build(CIFAR, 10, rng())
     conv = wide.blocks[-1].conv2.weight
     assert conv.std().item() == pytest.approx(math.sqrt(2 / (9 * 256)), rel=0.01)
@@ -77,7 +82,7 @@ def test_initial_weights_have_the_original_moments() -> None:
     assert wide.bn.weight.min() == wide.bn.weight.max() == 1
 
 
-def test_dropout_scales_repeats_and_is_off_in_evaluation() -> None:
+def test_dropout_scales_repeats_its_masks_and_is_off_in_eval_mode() -> None:
     layer = Dropout(0.25)
     x = torch.ones(200_000)
     reseed_dropout(layer, rng(3))
@@ -90,8 +95,20 @@ def test_dropout_scales_repeats_and_is_off_in_evaluation() -> None:
 
 
 @pytest.mark.parametrize("depth", [4, 9, 27, 29, -2])
-def test_impossible_depth_is_refused_with_two_that_work(depth: int) -> None:
+def test_wrong_depth_is_refused_with_two_valid_ones(depth: int) -> None:
     with pytest.raises(ValueError, match=rf"model.depth={depth} .* try (\d+) or (\d+)") as error:
         WRN(depth=depth)
     for remedy in str(error.value).split("try ")[1].split(" or "):
         WRN(depth=int(remedy))
+
+
+@pytest.mark.parametrize(("gains", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_own_model_chooses_bf16_by_its_class_attribute(
+    gains: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Own(Linear):
+        bf16_on_cpu: ClassVar[bool] = gains
+
+    monkeypatch.setattr(resources, "_multiplies_bf16", lambda: True)
+    config = dataclasses.replace(parse({"device": "cpu"}), model=Own())
+    assert resources.resolve(config, None).precision == precision

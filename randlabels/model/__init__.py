@@ -18,18 +18,23 @@ from torch import nn
 
 
 class Model(Protocol):
-    """What the program asks of an option of the group `model`."""
+    """Interface of the options of the group `model`."""
 
     name: ClassVar[str]
-    bf16_on_cpu: ClassVar[bool] = False
-    """Whether `precision=auto` trains the model in bf16 on a CPU that multiplies bf16 (AMX or
-    AVX512-BF16). Set it to True where `python -m tests.benchmarks.precision` shows a clear gain:
-    converting between float32 and bf16 costs time, which narrow layers do not win back."""
-
     lr: float | None
 
+    @property
+    def bf16_on_cpu(self) -> bool:
+        """Whether `precision=auto` trains the model in bf16 on a CPU with AMX or AVX512-BF16.
+
+        Most models set it as a class attribute. It should be True only where the command `python -m
+        tests.benchmarks.precision` shows a clear gain: converting between float32 and bf16 takes
+        time that narrow layers do not win back.
+        """
+        return False
+
     def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
-        """A float32 module on the CPU with weights drawn from `rng`.
+        """Return a float32 module on the CPU with weights drawn from `rng`.
 
         It maps images (B, C, H, W) float32, with (C, H, W) = `image`, to logits (B, classes).
         """

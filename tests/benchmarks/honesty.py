@@ -1,13 +1,13 @@
-"""Do bf16 and fp32 tell the same story? Curves of both, beside what another seed changes.
+"""Compare accuracies in bf16 and fp32 with the deviation over seeds.
 
     python -m tests.benchmarks.honesty [--data digits] [--seeds 3] [--epochs 60]
                                        [--models mlp,wrn] [--launcher packed]
 
-On the embedded digits an MLP [512,512] and WRN-10-1; on 1,000 images of CIFAR-10 (RANDLABELS_DATA)
-the paper's MLP [512] and the original code's WRN-28-1. True and random labels. For each
-precision: epochs to fit and final accuracies, mean and standard deviation over the seeds; the
-last column says whether the means differ by no more than two standard errors of a difference of
-means, or by the grain of the figure (one epoch, one image).
+With `--data digits`, an MLP [512,512] and WRN-10-1; with `--data cifar10` (needs RANDLABELS_DATA),
+1,000 images, the paper's MLP [512] and the original code's WRN-28-1. Labels are true or random. The
+table has the epochs to fit and final accuracies of each precision, mean and standard deviation
+over the seeds. The last column says whether the means differ by at most two standard errors of a
+difference of means, or by the resolution of the figure (one epoch, one image).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .sweep import ours
 
 @dataclass(frozen=True)
 class Data:
-    """Options of all runs on a data set, those of each model, and how many images it has."""
+    """Options of all runs on a data set, options of each model, and numbers of images."""
 
     common: list[str]
     models: dict[str, list[str]]
@@ -36,7 +36,7 @@ class Data:
 
     @property
     def figures(self) -> dict[str, float]:
-        """What is compared, and the grain of each."""
+        """The figures that are compared, with the resolution of each."""
         return {"epochs to fit": 1.0, "train acc": 1 / self.train, "test acc": 1 / self.test}
 
 
@@ -77,21 +77,21 @@ def main() -> None:
                     these = [*chosen, f"corrupt={corrupt}", f"precision={precision}"]
                     _, runs = ours(these, Path(folder))
                     found[precision] = [json.loads((r / "done.json").read_text()) for r in runs]
-            for figure, grain in data.figures.items():
-                rows.append([f"{model}, p={corrupt}", figure, *compare(found, figure, grain)])
+            for figure, resolution in data.figures.items():
+                rows.append([f"{model}, p={corrupt}", figure, *compare(found, figure, resolution)])
     columns = ["run", "figure", "fp32", "bf16", "within noise"]
     print_table(f"{options.seeds} seeds, {options.epochs} epochs", columns, rows)
 
 
-def compare(found: dict[str, list[dict]], figure: str, grain: float) -> list[str]:
-    """Mean ± deviation of each precision, and whether they agree."""
+def compare(found: dict[str, list[dict]], figure: str, resolution: float) -> list[str]:
+    """Return mean ± deviation in each precision, and whether the means agree."""
     values = [[_read(result, figure) for result in found[p]] for p in ("fp32", "bf16")]
     if any(math.isnan(value) for v in values for value in v):
         fitted = [f"{sum(not math.isnan(value) for value in v)} fitted" for v in values]
         return [*fitted, "-"]
     shown = [f"{mean(v):.4g} ± {stdev(v):.2g}" for v in values]
     noise = 2 * math.sqrt(sum(stdev(v) ** 2 / len(v) for v in values))
-    allowed = max(noise, grain) * (1 + 1e-9)  # a difference of one grain has a rounding error
+    allowed = max(noise, resolution) * (1 + 1e-9)  # rounding errors
     agree = abs(mean(values[0]) - mean(values[1])) <= allowed
     return [*shown, "yes" if agree else "NO"]
 

@@ -1,11 +1,11 @@
-"""One run of the original code's loop, patched for a current torch on a CPU, timed by epoch.
+"""Run the original code on a CPU with a current torch, and time each epoch.
 
     python -m tests.benchmarks.original CHECKOUT wide-resnet|mlp IMAGES EPOCHS CORRUPT
 
-CHECKOUT is pluskid/fitting-random-labels. Patched are `.cuda()` (none), `Variable` (gone;
-`volatile` was what no_grad is), and the data set, which is cut to the images that
-`dataset.train_size` and `test_size` keep. Prints a JSON line for each epoch: seconds, and the
-accuracies that the original logs. The loop, the loaders and the models are untouched.
+CHECKOUT is a checkout of pluskid/fitting-random-labels. Three things are patched: `.cuda()` does
+nothing, `Variable` (removed from torch) returns its tensor, and the data set is cut to the images
+that `dataset.train_size` and `test_size` keep. The loop, the loaders and the models are unchanged.
+Prints a JSON line per epoch with the seconds and the accuracies that the original logs.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from randlabels.config import parse
 
 
 def patch(train: Any, data: Any, images: int) -> None:
-    """Make the modules `train` and `cifar10_data` of the original run here, on fewer images."""
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign, assignment]
-    nn.Module.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign, assignment]
-    torch.autograd.Variable = lambda x, volatile=False: x  # type: ignore[misc, assignment]
+    """Make the original modules `train` and `cifar10_data` run on a CPU and on fewer images."""
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self
+    nn.Module.cuda = lambda self, *args, **kwargs: self
+    torch.autograd.Variable = lambda x, volatile=False: x
     train.validate_epoch = torch.no_grad()(train.validate_epoch)
     whole = data.CIFAR10RandomLabels.__init__
     cut = parse({"dataset": {"train_size": images, "test_size": images // 5}}).dataset

@@ -1,9 +1,9 @@
-"""Images per second of one core in fp32 and bf16, by model: what `precision=auto` is decided from.
+"""Images per second of one core in fp32 and bf16, by model: the basis of `precision=auto`.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.precision [--only NAME] [--repeats 3]
 
-Random pixels, one epoch each, best of the repeats, by processor time, which other work on the
-machine stretches less than the clock. randlabels/machine/resources.py holds the decision.
+One epoch on random pixels, best of the repeats. Processor time is measured instead of wall clock,
+since other work on the machine affects it less. A model records the decision in `bf16_on_cpu`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CASES = {  # images of an epoch, their shape, batch size
 
 @contextmanager
 def processor_time() -> Iterator[None]:
-    """The fit's own clock counts this process's time on the processor."""
+    """Make `fit.sgd` measure the processor time of this process instead of wall clock."""
     clock = time.perf_counter
     time.perf_counter = time.process_time
     try:
@@ -52,7 +52,7 @@ def processor_time() -> Iterator[None]:
 
 
 def epoch(case: str, precision: str) -> tuple[float, float]:
-    """Trained and evaluated images per second."""
+    """Return trained and evaluated images per second."""
     model, size, shape, batch_size = CASES[case]
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (size, *shape), dtype=torch.uint8, generator=rng)
@@ -80,14 +80,14 @@ def main() -> None:
     for case in CASES:
         if options.only not in case:
             continue
-        found = {"fp32": [], "bf16": []}  # type: dict[str, list[tuple[float, float]]]
+        speeds: dict[str, list[tuple[float, float]]] = {"fp32": [], "bf16": []}
         for _ in range(options.repeats):
-            for precision, speeds in found.items():
-                speeds.append(epoch(case, precision))
-        low, high = ([max(column) for column in zip(*found[p], strict=True)] for p in found)
+            for precision, measured in speeds.items():
+                measured.append(epoch(case, precision))
+        low, high = ([max(column) for column in zip(*speeds[p], strict=True)] for p in speeds)
         row = [case]
-        for part in (0, 1):
-            row += [f"{low[part]:,.0f}", f"{high[part]:,.0f}", f"{high[part] / low[part]:.2f}"]
+        for slow, fast in zip(low, high, strict=True):
+            row += [f"{slow:,.0f}", f"{fast:,.0f}", f"{fast / slow:.2f}"]
         rows.append(row)
     columns = ["model", "trained, fp32", "bf16", "ratio", "evaluated, fp32", "bf16", "ratio"]
     print_table(f"Images/s on one core, best of {options.repeats}", columns, rows)

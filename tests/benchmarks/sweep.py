@@ -1,27 +1,27 @@
-"""A sweep's epoch by four programs, and the overhead of many small runs by three launchers.
+"""Cost of an epoch in a sweep by four programs; overhead of small runs by three launchers.
 
     python -m tests.benchmarks.sweep [--original CHECKOUT] [--models mlp,wrn] [--images 5000]
                                      [--epochs 2] [--repeats 3] [--precision auto]
                                      [--runs 100] [--workers N]
 
-Part 1, on CIFAR-10 (RANDLABELS_DATA) in its own proportions: IMAGES trained and 6/5 of them
-evaluated in every epoch, labels random (corrupt=1). Arms, in turns: the original code if a
-checkout of pluskid/fitting-random-labels is given (one run after the other with all threads, as
-it is used), a plain DataLoader loop likewise, and ours with joblib and packed (one run on each
-core, one thread each). An epoch's cost is its wall clock divided by the runs at work beside each
-other; starting up is left out, the first epoch is not. The accuracies are printed side by side.
+Part 1 uses CIFAR-10 (RANDLABELS_DATA) with random labels (corrupt=1). Every epoch trains IMAGES
+images and evaluates 6/5 as many. Four programs are measured in turns. The original code (with a
+CHECKOUT of pluskid/fitting-random-labels) and a plain DataLoader loop execute one run at a time
+with all threads. This program (joblib and packed) executes one run per core, one thread each.
+The cost of an epoch is its wall clock divided by the number of concurrent runs. It includes the
+first epoch, but not the start of the program. Accuracies are printed next to it.
 
-Part 2, on the embedded digits: RUNS runs of an MLP with 16 units, one epoch each, by WORKERS
-workers (basic has none), in turns. By run,
+Part 2 uses the embedded digits: RUNS runs of an MLP with 16 units, one epoch each, with WORKERS
+workers (basic has none), in turns. Per run:
 
-- training: the `seconds` of its metrics.jsonl, all training steps and both evaluations;
-- overhead: the wall clock from the first run's config.yaml to the last run's done.json, times the
-  workers, divided by the runs, minus training: labels, weights, files and their fsyncs, log lines,
-  the way to the next run, workers that have nothing left to do;
-- with start-up: the same of the whole command. Until the first run begins, torch is imported, all
-  runs are composed and checked, the workers start and load the data; a table closes it.
+- training: the `seconds` of metrics.jsonl, all training steps and both evaluations;
+- overhead: the wall clock from the first config.yaml to the last done.json, times the workers,
+  divided by the runs, minus training. It includes labels, weights, files and their fsyncs, log
+  lines, scheduling, and idle workers at the end;
+- with start-up: the same for the whole command. It adds the import of torch, composing and checking
+  all runs, starting workers, loading data, and the closing table.
 
-A machine with other work on it stretches both sides alike at best: look at the ratios.
+Other work on the machine slows all programs at best equally: look at the ratios.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -48,14 +49,14 @@ from randlabels.machine.resources import cpu_cores
 from .throughput import plain_epoch
 
 ARCHITECTURES = {"mlp": "mlp", "wrn": "wide-resnet"}
-"""Our models' names in the original code."""
+"""Names of the models in the original code."""
 
 WORKERS = {"joblib": "hydra.launcher.n_jobs", "packed": "hydra.launcher.workers"}
-"""Launchers with workers, and the key for their number."""
+"""Launchers with workers, and the key that sets their number."""
 
 
 def original(checkout: str, model: str, images: int, epochs: int) -> tuple[list[float], float]:
-    """Seconds of each epoch, and the last train accuracy (fraction)."""
+    """Run the original code; return the seconds of each epoch and the last train accuracy."""
     module = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.original"]
     arguments = [checkout, ARCHITECTURES[model], str(images), str(epochs), "1.0"]
     done = subprocess.run(module + arguments, capture_output=True, text=True, check=True)
@@ -64,7 +65,7 @@ def original(checkout: str, model: str, images: int, epochs: int) -> tuple[list[
 
 
 def ours(arguments: list[str], folder: Path) -> tuple[float, list[Path]]:
-    """Seconds of the whole command, and its finished runs' folders."""
+    """Run a sweep; return the seconds of the command and the folders of finished runs."""
     command = [sys.executable, "-m", "randlabels.run", "-m", f"out={folder}", *arguments]
     started = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
@@ -77,7 +78,7 @@ def epochs_of(run: Path) -> list[dict]:
 
 
 def floating_point_operations(model: str, images: int) -> float:
-    """Of an epoch: forward and backward on IMAGES, forward on 6/5 of them."""
+    """Return FLOPs of an epoch: forward and backward on IMAGES, forward on 6/5 of them."""
     config = parse({"model": {"name": model}})
     network = build_model(config, load(config.dataset))
     batch = torch.zeros(128, 3, 32, 32)
@@ -90,7 +91,7 @@ def floating_point_operations(model: str, images: int) -> float:
 
 
 def ceilings() -> dict[str, float]:
-    """Operations a second of large matrix products, and bytes a second copied, on all cores."""
+    """Return FLOP/s of large matrix products and bytes/s copied, on all cores."""
     torch.set_num_threads(len(cpu_cores()))
     found = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -101,9 +102,9 @@ def ceilings() -> dict[str, float]:
     return found
 
 
-def _timed(work: object) -> float:
+def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
-    work()  # type: ignore[operator]
+    work()
     return time.perf_counter() - started
 
 
@@ -172,8 +173,8 @@ def compare_epochs(options: argparse.Namespace, model: str) -> None:
 
 @dataclass(frozen=True)
 class Launch:
-    """Seconds of a sweep's command: in all, until its first run began, from then on until its last
-    run ended; and of training, mean over the runs."""
+    """Seconds of a sweep: the whole command, until its first run starts, from there until its last
+    run ends; and the mean training time of a run."""
 
     seconds: float
     start: float
@@ -182,7 +183,7 @@ class Launch:
 
 
 def launch(launcher: str, workers: int, number: int) -> Launch:
-    """Execute the small runs of part 2 in a folder of their own."""
+    """Execute the small runs of part 2 in a temporary folder."""
     arguments = ["dataset=digits", "model=mlp", "model.hidden=[16]", "epochs=1", "threads=1"]
     arguments += [f"seed=range(0,{number})", f"hydra/launcher={launcher}"]
     if launcher in WORKERS:

@@ -1,11 +1,11 @@
-"""Images per second of one epoch, training and evaluation apart, beside a plain DataLoader loop.
+"""Images per second in training and evaluation, compared with a plain DataLoader loop.
 
     python -m tests.benchmarks.throughput [--images 5000] [--repeats 3] [--threads N]
 
-Both arms train and evaluate the same networks on the same images (CIFAR-10's shape, random
-pixels, in CIFAR-10's proportion of 5 training images to 1 test image), in turns within one run.
-The plain arm is the original code's loop (train.py): a Dataset that converts one image at a
-time, a DataLoader with one worker, a forward pass per batch of 128 in evaluation.
+Both loops train and evaluate the same networks for one epoch, in turns, on random pixels in the
+shape of CIFAR-10 with five training images for each test image. The plain loop is that of the
+original code (train.py): a Dataset that converts one image at a time, a DataLoader with one worker,
+and evaluation in batches of 128.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MEAN, DEVIATION = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
 
 class PlainDataset(VisionDataset):
-    """One image at a time, as torchvision's CIFAR10 hands it out."""
+    """Return one image at a time, as torchvision's CIFAR10 does."""
 
     def __init__(self, split: Split | Examples) -> None:
         self.images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -54,7 +54,7 @@ class PlainDataset(VisionDataset):
 def plain_epoch(
     model: nn.Module, train_part: Split | Examples, test_part: Split | Examples, lr: float
 ) -> tuple[float, float]:
-    """Seconds of training and of both evaluations."""
+    """Return the seconds of training and of both evaluations with a plain loop."""
     train = DataLoader(PlainDataset(train_part), 128, shuffle=True, num_workers=1)
     test = DataLoader(PlainDataset(test_part), 128, num_workers=1)
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
@@ -76,7 +76,7 @@ def plain_epoch(
 
 
 def our_epoch(model_name: str, data: Data) -> tuple[float, float]:
-    """Likewise, from the record of the epoch."""
+    """Return the seconds of training and of both evaluations, from the record of an epoch."""
     config = parse({"model": {"name": model_name}, "epochs": 1})
     train = Examples(data.train.images, data.train.labels, data.train.labels)
     test = Examples(data.test.images, data.test.labels, data.test.labels)
@@ -127,8 +127,8 @@ def main() -> None:
             )
     columns = ["arm", "train images/s", "evaluated images/s", "seconds per epoch", "times faster"]
     print_table(
-        f"{options.images:,} + {options.images // 5:,} images, {options.threads} threads, ours in "
-        f"precision=auto, median of {options.repeats}",
+        f"{options.images:,} + {options.images // 5:,} images, {options.threads} threads, "
+        f"randlabels with precision=auto, median of {options.repeats}",
         columns,
         rows,
     )

@@ -1,4 +1,4 @@
-"""Layers written out in NumPy on float64, as references for the models."""
+"""Layers in NumPy and float64, as references for the models."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from torch import nn
 Array = np.ndarray
 
 
-def same(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Entries that TensorFlow's SAME adds before and after `size` entries."""
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Numbers of entries that TensorFlow's SAME padding adds before and after `size` entries."""
     outputs = -(-size // stride)
     missing = max((outputs - 1) * stride + kernel - size, 0)
     return missing // 2, missing - missing // 2
 
 
-def padded(x: Array, kernel: int, stride: int, value: float = 0.0) -> Array:
-    """Images (B, C, H, W) under SAME padding with `value`."""
-    around = [(0, 0), (0, 0), same(x.shape[2], kernel, stride), same(x.shape[3], kernel, stride)]
-    return np.pad(x, around, constant_values=value)
+def pad(x: Array, kernel: int, stride: int, value: float = 0.0) -> Array:
+    """Apply SAME padding with `value` to images (B, C, H, W)."""
+    around = [same_padding(size, kernel, stride) for size in x.shape[2:]]
+    return np.pad(x, [(0, 0), (0, 0), *around], constant_values=value)
 
 
 def windows(x: Array, kernel: int, stride: int) -> Iterator[tuple[int, int, Array]]:
-    """Row, column and content (B, C, kernel, kernel) of each window that lies inside x."""
+    """Yield row, column and content (B, C, kernel, kernel) of each window inside x."""
     for i, top in enumerate(range(0, x.shape[2] - kernel + 1, stride)):
         for j, left in enumerate(range(0, x.shape[3] - kernel + 1, stride)):
             yield i, j, x[:, :, top : top + kernel, left : left + kernel]
 
 
 def slide(x: Array, kernel: int, stride: int, channels: int, apply: Callable) -> Array:
-    """`apply` on each window: (B, `channels`, H', W')."""
+    """Apply a function to each window; returns (B, `channels`, H', W')."""
     rows, columns = ((n - kernel) // stride + 1 for n in x.shape[2:])
     out = np.full((len(x), channels, rows, columns), np.nan)
     for i, j, window in windows(x, kernel, stride):
@@ -40,7 +40,7 @@ def slide(x: Array, kernel: int, stride: int, channels: int, apply: Callable) ->
 
 
 def conv(x: Array, layer: nn.Conv2d, stride: int = 1) -> Array:
-    """The convolution of already padded images with a layer's weights."""
+    """Convolve padded images with the weights of a layer."""
     weight = layer.weight.detach().numpy().astype(np.float64)
     bias = 0.0 if layer.bias is None else layer.bias.detach().numpy().astype(np.float64)
 
@@ -59,7 +59,7 @@ def mean_pool(x: Array, kernel: int, stride: int) -> Array:
 
 
 def batch_norm(x: Array, layer: nn.BatchNorm2d) -> Array:
-    """In evaluation, with the running moments; epsilon 1e-5."""
+    """Normalise with the running statistics, as in eval mode; epsilon 1e-5."""
 
     def shaped(values: object) -> Array:
         return np.asarray(values, dtype=np.float64)[:, None, None]
