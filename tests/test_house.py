@@ -18,7 +18,7 @@ SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rgl
 
 FLOORS = [
     ["native"],
-    ["randomness", "console", "optimizer", "loss", "schedule", "kernels", "schema", "sharing"],
+    ["randomness", "console", "optimizer", "loss", "schedule", "kernels", "schema"],
     ["store", "preprocess", "augment", "corruption", "model", "dataset", "registry"],
     ["config", "sensitivity"],
     ["machine", "experiment"],

@@ -10,9 +10,9 @@ import torch
 from randlabels import fit
 from randlabels.config import parse
 from randlabels.experiment import Experiment, assemble
-from randlabels.machine import cuda_graph
-from randlabels.machine.cuda_graph import WARM_UP, Step
-from randlabels.machine.resources import Resources, stream
+from randlabels.machine import cuda_graph, gpu
+from randlabels.machine.cuda_graph import WARM_UP_STEPS, Step
+from randlabels.machine.resources import Resources
 
 CPU = Resources(device="cpu", precision="fp32", threads=1)
 
@@ -72,7 +72,8 @@ def test_a_captured_step_finds_everything_in_its_place_in_every_epoch(
     monkeypatch.setattr(fit, "captures", lambda *_: recorder)
     found = list(fit.sgd(experiment(**options), state, CPU))
     assert recorder.captured == 1
-    assert recorder.replayed == 2 * 6 - WARM_UP  # six full batches of 16 in an epoch, and one of 4
+    # An epoch has six full batches of 16, and one of 4.
+    assert recorder.replayed == 2 * 6 - WARM_UP_STEPS
     for ours, theirs in zip(found, records, strict=True):
         assert ours["lr"] == theirs["lr"]
         assert {k: v for k, v in ours.items() if "second" not in k} == {
@@ -127,7 +128,7 @@ def test_a_cuda_graph_trains_as_the_steps_that_it_recorded(
     for captures in (fit.captures, lambda *_: None):
         monkeypatch.setattr(fit, "captures", captures)
         built = experiment(**options)
-        with stream("cuda:0"):
+        with gpu.stream("cuda:0"):
             records = list(fit.sgd(built, fit.start(built, on_gpu), on_gpu))
         losses.append([record["train_loss"] for record in records])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
