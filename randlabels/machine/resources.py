@@ -85,7 +85,7 @@ def _check(config: Config) -> None:
     if kind == "cuda" and not gpus:
         reason = f" ({why})" if (why := gpu.why_unused()) else ""
         raise ValueError(
-            f"device={config.device} needs a GPU that PyTorch can use{reason}; "
+            f"device={config.device} needs a GPU that PyTorch can use, and there is none{reason}; "
             "use device=cpu or device=auto"
         )
     if index and int(index) not in gpus:
