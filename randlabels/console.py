@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -60,6 +61,13 @@ def logging_to(*files: Path, prefix: str = "", quiet: bool = False) -> Iterator[
         log.handlers = earlier
         for handler in logs:
             handler.close()
+
+
+@cache
+def warn_once(sentence: str) -> None:
+    """Print a warning on standard output, the first time that this process has it."""
+    with logging_to():
+        log.warning("%s", sentence)
 
 
 @contextmanager

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from randlabels.config import parse
+from randlabels.console import warn_once
 from randlabels.journal import open_runs
-from randlabels.machine import gpu, resources
+from randlabels.machine import gpu
 from randlabels.machine.cuda_graph import Step, graphs
 from randlabels.machine.gpu import DEVICE_LOST_EXIT_CODE, MAX_QUEUED_STEPS, Pace
 from randlabels.machine.resources import check_machine, resolve
@@ -200,7 +201,7 @@ def install(
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Stand-in")
     monkeypatch.setattr(torch.cuda, "get_arch_list", built.split)
-    resources._warn_once.cache_clear()
+    warn_once.cache_clear()
 
 
 @pytest.mark.parametrize(

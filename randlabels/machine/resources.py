@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from ..config import Config
-from ..console import log, logging_to
+from ..console import warn_once
 from ..store.provenance import processor
 from ..store.rundir import device_kind
 from . import gpu
@@ -31,6 +31,8 @@ MAX_THREADS_PER_CORE = 4  # more only compete; a hundred thousand end Python by 
 FULL_RATE_FP64 = ((8, 0), (9, 0), (10, 0))
 """Compute capabilities with fp64 at half the rate of fp32 (CUDA C++ Programming Guide, "Arithmetic
 Instructions"); other GPUs have 1/32 or 1/64 of it."""
+
+CONTROL_GROUP = Path("/sys/fs/cgroup")  # of a container, as seen from inside
 
 BF16_CAPABILITY = (8, 0)  # from here on GPUs multiply bf16; older ones emulate it
 
@@ -70,13 +72,7 @@ def check_machine(config: Config) -> None:
     """
     _check(config)
     if config.device == "auto" and (reason := gpu.why_unused()):
-        _warn_once(f"{reason}. device=cpu hides this message.")
-
-
-@cache
-def _warn_once(sentence: str) -> None:
-    with logging_to():
-        log.warning("%s", sentence)
+        warn_once(f"{reason}. device=cpu hides this message.")
 
 
 def _check(config: Config) -> None:
@@ -168,11 +164,10 @@ def free_memory(device: str) -> int:
     if device != "cpu":
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
     try:
-        limit = (group / "memory.max").read_text().strip()
+        limit = (CONTROL_GROUP / "memory.max").read_text().strip()
         if limit != "max":
-            free = min(free, int(limit) - int((group / "memory.current").read_text()))
+            free = min(free, int(limit) - int((CONTROL_GROUP / "memory.current").read_text()))
     except (OSError, ValueError):
         pass
     return free
