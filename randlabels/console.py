@@ -6,9 +6,9 @@ import logging
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -26,59 +26,48 @@ LISTED = 20
 """Names in one sentence."""
 
 log = logging.getLogger("randlabels")
+log.addHandler(logging.NullHandler())  # messages outside `logging_to` are dropped
 
 NUMBER = re.compile(r"[-+\d][-+\d.,e %±]*|null")
 """A cell of a column of numbers; `-` is a missing one."""
 
 
 class _Screen(logging.StreamHandler):
-    """Falls silent when nobody reads any more (`| head`); the run goes on, and so does its log."""
+    """Stop printing once the output pipe is closed (`| head`); the run and its log go on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if isinstance(sys.exc_info()[1], BrokenPipeError):
-            _here.handlers = tuple(other for other in _here.handlers if other is not self)
+            log.removeHandler(self)
         else:
             super().handleError(record)
 
 
-class _Here(threading.local):
-    """Where the messages of this thread go."""
-
-    handlers: tuple[logging.Handler, ...] = ()
-
-
-class _ByThread(logging.Handler):
-    """Keeps the logs of runs apart that share a process, each in a thread of its own."""
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        for handler in _here.handlers:
-            if record.levelno >= handler.level:
-                handler.handle(record)
-        return True
-
-
-_here = _Here()
-log.addHandler(_ByThread())
-
-
 @contextmanager
 def logging_to(*files: Path, prefix: str = "", quiet: bool = False) -> Iterator[None]:
-    """Send this thread's log messages to all `files`, and to standard output with `prefix`; if
-    `quiet`, only warnings and errors to the latter."""
-    logs = [logging.FileHandler(file, encoding="utf-8") for file in files]
+    """Send log messages to all `files` and, with `prefix`, to standard output, and nowhere else.
+
+    With `quiet`, only warnings and errors go to standard output.
+    """
     screen = _Screen(sys.stdout)
     screen.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     screen.setLevel(logging.WARNING if quiet else logging.INFO)
+    logs = [logging.FileHandler(file, encoding="utf-8") for file in files]
     log.setLevel(logging.INFO)
     log.propagate = False
-    earlier = _here.handlers
-    _here.handlers = (*earlier, *logs, screen)
+    earlier, log.handlers = log.handlers, [*logs, screen]
     try:
         yield
     finally:
-        _here.handlers = earlier
+        log.handlers = earlier
         for handler in logs:
             handler.close()
+
+
+@cache
+def warn_once(sentence: str) -> None:
+    """Print a warning on standard output, the first time that this process has it."""
+    with logging_to():
+        log.warning("%s", sentence)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Fitting by stochastic gradient descent: one linear loop, at the original code's semantics."""
+"""Fit by stochastic gradient descent: one linear loop, with the original code's semantics."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from . import sensitivity
 from .config import Config
 from .experiment import Examples, Experiment
 from .machine.cuda_graph import Step, Work, graphs
+from .machine.gpu import Pace
 from .machine.resources import Resources
 from .model.dropout import reseed_dropout
 from .network import Classifier, memory_format
@@ -25,15 +26,16 @@ from .store.metrics import LOSSES, MEASURED, SENSITIVITY, Record
 
 @dataclass
 class State:
-    """Where a fit stands; with the config, all that its continuation depends on.
+    """Where a fit stands: with the config, everything that its continuation depends on.
 
     epoch: the epoch to train, 0-based.
-    step: how many training steps of that epoch are done, each with all of its effects below.
-    finite: () bool on the device, whether the losses of these steps are.
+    step: number of finished training steps of that epoch.
+    finite: () bool on the device, whether all losses of these steps are finite.
     elapsed: seconds spent on these steps.
     rngs: generators of the epoch by purpose, on the device.
-    diverged_at: the epoch in which a loss stopped being finite, if one did.
+    diverged_at: the epoch in which a loss stopped being finite; None if none did.
     gradients: of `sensitivity.measure`, summed over the evaluations; None before the first.
+    captured: whether training steps run as CUDA graphs; None on a CPU and before an epoch's end.
     """
 
     model: nn.Module
@@ -46,6 +48,7 @@ class State:
     diverged_at: int | None = None
     records: list[Record] = field(default_factory=list)
     gradients: torch.Tensor | None = None
+    captured: bool | None = None
 
     def __post_init__(self) -> None:
         device = next(self.model.parameters()).device
@@ -53,7 +56,7 @@ class State:
         self.rngs = {purpose: torch.Generator(device) for purpose in ("dropout", "augment")}
 
     def to_dict(self) -> dict[str, Any]:
-        """Tensors and plain values, for a checkpoint."""
+        """Return tensors and plain values, for a checkpoint."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -67,10 +70,10 @@ class State:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Continue where `to_dict` was called.
+        """Continue from where `to_dict` was called.
 
         Raises:
-            RuntimeError: the saved state is not one of this model and optimizer.
+            RuntimeError: the saved state belongs to another model or optimizer.
         """
         require_like(saved["model"], self.model.state_dict(), "model")
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -85,18 +88,18 @@ class State:
         self.finite.fill_(saved["finite"])
         for purpose, state in saved["rngs"].items():
             self.rngs[purpose].set_state(state)
-        if (gradients := saved.get("gradients")) is not None:  # of an earlier version, none
+        if (gradients := saved.get("gradients")) is not None:  # which earlier versions lack
             self.gradients = gradients.to(device)
 
     @property
     def place(self) -> str:
-        """Where the fit goes on, such as `after epoch 3` or `in epoch 4, after step 17`."""
+        """Where the fit continues, such as `after epoch 3` or `in epoch 4, after step 17`."""
         if self.step:
             return f"in epoch {self.epoch}, after step {self.step}"
         return f"after epoch {self.epoch - 1}" if self.epoch else "from the start"
 
     def set_lr(self, lr: float) -> None:
-        """For all steps to come, in place where it is a tensor, which captured steps need."""
+        """Set the learning rate, in place if it is a tensor, as captured steps need."""
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(lr)
@@ -104,7 +107,7 @@ class State:
                 group["lr"] = lr
 
     def enter_epoch(self, seed: int) -> None:
-        """Before the first step of an epoch; everything stays where it is (`step.Step`)."""
+        """Reset for the first step of an epoch, in place, as captured steps need."""
         self.finite.fill_(True)
         self.elapsed = 0.0
         for purpose, rng in self.rngs.items():
@@ -112,7 +115,7 @@ class State:
 
 
 def start(experiment: Experiment, resources: Resources) -> State:
-    """The state before epoch 0, on the device."""
+    """Return the state before epoch 0, on the device."""
     assert experiment.model is not None
     model = experiment.model.to(memory_format=memory_format(experiment.model))
     model = model.to(resources.device)
@@ -126,12 +129,12 @@ def sgd(
     tick: Callable[[], None] = lambda: None,
     pause: Callable[[], None] = lambda: None,
 ) -> Iterator[Record]:
-    """Train from `state` to the last epoch, yielding each epoch's record once it is complete.
+    """Train from `state` to the last epoch, and yield each epoch's record once it is complete.
 
-    A loss that is not finite ends the fit: its epoch has no record and stands in
-    `state.diverged_at`. `tick` is called after each training step, and `pause` then and after
-    each batch of an evaluation. Between two records, and where `pause` raises, `state` is whole:
-    a fit that goes on from it ends as if it had not stopped.
+    A loss that is not finite ends the fit: its epoch has no record, and `state.diverged_at` is
+    set. `tick` is called after each training step; `pause` is called then too, and after each
+    batch of an evaluation. Between two records, and where `pause` raises, `state` is complete: a
+    fit that continues from it ends as if it had not stopped.
     """
     config, device, optimizer = experiment.config, resources.device, state.optimizer
     train, test = experiment.train.to(device), experiment.test.to(device)
@@ -148,7 +151,7 @@ def sgd(
         state.finite &= loss.detach().isfinite()
 
     capture = captures(state, device)
-    step = Step(descend, config.batch_size, capture)
+    step, pace = Step(descend, config.batch_size, capture), Pace(device)
     if capture is not None:
         for group in optimizer.param_groups:  # a number would be captured as it is now
             group["lr"] = torch.zeros((), device=device)
@@ -166,11 +169,13 @@ def sgd(
         order = torch.randperm(len(train.labels), generator=generator("order", config.seed, epoch))
         for batch in order.to(device).split(config.batch_size)[state.step :]:
             step(batch)
+            pace()
             state.step += 1
             state.elapsed = time.perf_counter() - started
             tick()
             pause()
         diverged = not state.finite.item()  # waits for the device
+        state.captured = step.captured
         trained = time.perf_counter()
 
         # Evaluate on the full sets, under both kinds of labels.
@@ -202,7 +207,7 @@ def sgd(
 
 
 def captures(state: State, device: str) -> Callable[[Work], Work] | None:
-    """How steps of this fit are captured; None on a CPU, where there is nothing to gain."""
+    """Return how steps of this fit are captured; None on a CPU, which has no graphs."""
     if device == "cpu":
         return None
     return graphs(state.optimizer, state.rngs.values())
@@ -215,9 +220,9 @@ def _watch(
     state: State,
     pause: Callable[[], None],
 ) -> tuple[Record, torch.Tensor]:
-    """`sensitivity.measure` of the images that this seed watches.
+    """Return `sensitivity.measure` of the images that this seed watches.
 
-    In fp32 whatever the run's precision, since bf16 would round away the changes asked for.
+    It computes in fp32 under every precision, since bf16 would round the small changes away.
     """
 
     def logits(images: torch.Tensor) -> torch.Tensor:
@@ -248,10 +253,11 @@ def measure(
     test_outputs: torch.Tensor,
     decode: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits.argmax(1),
 ) -> Record:
-    """All of `metrics.MEASURED` from the outputs (N, C) of both parts, which `decode` makes
-    classes (N,) of.
+    """Return all of `metrics.MEASURED` from the outputs (N, C) on both splits.
 
-    Where the images were altered there are no noisy labels to measure against: None.
+    decode: makes classes (N,) from outputs.
+
+    Metrics against noisy test labels are None where the images were altered instead.
     """
     fitted = decode(train_outputs)
     fits = fitted == train.labels

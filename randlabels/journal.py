@@ -1,10 +1,11 @@
-"""A run's folder and log, from the beginning to the outcome, for all ways to fit."""
+"""A run's folder and log, from its lock to its outcome, for both ways to fit."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 
 import yaml
 from filelock import Timeout
@@ -12,41 +13,81 @@ from filelock import Timeout
 from .config import Config
 from .console import counted, log, logging_to
 from .experiment import Experiment
-from .machine.resources import Resources, describe
+from .machine.gpu import is_out_of_memory
+from .machine.resources import Resources
+from .machine.stopping import Interrupted
 from .store import metrics
 from .store.metrics import Record
-from .store.rundir import RunDir, write_atomic, write_json
+from .store.provenance import describe
+from .store.rundir import RunDir, read_json, write_atomic, write_json
 
 
 def prefix(config: Config, several: bool) -> str:
     return f"{config.run_id} " if several else ""
 
 
-def hold(run: RunDir, held: ExitStack, prefix: str) -> bool:
-    """Make the run's folder and take its lock, unless another process has it."""
+@contextmanager
+def open_runs(configs: Sequence[Config], *, several: bool, quiet: bool) -> Iterator[list[Config]]:
+    """Hold the locks of runs and log to their folders; give those that are still to be computed.
+
+    A run of another process, or one finished in the meantime, is reported and left out. An
+    exception of the fit is written to the log and to error.json, and not raised again, so that the
+    other runs of a sweep go on. `Interrupted` leaves the runs as they are.
+
+    several: log lines on standard output name the run.
+    quiet: only warnings and errors go to standard output.
+
+    Raises:
+        OSError: error.json could not be written; the exception of the fit.
+        ValueError: a run's folder, or a file in it, is a link.
+    """
+    with ExitStack() as held:
+        mine = [config for config in configs if _hold(config, held, prefix(config, several))]
+        shown = prefix(mine[0], several) if len(mine) == 1 else ""
+        held.enter_context(logging_to(*(c.run.log for c in mine), prefix=shown, quiet=quiet))
+        try:
+            yield mine
+        except Interrupted:
+            pass
+        except Exception as error:
+            _fail([config.run for config in mine], error)
+
+
+def _hold(config: Config, held: ExitStack, prefix: str) -> bool:
+    """Make the run's folder and take its lock; False where it is locked or finished."""
+    run = config.run
     run.check_links()
     run.path.mkdir(parents=True, exist_ok=True)
     try:
-        held.enter_context(run.lock(timeout=1).acquire())
+        held.enter_context(run.lock(timeout=1))
     except Timeout:
         with logging_to(prefix=prefix):
             log.warning("This run is being executed by %s.", run.holder())
         return False
+    if run.result():
+        report_finished(run, prefix)
+        return False
     return True
 
 
-def begin(experiment: Experiment, run: RunDir, resources: Resources) -> None:
+def begin(experiment: Experiment, resources: Resources) -> None:
     """Write what a run begins with."""
+    run = experiment.config.run
     run.remove_leftovers()
     run.error.unlink(missing_ok=True)
     tree = experiment.config.tree()
     write_atomic(run.config, yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False))
-    write_json(run.environment, describe(resources, experiment.data_sha256))
+    write_json(run.environment, describe(asdict(resources), experiment.data_sha256))
     write_json(run.corruption, experiment.corruption)
 
 
+def record_capture(run: RunDir, captured: bool) -> None:
+    """Add to environment.json whether training steps ran as CUDA graphs."""
+    write_json(run.environment, {**(read_json(run.environment) or {}), "captured": captured})
+
+
 def show(config: Config, record: Record) -> str:
-    """Log an epoch as the original code does; the line."""
+    """Log an epoch as the original code does, and return the line."""
     line = metrics.console_line(record, noisy=config.corrupt > 0)
     log.info("%s", line)
     return line
@@ -59,14 +100,13 @@ def finish(
     *,
     diverged_at: int | None = None,
     solution: dict[str, float] | None = None,
-) -> str:
-    """Write the last files, done.json after all others; the state that the run ends in."""
+) -> None:
+    """Write the last files, done.json after all others."""
     run = config.run
     write_atomic(run.metrics, metrics.encode_all(records))
-    outcome = "done" if diverged_at is None else "diverged"
     result = {
         "config_hash": config.hash,
-        "state": outcome,
+        "state": "done" if diverged_at is None else "diverged",
         "diverged_at": diverged_at,
         "epochs": len(records),
         "final": metrics.final(records),
@@ -78,34 +118,35 @@ def finish(
     write_json(run.done, result if solution is None else {**result, "solution": solution})
     if diverged_at is not None:
         log.warning("Diverged: a loss stopped being finite in epoch %d.", diverged_at)
-    return outcome
 
 
-def fail(runs: Sequence[RunDir], error: Exception) -> str:
-    """Write what was raised to the log and to each run's error.json; raise it where the disk
-    takes no more."""
+def _fail(runs: Sequence[RunDir], error: Exception) -> None:
+    """Write an exception to the log and to each run's error.json; raise it on a full disk."""
     if isinstance(error, OSError) and error.filename is None:
         error.filename = str(runs[0].path)
     text = traceback.format_exc()
     exception = f"{type(error).__name__}: {error}".strip()
+    if is_out_of_memory(error):
+        exception += " (the GPU is out of memory; use fewer hydra.launcher.workers or a larger GPU)"
     log.error("%s", text)
     for run in runs:
         try:
             write_json(run.error, {"exception": exception, "traceback": text})
         except OSError:
             raise error from None
-    return "failed"
 
 
 def show_unforeseen(error: BaseException) -> None:
-    """Print the traceback of what a run of a sweep raised before it had files, unless that is a
-    refusal or the file system's; the launch itself ends with one sentence of it."""
+    """Print the traceback of an exception that a run of a sweep raised before it had files.
+
+    A refusal and an error of the file system have none; the launch ends with one sentence on it.
+    """
     if not isinstance(error, ValueError | OSError | SystemExit):
         traceback.print_exception(error)
 
 
-def tell(run: RunDir, prefix: str) -> None:
-    """Print the result of a finished run in a line."""
+def report_finished(run: RunDir, prefix: str) -> None:
+    """Print the result of a finished run in one line."""
     result = run.result() or {}
     final = result["final"]
     accuracies = ", ".join(

@@ -10,16 +10,16 @@ from torch import nn
 from .experiment import Experiment
 from .machine.resources import Resources
 
-EVALUATION_BATCH = {"cpu": 128, "cuda": 4096}
-"""Images per forward pass in evaluation: on a CPU, as many as its caches hold the activations of
-(WRN-28-1 on 2 cores, images/s: 64: 1,600; 128: 1,830; 512: 1,300)."""
+EVALUATION_BATCH = {"cpu": 128, "cuda": 1024}
+"""Images per forward pass in evaluation. A CPU's caches hold the activations of 128 (WRN-28-1 on 2
+cores, images/s: 64: 1,600; 128: 1,830; 512: 1,300); 1024 keep a GPU busy with little memory."""
 
 
 class Classifier:
-    """What `model` makes of pixels, on the device and in the precision of `resources`.
+    """Logits of `model` from pixels, on the device and in the precision of `resources`.
 
     size: height and width of an image as the model sees it.
-    trained: the model in training steps, compiled where that is asked for.
+    trained: the model in training steps, compiled on request.
     """
 
     def __init__(self, experiment: Experiment, model: nn.Module, resources: Resources) -> None:
@@ -35,27 +35,32 @@ class Classifier:
         self.size = height, width
 
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) in 0..255 of any dtype, as float32; a copy, since preprocessing may
-        overwrite it and altered images are float32 already."""
+        """Return (B, C, H, W) in 0..255, of any dtype, as float32.
+
+        Always a copy: preprocessing may overwrite it, and altered images are float32 already.
+        """
         return images.to(torch.float32, memory_format=self.memory_format, copy=True)
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What the model sees of `pixels`, (B, C, H, W) float32 in 0..255."""
+        """Return preprocessed `pixels`, which are (B, C, H, W) float32 in 0..255."""
         seen = self.preprocess(self.preprocess.crop(pixels), self.moments)
         return seen.contiguous(memory_format=self.memory_format)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K) float32 of a training step, in the run's precision."""
-        # the cache of casts is one for all threads: other runs' gradients would pass through it
+        """Return logits (B, K) float32 of a training step, in the run's precision."""
+        # A captured step must not read casts that were cached outside of it.
         with torch.autocast(self.kind, torch.bfloat16, self.bf16, cache_enabled=False):
             return self.trained(self.inputs(pixels)).float()
 
     def exactly(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The same in float32, unless the caller asks for another precision."""
+        """Return the same in float32, unless the caller sets another precision."""
         return self.model(self.inputs(pixels)).float()
 
     def predict(self, images: torch.Tensor, pause: Callable[[], None]) -> torch.Tensor:
-        """Logits (N, K) of all images, with the model in eval mode; `pause` after each batch."""
+        """Return logits (N, K) of all images, with the model in eval mode.
+
+        `pause` is called after each batch.
+        """
         self.model.eval()
         outputs = []
         with torch.inference_mode(), torch.autocast(self.kind, torch.bfloat16, self.bf16):
@@ -66,7 +71,7 @@ class Classifier:
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
-    """Convolutions are faster with the channels last; flattening wants them first."""
+    """Return channels_last for models with convolutions, which are faster so."""
     if any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
         return torch.channels_last
     return torch.contiguous_format

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from . import launchers
 from .cli.help import known_keys, launcher_keys, options_help
 from .config import parse
-from .machine import stopping
+from .machine import process, stopping
 from .registry import DEFAULTS, unnamed, without_file
 from .schema import plain
 
@@ -35,6 +35,7 @@ def main() -> None:
         if flag in sys.argv[2:]:
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
+    process.spare_the_garbage_collector()
     stopping.begin()
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines

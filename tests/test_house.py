@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")])
 
 FLOORS = [
-    ["randomness", "console", "optimizer", "loss", "schedule", "kernels", "schema", "sharing"],
+    ["randomness", "console", "optimizer", "loss", "schedule", "kernels", "schema"],
     ["store", "preprocess", "augment", "corruption", "model", "dataset", "registry"],
     ["config", "sensitivity"],
     ["machine", "experiment"],

@@ -1,8 +1,9 @@
-"""`precision=auto` is decided by the model and the kind of processor, and by nothing else."""
+"""Resources are decided by the config and the kind of hardware, and by nothing else."""
 
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +30,7 @@ from randlabels.machine.resources import resolve
     ],
     ids=str,
 )
-def test_auto_takes_bf16_where_it_was_measured_to_gain(
+def test_auto_is_bf16_where_it_was_measured_to_be_faster(
     model: dict, with_bf16: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = parse({"model": model, "device": "cpu"})
@@ -39,7 +40,7 @@ def test_auto_takes_bf16_where_it_was_measured_to_gain(
     assert resolve(config, None).precision == "fp32"
 
 
-def test_what_is_asked_for_is_what_is_used_whatever_the_processor(
+def test_a_named_precision_is_used_on_every_processor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for able in (True, False):
@@ -58,7 +59,7 @@ def test_auto_is_hashed_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_compiled_steps_are_those_asked_for_and_need_a_compiler(
+def test_steps_are_compiled_on_request_only_and_need_a_compiler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = {value: parse({"compile": value, "device": "cpu"}) for value in ("auto", "true", False)}
@@ -69,3 +70,30 @@ def test_compiled_steps_are_those_asked_for_and_need_a_compiler(
     with pytest.raises(ValueError, match=r"compile=true needs a C\+\+ compiler.*compile=false"):
         resolve(asked["true"], None)
     assert not resolve(asked["auto"], None).compile
+
+
+def test_threads_are_bounded_by_the_cores_and_heed_a_containers_quota(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hundred thousand threads would end Python by a signal."""
+    monkeypatch.setattr(resources.joblib, "cpu_count", lambda: 2)
+    assert resolve(parse({"device": "cpu"}), None).threads == 2
+    assert resolve(parse({"device": "cpu"}), 0).threads == 1
+    assert resolve(parse({"device": "cpu", "threads": "8"}), None).threads == 8
+    for threads in ("9", "99999"):
+        with pytest.raises(ValueError, match=f"threads={threads} must be at most 8, 4 for each"):
+            resources.check_machine(parse({"device": "cpu", "threads": threads}))
+
+
+def test_free_memory_is_within_the_limit_of_the_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the kernel tells nothing of that, as on macOS."""
+    monkeypatch.setattr(resources, "CONTROL_GROUP", tmp_path)
+    machine = resources.free_memory("cpu")
+    assert machine > 2**20
+    (tmp_path / "memory.max").write_text("max\n")
+    assert resources.free_memory("cpu") > 2**20
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("3000\n")
+    assert resources.free_memory("cpu") == 2000

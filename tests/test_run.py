@@ -28,11 +28,12 @@ def test_single_run_leaves_the_contracts_folder_and_console_lines(cli: Cli, tmp_
     names += " metrics.jsonl run.log"
     assert {p.name for p in run.path.iterdir()} == set(names.split())
     lines = done.out.splitlines()
-    assert lines[0] == "Number of parameters: 592"
+    assert re.fullmatch(r"On .+, (fp32|bf16), \d+ threads?", lines[0])
+    assert lines[1] == "Number of parameters: 592"
     pattern = r"\d{3}: Acc-tr: [ \d]{3}\.\d\d, Acc-val: [ \d]{3}\.\d\d, L-tr: \d\.\d{4}, "
     pattern += r"L-val: \d\.\d{4}, Acc-noisy: [ \d]{3}\.\d\d"
-    assert all(re.fullmatch(pattern, line) for line in lines[1:3])
-    assert run.log.read_text().splitlines() == lines[:3]
+    assert all(re.fullmatch(pattern, line) for line in lines[2:4])
+    assert run.log.read_text().splitlines() == lines[:4]
 
     assert yaml.safe_load(run.config.read_text())["corrupt"] == 0.5
     records, torn = metrics.read(run.metrics)

@@ -1,4 +1,4 @@
-"""A command begins and ends without work that its run has no use for."""
+"""A command starts and ends without work that its run has no use for."""
 
 import copy
 import subprocess
@@ -21,8 +21,8 @@ finally:
 """
 
 
-def shown(*arguments: str) -> list[str]:
-    """What a command imported of that list, and whether it leaves its garbage."""
+def heavy_imports(*arguments: str) -> list[str]:
+    """The modules of that list that a command imported, and whether it froze its garbage."""
     done = subprocess.run(
         [sys.executable, "-c", SHOWING, *arguments], capture_output=True, text=True, check=True
     )
@@ -30,9 +30,15 @@ def shown(*arguments: str) -> list[str]:
     return done.stdout.splitlines()[-2:]
 
 
-def test_a_run_imports_no_compiler_and_leaves_its_garbage_to_the_system(tmp_path):
+def test_run_imports_no_compiler_and_leaves_its_garbage_to_the_system(tmp_path):
     arguments = f"dataset=digits model=mlp epochs=1 dataset.train_size=10 out={tmp_path}".split()
-    assert shown(*arguments) == ["['torch']", "True"]
+    assert heavy_imports(*arguments) == ["['torch']", "True"]
+
+
+def test_import_of_the_package_changes_nothing_for_the_importer():
+    code = "import gc; before = gc.get_threshold(); import randlabels, sys; "
+    code += "sys.exit(gc.get_threshold() != before or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("kind", [SGD, Adam, AdamW])

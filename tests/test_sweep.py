@@ -175,21 +175,6 @@ def test_sweep_file_chooses_its_launcher(cli: Cli, tmp_path: Path) -> None:
     assert pids == {os.getpid()}
 
 
-def test_gpus_are_dealt_out_round_robin(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from randlabels.config import parse
-    from randlabels.machine.resources import resolve
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    devices = [resolve(parse({}), job).device for job in range(5)]
-    assert devices == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]
-    assert resolve(parse({"device": "cuda:2"}), 0).device == "cuda:2"
-    with pytest.raises(ValueError, match="use cuda:0 to cuda:2"):
-        resolve(parse({"device": "cuda:3"}), 0)
-
-
 def test_plugin_module_is_the_launchers_package() -> None:
     launchers.register()
     assert sys.modules[launchers.HYDRA_NAME] is launchers

@@ -57,7 +57,7 @@ def work(line: Connection, slot: int, size: int, concurrency: int, launch: str) 
         for config, beside in received():
             error, again = None, False
             try:
-                execute(config, job=slot, beside=beside)
+                execute(config, job=slot)
             except (Exception, SystemExit) as raised:  # before it had files; the others go on
                 error = f"{type(raised).__name__}: {raised}"
                 again = beside and isinstance(raised, OutOfMemoryError)

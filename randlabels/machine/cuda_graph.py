@@ -1,32 +1,36 @@
-"""One training step: as it is written on a CPU, as a CUDA graph on a GPU."""
+"""One training step: called as it is written on a CPU, replayed as a CUDA graph on a GPU."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable
 
 import torch
 
+from .gpu import is_out_of_memory
+
 log = logging.getLogger("randlabels")
 
-WARM_UP = 3
+WARM_UP_STEPS = 3
 """Full batches before a step is captured (PyTorch's notes on CUDA graphs): in them libraries choose
 their kernels, and the optimizer makes its moments."""
 
 Work = Callable[[], None]
 
-_capturing = threading.Lock()  # one capture at a time in a process that has several runs
-
 
 class Step:
-    """Calls `body` with the positions of a batch, (B,) int64 on the device.
+    """Call `body` with the positions of a batch, (B,) int64 on the device.
 
-    With `capture`, the body of a full batch of `size` is captured once it has been called WARM_UP
-    times, and from then on replayed: one launch in place of hundreds. What it reads and changes
-    then has to stay where it is, so that callers change tensors in place and seed generators anew
-    instead of making others. Smaller batches are never captured. A body that cannot be captured,
-    such as one of a model that waits for the device, goes on as it is written.
+    With `capture`, the body of a full batch of `size` is captured after WARM_UP_STEPS calls and
+    replayed from then on: one launch instead of hundreds. The tensors that it reads and changes
+    must then stay in place, so callers change tensors in place and reseed generators instead of
+    making others. Smaller batches are never captured. If a body cannot be captured, because its
+    model waits for the device for instance, every step calls it.
+
+    captured: whether steps are replayed; None before the first capture.
+
+    Raises:
+        torch.OutOfMemoryError: also in a capture.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Step:
         self.body = body
         self.size = size
         self.capture = capture
+        self.captured: bool | None = None
         self.called = 0
         self.batch: torch.Tensor | None = None
         self.replay: Work | None = None
@@ -48,7 +53,7 @@ class Step:
         elif self.replay is not None and self.batch is not None:
             self.batch.copy_(batch)
             self.replay()
-        elif self.called < WARM_UP:
+        elif self.called < WARM_UP_STEPS:
             self.called += 1
             self.body(batch)
         else:
@@ -56,35 +61,45 @@ class Step:
             self(batch)
 
     def _capture(self, batch: torch.Tensor) -> None:
-        """Record the body, without executing it, for the positions that will stand in a copy."""
+        """Record the body, without executing it, for the positions that a copy will hold."""
         assert self.capture is not None
         positions = self.batch = batch.clone()
         try:
             self.replay = self.capture(lambda: self.body(positions))
         except RuntimeError as error:
+            # After an exception in the body, torch raises one that says only that there was one.
+            cause = error.__context__ or error
+            if is_out_of_memory(cause):
+                raise cause from None
             self.capture = None
-            log.warning("Training steps are launched kernel by kernel: %s", error)
+            log.warning("Training steps run without a CUDA graph: %s", cause)
+        self.captured = self.replay is not None
 
 
 def graphs(
     optimizer: torch.optim.Optimizer, generators: Iterable[torch.Generator]
 ) -> Callable[[Work], Work]:
-    """A `capture` of steps of `optimizer` on the current GPU, which draw from `generators`."""
+    """Return a `capture` for steps of `optimizer` that draw from `generators`.
+
+    It captures on the stream, and so on the device, that is current when it is called. By default
+    torch captures on one stream for the whole process, of whichever device was current first. The
+    stream must not be the default one.
+    """
 
     def capture(work: Work) -> Work:
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
         groups = [group for group in optimizer.param_groups if "capturable" in group]
-        with _capturing:
+        for group in groups:
+            group["capturable"] = True
+        try:
+            stream = torch.cuda.current_stream()
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                work()
+        finally:
             for group in groups:
-                group["capturable"] = True
-            try:
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                    work()
-            finally:
-                for group in groups:
-                    group["capturable"] = False
+                group["capturable"] = False
         return graph.replay
 
     return capture

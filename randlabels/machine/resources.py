@@ -1,27 +1,32 @@
-"""What a run was computed with: hardware, versions, code; and how `auto` was decided."""
+"""How a run computes on this machine: every `auto` decided, and what the machine lacks refused."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import shutil
-import socket
-import subprocess
-import sys
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+import joblib
+import psutil
 import torch
 
 from ..config import Config
+from ..console import warn_once
+from ..store.provenance import processor
 from ..store.rundir import device_kind
+from . import gpu
 
-PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "joblib", "pandas")
+MAX_THREADS_PER_CORE = 4  # more only compete; a hundred thousand end Python by a signal
+
+FULL_RATE_FP64 = ((8, 0), (9, 0), (10, 0))
+"""Compute capabilities with fp64 at half the rate of fp32 (CUDA C++ Programming Guide, "Arithmetic
+Instructions"); other GPUs have 1/32 or 1/64 of it."""
+
+CONTROL_GROUP = Path("/sys/fs/cgroup")  # of a container, as seen from inside
+
+BF16_CAPABILITY = (8, 0)  # from here on GPUs multiply bf16; older ones emulate it
 
 
 @dataclass(frozen=True)
@@ -42,23 +47,55 @@ class Resources:
         """ "cpu" or "cuda"."""
         return device_kind(self.device)
 
+    def __str__(self) -> str:
+        """For the log, such as `NVIDIA H100, bf16, CUDA graphs` or `AMD EPYC, fp32, 1 thread`."""
+        if self.kind == "cuda":
+            return f"{torch.cuda.get_device_name(self.device)}, {self.precision}, CUDA graphs"
+        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        return f"{processor()}, {self.precision}, {threads}"
+
 
 def check_machine(config: Config) -> None:
-    """ValueError if the config asks for a GPU, or for compiled steps, that cannot be had here."""
+    """Refuse what cannot be had here, and say once which GPU `device=auto` leaves unused.
+
+    Raises:
+        ValueError: the config asks for a GPU, precision, number of threads or compiler that this
+            machine lacks.
+    """
+    _check(config)
+    if config.device == "auto" and (reason := gpu.why_unused()):
+        warn_once(f"{reason}. device=cpu hides this message.")
+
+
+def _check(config: Config) -> None:
     kind, _, index = config.device.partition(":")
-    gpus = torch.cuda.device_count() if kind != "cpu" and torch.cuda.is_available() else 0
+    gpus = [] if kind == "cpu" else gpu.supported()
     if kind == "cuda" and not gpus:
+        reason = f" ({why})" if (why := gpu.why_unused()) else ""
         raise ValueError(
-            f"device={config.device} needs a GPU that PyTorch can use, and there is none; "
+            f"device={config.device} needs a GPU that PyTorch can use, and there is none{reason}; "
             "use device=cpu or device=auto"
         )
-    if index and int(index) >= gpus:
-        raise ValueError(f"device={config.device} does not exist; use cuda:0 to cuda:{gpus - 1}")
+    if index and int(index) not in gpus:
+        known = ", ".join(f"cuda:{number}" for number in gpus)
+        raise ValueError(f"device={config.device} must be a GPU of this machine; use {known}")
+    used = [int(index)] if index else gpus
+    if config.precision == "bf16" and (old := [i for i in used if not _gpu_multiplies_bf16(i)]):
+        name = torch.cuda.get_device_name(old[0])
+        raise ValueError(
+            "precision=bf16 on a GPU needs compute capability 8.0 or higher, and "
+            f"{name} is older; use precision=fp32 or precision=auto"
+        )
+    limit = MAX_THREADS_PER_CORE * cpu_count()
+    if config.threads != "auto" and int(config.threads) > limit:
+        raise ValueError(
+            f"threads={config.threads} must be at most {limit}, "
+            f"{MAX_THREADS_PER_CORE} for each CPU core; use threads=auto or fewer"
+        )
     compilers = os.environ.get("CXX", "g++"), "clang++"
     if config.compile == "true" and not gpus and not any(map(shutil.which, compilers)):
         raise ValueError(
-            "compile=true needs a C++ compiler, and neither g++ nor clang++ is there; install one, "
-            "or use compile=false"
+            "compile=true needs a C++ compiler, g++ or clang++; install one, or use compile=false"
         )
 
 
@@ -67,31 +104,41 @@ def resolve(config: Config, job: int | None, cores: int = 1) -> Resources:
 
     `job` is the number of a run in its sweep, None for a single run. GPUs are dealt out to
     the jobs round robin. A single run takes all CPU cores, each run of a sweep `cores`.
+
+    Raises:
+        ValueError: as `check_machine`.
     """
-    check_machine(config)
+    _check(config)
     device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        device = f"cuda:{(job or 0) % torch.cuda.device_count()}"
+    if device in ("auto", "cuda"):
+        gpus = gpu.supported()
+        device = f"cuda:{gpus[(job or 0) % len(gpus)]}" if gpus else "cpu"
     precision = config.precision
     if precision == "auto":
-        precision = _precision(config, device_kind(device))
+        precision = _precision(config, device)
     if config.threads != "auto":
         threads = int(config.threads)
     else:
-        threads = len(cpu_cores()) if job is None else cores
-    compiled = config.compile == "true"  # auto: no gain was measured (docs/speed.md)
+        threads = cpu_count() if job is None else cores
+    compiled = config.compile == "true"  # auto: no gain was measured
     return Resources(device, precision, threads, compiled)
 
 
-def _precision(config: Config, kind: str) -> str:
+def _precision(config: Config, device: str) -> str:
     """What `auto` means for this model on this kind of hardware."""
+    on_gpu = device != "cpu"
     if config.exact:
-        return "fp32" if kind == "cpu" else "fp64"
-    if kind != "cpu" or not getattr(config.model, "bf16_on_cpu", False):
+        fp64 = on_gpu and torch.cuda.get_device_capability(device) in FULL_RATE_FP64
+        return "fp64" if fp64 else "fp32"
+    if not getattr(config.model, "bf16_on_cpu", False):
         return "fp32"
-    return "bf16" if _multiplies_bf16() else "fp32"
+    able = _gpu_multiplies_bf16(device) if on_gpu else _multiplies_bf16()
+    return "bf16" if able else "fp32"
+
+
+def _gpu_multiplies_bf16(device: int | str) -> bool:
+    """The GPU has bf16 in its tensor cores."""
+    return torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
 
 
 @cache
@@ -100,95 +147,33 @@ def _multiplies_bf16() -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def stream(device: str) -> AbstractContextManager[object]:
-    """What one run does on a GPU, apart from the runs beside it: a stream of its own."""
-    if device == "cpu":
-        return nullcontext()
-    return torch.cuda.stream(torch.cuda.Stream(device))
-
-
 def free_memory(device: str) -> int:
-    """Bytes that a process can still take on the device: of a GPU, or of the machine within the
-    limit of this process's control group."""
+    """Bytes that a process can still take on the device.
+
+    On a CPU, this heeds the limit of the process's control group, such as a container's.
+    """
     if device != "cpu":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    free = int(psutil.virtual_memory().available)
     try:
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = [int(fields["MemAvailable"].split()[0]) * 1024]
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
+        limit = (CONTROL_GROUP / "memory.max").read_text().strip()
         if limit != "max":
-            free.append(int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, KeyError, ValueError):
+            free = min(free, int(limit) - int((CONTROL_GROUP / "memory.current").read_text()))
+    except (OSError, ValueError):
         pass
-    return min(free)
+    return free
 
 
 def cpu_cores() -> list[int]:
-    """Numbers of the CPU cores that this process may use."""
+    """Numbers of the CPU cores that this process may use, to pin workers to."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
-def describe(resources: Resources, data_sha256: str) -> dict[str, Any]:
-    """The content of environment.json."""
-    on_gpu = resources.kind == "cuda"
-    return {
-        **asdict(resources),
-        "device_name": torch.cuda.get_device_name(resources.device) if on_gpu else _processor(),
-        "git": _git(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "cuda": torch.version.cuda if on_gpu else None,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "argv": sys.argv,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data_sha256": data_sha256,
-    }
+def cpu_count() -> int:
+    """Number of CPU cores' worth of time that this process may use.
 
-
-@cache  # of a process; the code that it runs is what it had imported
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-@cache
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()
-
-
-@cache
-def _git() -> dict[str, Any] | None:
-    """Commit and dirty flag of the checkout that this file is tracked in; None outside of one."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--", ".")),  # new files of code too
-        }
-    except (OSError, subprocess.SubprocessError):
-        return None
+    It heeds the process's affinity, the quota of its container, and LOKY_MAX_CPU_COUNT.
+    """
+    return int(joblib.cpu_count())

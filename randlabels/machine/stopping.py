@@ -1,12 +1,11 @@
 """When runs must end early: signals, the time limit, a launch that was stopped or has died.
 
-Nothing is interrupted in the middle of a step. A signal is noted, and a run asks at its safe
-points, with `Watch`, whether to go on; it ends with a checkpoint, so that no step is lost.
+No step is interrupted. A signal is noted, and a run asks with `Watch` at its safe points whether to
+continue. It ends with a checkpoint, so that no step is lost.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import tempfile
@@ -18,37 +17,35 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO
 
-from ..store.files import locked
+from ..store import locks
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""A person's Ctrl-C, and what schedulers send ahead of a kill."""
+"""Ctrl-C, and what schedulers send before a kill."""
 
 LAUNCH = "RANDLABELS_LAUNCH"
 """Environment variable of worker processes: pid of the launch, when it began (seconds of
 `time.monotonic`), and a file that it holds locked while it goes on."""
 
-POLL = 0.2
-"""Seconds between two looks at whether the launch of a worker goes on."""
+POLL_SECONDS = 0.2  # between two checks whether a worker's launch goes on
 
-BEAT = 10.0
-"""Seconds between two signs of life of a run."""
+HEARTBEAT_SECONDS = 10.0
 
-RESERVE = 10.0
+RESERVED_SECONDS = 10.0
 """Seconds of a time limit that are left for the last checkpoint and the end of the process, or
 a fifth of the limit if that is less."""
 
 
 class Interrupted(Exception):
-    """Raised at a safe point; the text says by what."""
+    """Raised at a safe point; the text names the reason."""
 
 
 @dataclass
 class _Here:
-    """What this process knows.
+    """State of this process.
 
     began: when the command began, in seconds of `time.monotonic`.
     received: the first signal.
-    held: the locked file that tells workers to go on.
+    held: the locked file by which workers know that this launch goes on.
     followed: the same file, in a worker.
     gone: the launch of this worker was stopped or has died.
     stopped: why a run of this process was stopped, if one was.
@@ -62,17 +59,17 @@ class _Here:
     stopped: str | None = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal; a Ctrl-C after another signal ends the process at once."""
+        """Handle a signal; Ctrl-C after another signal ends the process at once."""
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number)
         if self.held:
-            fcntl.flock(self.held, fcntl.LOCK_UN)
+            locks.release(self.held)
 
     def launch_is_gone(self) -> bool:
-        """Its lock is free."""
+        """Whether the launch that this worker follows has ended or was asked to stop."""
         if self.followed is not None and not self.gone:
-            self.gone = not locked(self.followed)
+            self.gone = not locks.is_held(self.followed)
         return self.gone
 
 
@@ -80,14 +77,14 @@ _here = _Here()
 
 
 def begin() -> None:
-    """A command begins: its time limit counts from here, and no signal has come yet."""
+    """Start the time limit of a command, and forget earlier signals."""
     global _here
     _here = _Here()
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note SIGNALS instead of dying of them, and give earlier handlers back at the end.
+    """Note SIGNALS instead of dying of them, and restore earlier handlers at the end.
 
     Outside of the main thread, where Python allows no handlers, nothing changes.
     """
@@ -104,10 +101,12 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def launching() -> Iterator[None]:
-    """`listening`, with worker processes that `follow` this one: they stop when it was told to
-    stop, and also when it has died, since its lock dies with it."""
+    """Do as `listening`, for a process with workers that `follow` it.
+
+    They stop when this process was asked to, and when it has died, since its lock dies with it.
+    """
     with tempfile.NamedTemporaryFile(prefix="randlabels-") as file, listening():
-        fcntl.flock(file, fcntl.LOCK_EX)
+        locks.hold(file.file)
         _here.held = file.file
         os.environ[LAUNCH] = f"{os.getpid()} {_here.began} {file.name}"
         try:
@@ -119,7 +118,7 @@ def launching() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """A Ctrl-C in this waits until its end; processes that it starts hear of none."""
+    """Defer Ctrl-C to the end of this context; processes started in it never see it."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -128,7 +127,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def follow(launch: str | None = None) -> bool:
-    """In a worker process of a launch: follow it from now on; whether this is such a process.
+    """Follow a launch from now on, in a worker process of it; False in any other process.
 
     launch: the content of LAUNCH in the parent; None to read this process's own, which counts if
         the parent set it.
@@ -140,7 +139,7 @@ def follow(launch: str | None = None) -> bool:
     if _here.followed is not None:
         return True
     pid, _, rest = (launch or os.environ.get(LAUNCH, "")).partition(" ")
-    if not launch and pid != str(os.getppid()):  # no worker, or one that somebody else started
+    if not launch and pid != str(os.getppid()):  # not a worker of this launch
         return False
     began, _, file = rest.partition(" ")
     _here.began = float(began)
@@ -154,10 +153,10 @@ def follow(launch: str | None = None) -> bool:
 
 
 def reason(time_limit: float | None, step: float = 0.0) -> str | None:
-    """Why to stop now, in words; None to go on.
+    """Return why to stop now, in words; None to continue.
 
     time_limit: seconds from the beginning of the command, null for none.
-    step: seconds until the next question, as far as known.
+    step: expected seconds until the next call.
     """
     if _here.received:
         return _here.received.name
@@ -167,37 +166,37 @@ def reason(time_limit: float | None, step: float = 0.0) -> str | None:
         return "the end of its launch"
     if time_limit is not None:
         left = _here.began + time_limit - time.monotonic()
-        if left < min(RESERVE, time_limit / 5) + 2 * step:
+        if left < min(RESERVED_SECONDS, time_limit / 5) + 2 * step:
             return f"time_limit={time_limit:g}"
     return None
 
 
 def exit_code() -> int:
-    """Of a process that stopped early: 130 after Ctrl-C, else 143, as after a SIGTERM."""
+    """Return the exit code of a process that stopped early: 130 after Ctrl-C, else 143."""
     return 130 if _here.received == signal.SIGINT else 143
 
 
 class Watch:
-    """Asks `reason` at the safe points of a run, and shows that the run is alive.
+    """Call at the safe points of a run to stop it where it must, and to show that it is alive.
 
-    beats: called every BEAT seconds.
+    beats: called every HEARTBEAT_SECONDS.
     """
 
     def __init__(self, time_limit: float | None, beats: Sequence[Callable[[], None]]) -> None:
         self.time_limit = time_limit
         self.beats = beats
         self.asked = self.beaten = time.monotonic()
-        self.polled = -POLL
+        self.polled = -POLL_SECONDS
 
     def __call__(self) -> None:
-        """Interrupted, if the run is to stop here; cheap enough for every training step."""
+        """Take a microsecond, and raise Interrupted if the run must stop here."""
         now = time.monotonic()
         step, self.asked = now - self.asked, now
-        if now - self.beaten >= BEAT:
+        if now - self.beaten >= HEARTBEAT_SECONDS:
             for beat in self.beats:
                 beat()
             self.beaten = now
-        if _here.received is None and self.time_limit is None and now - self.polled < POLL:
+        if _here.received is None and self.time_limit is None and now - self.polled < POLL_SECONDS:
             return
         self.polled = now
         if found := reason(self.time_limit, step):

@@ -1,1 +1,1 @@
-"""What a run leaves on disk. Only `checkpoint` imports torch."""
+"""What a run leaves on disk. Only `checkpoint` and `provenance` import torch."""

@@ -1,7 +1,7 @@
 """The latest state of a run on disk, from which it resumes as if never interrupted.
 
-A checkpoint is what `torch.save` writes, followed by the sha256 of it in 64 hex digits, which
-`torch.load` passes over.
+A checkpoint is a file of `torch.save`, followed by its sha256 in 64 hex digits, which `torch.load`
+ignores.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from ..console import log
 from .files import write_atomic
 from .rundir import SCHEMA, RunDir
 
-DIGEST = 64
-"""Bytes of a checksum in hex digits."""
+DIGEST_BYTES = 64  # of a sha256 in hex digits
 
 
 def save(path: Path, state: Mapping[str, Any], previous: Path | None = None) -> None:
-    """Replace the checkpoint as a whole; its old content is kept as `previous`.
+    """Replace the checkpoint as a whole, and keep its old content as `previous`.
 
     `state` holds tensors and plain Python values only.
     """
@@ -35,36 +34,36 @@ def save(path: Path, state: Mapping[str, Any], previous: Path | None = None) -> 
 
 
 def load(path: Path, config_hash: str) -> dict[str, Any] | None:
-    """The state that `save` wrote for this config, on the CPU; None where there is none.
+    """Return the state that `save` wrote for this config, on the CPU; None if there is no file.
 
     Raises:
-        ValueError: the content is damaged, or of another config or version.
+        ValueError: the file is damaged, or belongs to another config or version.
         OSError: the file cannot be read; it may be whole.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
-    # torch looks at no checksum: a flipped bit in a weight would be loaded.
-    if content[-DIGEST:] != _digest(content[:-DIGEST]):
+    # torch checks no checksum: it would load a flipped bit in a weight.
+    if content[-DIGEST_BYTES:] != _digest(content[:-DIGEST_BYTES]):
         raise ValueError(f"{path} is damaged: its checksum is not that of its content")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is no checkpoint: {reason}") from error
+        raise ValueError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is no checkpoint of schema {SCHEMA}")
+        raise ValueError(f"{path} must be a checkpoint of schema {SCHEMA}")
     if (other := state.get("config_hash")) != config_hash:
         raise ValueError(f"{path} belongs to config {other}, not {config_hash}")
     return state
 
 
 def latest(run: RunDir, config_hash: str) -> dict[str, Any] | None:
-    """The state that a run of this config resumes from; None to start over.
+    """Return the state that a run of this config resumes from; None to start over.
 
-    A checkpoint that cannot be used is reported and kept under another name, and the one before
-    it is tried.
+    A checkpoint that cannot be used is reported and kept under another name, and the previous one
+    is tried.
     """
     for file in (run.checkpoint, run.previous_checkpoint):
         try:
@@ -80,9 +79,12 @@ def latest(run: RunDir, config_hash: str) -> dict[str, Any] | None:
 
 
 def require_like(saved: Any, template: Mapping[str, torch.Tensor], what: str) -> None:
-    """RuntimeError unless `saved` has the keys, shapes and dtypes of `template`.
+    """Compare keys, shapes and dtypes of saved tensors with those of `template`.
 
-    `what` names the tensors, such as `model`.
+    what: names the tensors in the error, such as `model`.
+
+    Raises:
+        RuntimeError: they differ.
     """
     found, wanted = _shapes(saved), _shapes(template)
     for key in sorted({*found, *wanted}):

@@ -1,19 +1,21 @@
-"""Files that are replaced as a whole or not at all, and files that are locked."""
+"""Files that are replaced as a whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 from pathlib import Path
 
 
 def write_atomic(path: Path, data: bytes | str, previous: Path | None = None) -> None:
-    """Replace the content of `path` as a whole: a reader, or a crash, sees the old or the new.
+    """Replace the content of `path` as a whole: readers and crashes see the old or the new content.
 
-    The old content is kept as `previous`; a crash may then leave it there alone. An OSError
-    names `path`.
+    The old content is kept as `previous`; after a crash, it may be there alone. The new content is
+    on disk when this returns.
+
+    Raises:
+        OSError: it names `path`, whose content is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -35,16 +37,3 @@ def write_atomic(path: Path, data: bytes | str, previous: Path | None = None) ->
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def locked(handle: int) -> bool:
-    """Whether somebody else holds the lock of an open file.
-
-    Asking takes it for a moment, shared, so that others may ask too; no right to write is needed.
-    """
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    fcntl.flock(handle, fcntl.LOCK_UN)
-    return False

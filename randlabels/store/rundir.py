@@ -10,13 +10,13 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from .files import locked, write_atomic
+from .files import write_atomic
+from .locks import exclusive, is_locked
 
 SCHEMA = 1
 """Version of the files and of the hash; raised when a default or a format changes."""
@@ -121,25 +121,22 @@ class RunDir:
         return None
 
     def state(self) -> str:
-        """One of STATES. A run is running while its lock is held, and the lock dies with it."""
+        """One of STATES. A run is running while its lock is held."""
         if result := self.result():
             return str(result["state"])
         if not self.config.is_file():
             return "planned"
-        if self._locked():
+        if is_locked(self._lock_file):
             return "running"
         return "failed" if self.error.is_file() else "interrupted"
 
-    def lock(self, timeout: float = 0) -> FileLock:
-        """The kernel lock that one process holds while it works on this run."""
-        return FileLock(self._lock_file, timeout=timeout)
+    def lock(self, timeout: float = 0) -> AbstractContextManager[None]:
+        """The lock that one process holds while it works on this run.
 
-    def _locked(self) -> bool:
-        try:
-            with open(self._lock_file, "rb") as file:
-                return locked(file.fileno())
-        except FileNotFoundError:
-            return False
+        Raises:
+            filelock.Timeout: on entering, another process holds it.
+        """
+        return exclusive(self._lock_file, timeout)
 
     def records(self) -> int:
         """Number of whole records in metrics.jsonl."""
@@ -224,7 +221,7 @@ def read_plan(folder: Path) -> Plan:
 def merge_plan(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Add `entries` (each with a `run_id`) to the plan of `folder`; known runs stay in place."""
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".plan.lock"):
+    with exclusive(folder / ".plan.lock", timeout=60):
         plan = read_plan(folder)
         known = len(plan)
         for entry in entries:

@@ -25,6 +25,7 @@ SHORT = {
 """The arguments of each."""
 
 LEFT_OUT = {
+    "gpu": "needs a GPU",
     "honesty": "no speed, but accuracies over seeds",
     "original": "a part of sweep, which needs a checkout of the original code",
 }

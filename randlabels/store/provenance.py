@@ -1,0 +1,117 @@
+"""What a run was computed with: hardware, versions, code."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "joblib", "pandas")
+
+
+def describe(resources: Mapping[str, Any], data_sha256: str) -> dict[str, Any]:
+    """Return the content of environment.json.
+
+    resources: the fields of `machine.resources.Resources`, every `auto` decided.
+    """
+    device = resources["device"]
+    return {
+        **resources,
+        "device_name": processor() if device == "cpu" else torch.cuda.get_device_name(device),
+        **_gpu(device),
+        "git": _git(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "argv": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data_sha256": data_sha256,
+    }
+
+
+def _gpu(device: str) -> dict[str, Any]:
+    """What matters on a GPU alone; all null on a CPU.
+
+    captured: whether training steps ran as CUDA graphs, null until the fit has ended or stopped.
+    """
+    if device == "cpu":
+        keys = ("cuda", "cudnn", "driver", "capability", "tf32", "captured")
+        return dict.fromkeys(keys)
+    return {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "driver": _driver(),
+        "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
+        "tf32": torch.backends.cudnn.allow_tf32,
+        "captured": None,
+    }
+
+
+def _driver() -> str | None:
+    """Version of the NVIDIA driver, such as 580.65.06; None where the kernel does not tell."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    found = re.search(r"\d+\.\d+(\.\d+)?", text)
+    return found[0] if found else None
+
+
+@cache  # of a process; the code that it runs is what it had imported
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@cache
+def processor() -> str:
+    """Name of the processor, such as `AMD EPYC 9B14`; the architecture where it is unknown."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@cache
+def _git() -> dict[str, Any] | None:
+    """Commit and dirty flag of the checkout that this file is tracked in; None outside of one.
+
+    The flag covers the code of the whole package, new files included.
+    """
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", str(Path(__file__)))
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--", ".")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,138 @@
+"""One process works on a run, on file systems with and without kernel locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from filelock import Timeout
+
+from randlabels.store import locks
+from randlabels.store.rundir import RunDir
+
+from .conftest import TINY, Cli, only_run, wait_until
+
+ROOT = Path(__file__).parent.parent
+
+HOLDER = """
+import errno, fcntl, os, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+def refuse(*arguments):
+    raise OSError({number}, os.strerror({number}))
+if {number}:
+    fcntl.flock = refuse
+from randlabels.store import locks
+{code}
+"""
+
+HOLD = "with locks.exclusive(Path({path!r})): time.sleep(60)"
+
+RUN = "from randlabels import run; sys.argv = ['randlabels', *{arguments!r}]; run.main()"
+
+
+def without_locks(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `flock` fail as on a file system without locks; 0 leaves it as it is."""
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    if number:
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    locks.warn_once.cache_clear()
+
+
+@contextmanager
+def process(number: int, code: str, folder: Path) -> Iterator[None]:
+    """Another process on such a file system, killed in the end."""
+    source = HOLDER.format(root=str(ROOT), number=number, code=code)
+    command = [sys.executable, "-c", source]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as other:
+        try:
+            yield
+        finally:
+            other.kill()
+
+
+@pytest.mark.parametrize("number", [0, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_lock_is_held_by_one_process_and_free_once_that_is_killed(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_locks(number, monkeypatch)
+    path = tmp_path / ".lock"
+    assert not locks.is_locked(path)
+    with process(number, HOLD.format(path=str(path)), tmp_path):
+        wait_until(lambda: locks.is_locked(path))
+        with pytest.raises(Timeout), locks.exclusive(path, timeout=0.3):
+            pass
+    assert not locks.is_locked(path)
+    with locks.exclusive(path):
+        pass
+    assert not locks.is_locked(path)
+
+
+def test_missing_locks_are_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    without_locks(errno.ENOSYS, monkeypatch)
+    for run in "ab":
+        (tmp_path / run).mkdir()
+        with locks.exclusive(tmp_path / run / ".lock"):
+            pass
+    assert capsys.readouterr().out.count("has no locks; do not execute the same runs on two") == 1
+
+
+def test_claim_of_another_host_is_stale_without_a_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_locks(errno.ENOSYS, monkeypatch)
+    path = tmp_path / ".lock"
+    path.write_text("elsewhere\n1\n0.00")
+    assert locks.is_locked(path)
+    old = time.time() - locks.STALE_SECONDS - 1
+    os.utime(path, (old, old))
+    assert not locks.is_locked(path)
+
+
+def test_claim_of_a_process_whose_id_was_reused_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_locks(errno.ENOSYS, monkeypatch)
+    path = tmp_path / ".lock"
+    path.write_text(locks._identity())
+    assert locks.is_locked(path)
+    path.write_text(locks._identity().rpartition("\n")[0] + "\n1.00")
+    assert not locks.is_locked(path)
+
+
+def test_launch_without_kernel_locks_is_followed_until_it_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_locks(errno.ENOSYS, monkeypatch)
+    with open(tmp_path / "launch", "w+b") as file:
+        locks.hold(file)
+        assert locks.is_held(file.fileno())
+        locks.release(file)
+        assert not locks.is_held(file.fileno())
+
+
+def test_run_killed_on_a_file_system_without_locks_resumes(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*TINY[:4], "epochs=300", "checkpoint_every=0"]
+    without_locks(errno.ENOSYS, monkeypatch)
+    with process(errno.ENOSYS, RUN.format(arguments=arguments), tmp_path):
+        wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.prev.pt")))
+        run = RunDir(only_run(tmp_path))
+        assert run.state() == "running"
+    assert run.state() == "interrupted"
+    resumed = cli(*arguments)
+    assert resumed.code == 0 and "Resuming" in resumed.out and run.state() == "done"
