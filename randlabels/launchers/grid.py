@@ -139,12 +139,14 @@ def check_settings(settings: HydraConf) -> None:
         )
 
 
-def own_launcher(keys: DictConfig) -> Launcher | None:
+def own_launcher(keys: DictConfig | str) -> Launcher | None:
     """Return the launcher that `hydra.launcher` describes, or None if it is one of Hydra's.
 
     Raises:
         ValueError: a key is unknown, or has a wrong type or value.
     """
+    if isinstance(keys, str):
+        raise ValueError(f"hydra.launcher={keys} must have a slash; use hydra/launcher={keys}")
     values = plain(keys)
     cls: Any = OWN_LAUNCHERS.get(values.pop("_target_"))
     launcher: Launcher | None = typed(cls, values, "hydra.launcher.") if cls else None
