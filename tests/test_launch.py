@@ -148,7 +148,7 @@ def test_joblib_starts_two_processes_per_gpu_and_says_so(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     line = "At most 4 processes, 2 per GPU; hydra.launcher.n_jobs=N sets another number\n"
-    monkeypatch.setattr(launch, "check", lambda configs, here: None)  # there is no real GPU
+    monkeypatch.setattr(launch, "check", lambda configs, here: None)  # this machine may lack a GPU
     assert line in cli("-m", *TINY).out
     for key in ("device=cpu", "hydra.launcher.n_jobs=3"):
         assert "per GPU" not in cli("-m", *TINY, key).out

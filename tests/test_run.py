@@ -47,9 +47,7 @@ def test_single_run_writes_the_promised_files_and_console_lines(cli: Cli, tmp_pa
     assert environment["threads"] == len(os.sched_getaffinity(0))
 
 
-def test_finished_run_is_not_repeated_and_force_sets_it_aside(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_finished_run_is_not_repeated_and_force_sets_it_aside(cli: Cli, tmp_path: Path) -> None:
     cli(*TINY)
     folder = only_run(tmp_path)
     before = (folder / "metrics.jsonl").read_bytes()
@@ -97,7 +95,9 @@ def test_done_json_of_another_config_is_ignored(cli: Cli, tmp_path: Path) -> Non
     assert run.state() == "done" and numbers(run.path) == whole
 
 
-def test_killed_run_resumes_and_ends_with_the_numbers_of_an_undisturbed_run(cli: Cli, tmp_path: Path) -> None:
+def test_killed_run_resumes_and_ends_with_the_numbers_of_an_undisturbed_run(
+    cli: Cli, tmp_path: Path
+) -> None:
     arguments = [*TINY, "model.hidden=[64]", "epochs=400", "threads=1"]
     assert cli(*arguments, "out=undisturbed").code == 0
     (undisturbed,) = (tmp_path / "undisturbed").glob("*/*/metrics.jsonl")

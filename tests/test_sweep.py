@@ -88,7 +88,9 @@ def test_failed_run_does_not_stop_the_others_and_the_next_launch_repeats_it(
     assert not (failed / "error.json").exists()
 
 
-def test_killed_worker_is_reported_and_the_next_launch_resumes_its_run(cli: Cli, tmp_path: Path) -> None:
+def test_killed_worker_is_reported_and_the_next_launch_resumes_its_run(
+    cli: Cli, tmp_path: Path
+) -> None:
     """joblib stops all runs when a worker dies."""
     sweep = ["-m", *TINY, "epochs=1500", "checkpoint_every=0.05", "corrupt=0.0,1.0"]
     sweep_of_two = [*sweep, "hydra.launcher.n_jobs=2"]  # also on a single core

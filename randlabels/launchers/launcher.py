@@ -111,6 +111,9 @@ class HydraLauncher:
             except Exception as error:  # such as a killed worker; the files hold each run's state
                 print(f"The launcher gave up: {error}", file=sys.stderr)
                 return {}
+            finally:
+                if "n_jobs" in self.config.hydra.launcher:
+                    end_joblib_workers()
         return {
             run.config.run.path: f"{type(job._return_value).__name__}: {job._return_value}"
             for run, job in zip(runs, returns, strict=False)  # fewer, if it was stopped
@@ -126,6 +129,13 @@ class _Overrides(list[list[str]]):
 
     def __iter__(self) -> Iterator[list[str]]:
         return itertools.takewhile(lambda _: not self.until(), super().__iter__())
+
+
+def end_joblib_workers() -> None:
+    """End the idle processes that joblib keeps for its next call; exiting would wait for them."""
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
 def solve_exact(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

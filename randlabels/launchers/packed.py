@@ -100,7 +100,7 @@ class Packed:
         return errors
 
     def count_workers(self, configs: Sequence[Config]) -> int:
-        """Return the number of workers for the runs, whatever their number."""
+        """Return the number of workers for the runs, if there are enough runs."""
         from ..machine.resources import cpu_cores
 
         gpus = count_gpus(configs)
