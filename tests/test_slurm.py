@@ -241,5 +241,5 @@ def test_refusal_of_sbatch_is_one_sentence_and_submits_nothing(
     assert "invalid partition specified: nosuch" in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert "Submitted" not in outcome.out
-    assert slurm.call("squeue", "--noheader").strip() == ""
+    assert slurm.call("squeue", "--noheader", "--states=PENDING").strip() == ""
     assert not list(tmp_path.glob("runs/default/mlp-*"))
