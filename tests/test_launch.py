@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -144,7 +145,8 @@ def test_joblib_starts_two_processes_per_gpu_and_says_so(
         jobs.append(n_jobs)
         return lambda calls: []
 
-    monkeypatch.setattr("hydra_plugins.hydra_joblib_launcher._core.Parallel", record)
+    core = importlib.import_module("hydra_plugins.hydra_joblib_launcher._core")
+    monkeypatch.setattr(core, "Parallel", record)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     line = "At most 4 processes, 2 per GPU; hydra.launcher.n_jobs=N sets another number\n"
