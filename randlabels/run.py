@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
@@ -20,35 +21,49 @@ from omegaconf.errors import OmegaConfBaseException
 from . import launchers
 from .cli.help import known_keys, launcher_keys, options_help
 from .config import parse
+from .launchers.launcher import PlannedRun
 from .machine import process, stopping
 from .registry import DEFAULTS, unnamed, without_file
 from .schema import plain
+from .store.rundir import FINISHED
 
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 """The config folder: inside the package once installed, beside it in a checkout."""
 
 
+@dataclass
+class _SingleRun:
+    """How the single run of this process ended; Hydra drops what the task returns."""
+
+    exit_code: int = 0
+
+
+_single_run = _SingleRun()
+
+
 def main() -> None:
-    """Compose, check, execute; whatever the user got wrong ends as one sentence."""
-    for flag in ("-m", "--multirun"):  # Hydra takes it before or after all overrides only
+    """Execute the command line; a user's mistake ends as one sentence."""
+    for flag in ("-m", "--multirun"):  # Hydra accepts it before or after all overrides only
         if flag in sys.argv[2:]:
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
     process.spare_the_garbage_collector()
     stopping.begin()
+    _single_run.exit_code = 0
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
     try:
         prepare_hydra()
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        sys.exit(_single_run.exit_code)
     except KeyboardInterrupt:
         print(
-            "\nInterrupted. The same command goes on from each run's last checkpoint.",
+            "\nInterrupted. The same command continues each run from its last checkpoint.",
             file=sys.stderr,
         )
         sys.exit(130)
-    except BrokenPipeError:  # who read the output has seen enough: --help | head
+    except BrokenPipeError:  # the reader of the output has closed it, as in --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
@@ -76,42 +91,56 @@ def prepare_hydra() -> None:
 def task(tree: DictConfig) -> str:
     """Execute the run of a composed config and return its state.
 
-    Hydra calls this here for a single run, whose state becomes the exit code, and in the
-    workers of a sweep, whose parent has checked and planned all runs.
+    Hydra calls this for a single run, and in the workers of a sweep, whose parent has checked and
+    planned all runs.
     """
-    from . import journal  # torch, for which --help and tab completion need not wait
+    from . import journal  # imports torch, which --help and tab completion do not need
     from .execute import execute
-    from .launchers import launch
-    from .store.rundir import FINISHED
 
     settings = HydraConfig.get()
-    sweep = settings.runtime.choices.get("sweep")
-    if not OmegaConf.is_missing(settings.job, "num"):
+    if OmegaConf.is_missing(settings.job, "num"):
         try:
-            stopping.follow()
-            return execute(parse(plain(tree), sweep), job=settings.job.num)
-        except Exception as error:
-            journal.show_unforeseen(error)
-            raise
+            return single_run(tree)
+        except (ValueError, OSError) as error:  # Hydra would print more than the sentence
+            raise SystemExit(f"Error: {in_one_sentence(error)}") from error
     try:
-        config = parse(plain(tree), sweep)
-        if settings.launcher["_target_"].endswith(".SlurmLauncher"):
-            name = settings.runtime.choices["hydra/launcher"]
-            raise ValueError(f"hydra/launcher={name} submits sweeps; add -m, for one run too")
-        launch.check([config])
-        if not config.plan:
-            launch.begin([config], [list(settings.overrides.task)])
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"Error: {in_one_sentence(error)}") from error
+        stopping.follow()
+        config = parse(plain(tree), settings.runtime.choices.get("sweep"))
+        return execute(config, job=settings.job.num)
+    except Exception as error:
+        journal.show_unforeseen(error)
+        raise
+
+
+def single_run(tree: DictConfig) -> str:
+    """Check and execute the run of this process, and return its state.
+
+    Raises:
+        ValueError: the run is refused; nothing was written.
+    """
+    from .execute import execute
+    from .launchers import launch
+
+    settings = HydraConfig.get()
+    launchers.check_settings(settings)
+    launcher = launchers.own_launcher(settings.launcher)
+    if launcher and not launcher.local:
+        name = settings.runtime.choices["hydra/launcher"]
+        raise ValueError(f"hydra/launcher={name} submits sweeps; add -m, for one run too")
+    config = parse(plain(tree), settings.runtime.choices.get("sweep"))
+    launch.check([config])
     if config.plan:
         launch.show_plan([config])
-        sys.exit(0)
+        return "planned"
+    launch.begin([PlannedRun(config, list(settings.overrides.task))])
     with stopping.listening():
         state = execute(config)
-        if state not in FINISHED and (why := stopping.reason(config.time_limit)):
-            print(f"Stopped by {why}: {config.run.path} is {state}.", file=sys.stderr)
-            sys.exit(stopping.exit_code())
-        sys.exit(0 if state in (*FINISHED, "running") else 1)
+    if state not in (*FINISHED, "running"):
+        _single_run.exit_code = 1
+        if reason := stopping.reason(config.time_limit):
+            print(f"Stopped by {reason}: {config.run.path} is {state}.", file=sys.stderr)
+            _single_run.exit_code = stopping.exit_code()
+    return state
 
 
 def in_one_sentence(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A real Slurm of one machine: its daemons, with a folder and ports of their own."""
+"""A real Slurm cluster of one machine: its daemons, with a separate folder and ports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DAEMONS = ("munged", "slurmctld", "slurmd")
 COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 
 CPUS = 4
-"""Cores that the machine pretends to have, so that a small one runs several jobs at once."""
+"""Cores that Slurm assumes, so that a machine with fewer cores runs several jobs at once."""
 
 CONF = """\
 ClusterName=tests
@@ -51,7 +51,7 @@ PartitionName=tests Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str | None:
-    """Why no cluster can be started here, or None."""
+    """Return why no cluster can be started here, or None."""
     absent = [name for name in (*DAEMONS, *COMMANDS) if not shutil.which(name, path=_path())]
     if absent:
         return f"no {', '.join(absent)}: apt-get install slurm-wlm munge"
@@ -62,7 +62,7 @@ def missing() -> str | None:
 
 @contextmanager
 def running(folder: Path) -> Iterator[dict[str, str]]:
-    """The cluster, with its files in `folder`; the environment variables that choose it."""
+    """Start the cluster with its files in `folder`, and yield the variables that choose it."""
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
     host = socket.gethostname().partition(".")[0]
@@ -82,7 +82,7 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
     }
     with ExitStack() as stack:
         options = [f"--{name}={path}" for name, path in munge.items()]
-        # --force: whoever may write to the folders above is no concern of a test
+        # --force: munged otherwise refuses a socket below folders that others may write to
         stack.enter_context(_daemon(["munged", "-F", "--force", *options], environment))
         _wait((folder / "munge.socket").exists, "munged")
         stack.enter_context(_daemon(["slurmctld", "-D"], environment))
@@ -93,7 +93,7 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def call(environment: dict[str, str], *command: str) -> str:
-    """What a command of Slurm prints, errors too."""
+    """Return what a command of Slurm prints, with its errors."""
     done = subprocess.run(
         command,
         env={**os.environ, **environment},
@@ -140,5 +140,5 @@ def _free_ports() -> list[int]:
 
 
 def _path() -> str:
-    """PATH with the folders of daemons."""
+    """Return PATH with the folders of daemons."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])

@@ -1,4 +1,4 @@
-"""The launcher `packed`, with real processes and signals: same numbers, no orphans."""
+"""The launcher `packed`, with real processes and signals: same numbers, no orphan processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from subprocess import DEVNULL
 import pytest
 import torch
 
-from randlabels.config import parse
+from randlabels.config import Config, parse
 from randlabels.launchers import launch, packed, worker
-from randlabels.launchers.packed import PackedLauncher, by_data
+from randlabels.launchers.launcher import PlannedRun
+from randlabels.launchers.packed import Packed, by_data
 from randlabels.machine import resources
 from randlabels.store import metrics
 from randlabels.store.rundir import RunDir
@@ -24,26 +25,23 @@ from .conftest import BASIC, TINY, Cli, numbers, started, wait_until
 
 PACKED = "hydra/launcher=packed"
 LONG = ["-m", *TINY, "epochs=100000", "checkpoint_every=0.05", PACKED]
-"""Runs that do not end by themselves."""
-
-ONE_OR_TWO = [[], ["hydra.launcher.workers=1", "hydra.launcher.concurrency=2"]]
-"""Keys with which a worker executes one run, or two of them at a time."""
+"""Runs that do not end without a signal."""
 
 
-def facts(root: Path, key: str) -> list:
-    """One entry of each run's environment.json."""
-    found = root.glob("runs/*/*/environment.json")
-    return [json.loads(file.read_text())[key] for file in found]
+def environment_values(root: Path, key: str) -> list:
+    """Return one entry of each run's environment.json."""
+    files = root.glob("runs/*/*/environment.json")
+    return [json.loads(file.read_text())[key] for file in files]
 
 
-def alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def test_numbers_are_those_of_runs_one_after_the_other(cli: Cli, tmp_path: Path) -> None:
+def test_numbers_equal_those_of_hydras_basic_launcher(cli: Cli, tmp_path: Path) -> None:
     runs = "{model: wrn, model.depth: 10}, {model: mlp, model.hidden: [8], corrupt: '0.0,1.0'}"
     cells = ["-m", *TINY[:1], *TINY[3:], f"hydra.sweeper.runs=[{runs}]", "threads=1"]
     assert cli(*cells, PACKED, "hydra.launcher.workers=2", "out=packed").code == 0
@@ -54,37 +52,37 @@ def test_numbers_are_those_of_runs_one_after_the_other(cli: Cli, tmp_path: Path)
         assert numbers(tmp_path / "packed" / "default" / folder.name) == numbers(folder)
 
 
-def test_a_worker_stays_for_several_runs_and_finished_ones_start_none(
+def test_one_worker_executes_several_runs_and_finished_runs_start_no_worker(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = ["-m", *TINY, "seed=range(0,6)", PACKED, "hydra.launcher.workers=1"]
     done = cli(*sweep)
     assert done.code == 0 and "6 runs in runs/default: 6 done" in done.out
-    pids = facts(tmp_path, "pid")
+    pids = environment_values(tmp_path, "pid")
     assert len(pids) == 6 and len(set(pids)) == 1 and os.getpid() not in pids
-    assert facts(tmp_path, "threads") == [1] * 6
+    assert environment_values(tmp_path, "threads") == [1] * 6
     for file in tmp_path.glob("runs/*/*/metrics.jsonl"):
         assert metrics.read(file)[0][-1]["epoch"] == 1
-    monkeypatch.setattr(packed.Worker, "start", None)
+    monkeypatch.setattr(packed.Worker, "fork", None)
     again = cli(*sweep)
     assert again.code == 0 and "6 runs, 0 of them to do" in again.out
 
 
-def test_killed_worker_loses_its_run_only_and_the_next_call_resumes_it(
+def test_killed_worker_is_replaced_and_the_next_launch_resumes_its_run(
     cli: Cli, tmp_path: Path
 ) -> None:
-    """The only worker is killed in the first run, and another one takes the rest."""
+    """The only worker is killed in the first run; another one executes the rest."""
     runs = "hydra.sweeper.runs=[{seed: 0, epochs: 800}, {seed: 'range(1,4)', epochs: 20}]"
     sweep = ["-m", *TINY[:4], "checkpoint_every=0.02", runs, PACKED, "hydra.launcher.workers=1"]
     with started(tmp_path, *sweep) as process:
         wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.pt")))
-        (pid,) = facts(tmp_path, "pid")
+        (pid,) = environment_values(tmp_path, "pid")
         os.kill(pid, signal.SIGKILL)
         out, _ = process.communicate(timeout=120)
     assert process.returncode == 1, out
     assert "4 runs in runs/default: 3 done, 1 interrupted" in out
     assert ": interrupted, its worker died (killed by SIGKILL); see " in out
-    assert len(set(facts(tmp_path, "pid"))) == 2
+    assert len(set(environment_values(tmp_path, "pid"))) == 2
     again = cli(*sweep)
     assert again.code == 0 and "Resuming after epoch" in again.out
     for file in tmp_path.glob("runs/*/*/metrics.jsonl"):
@@ -92,67 +90,63 @@ def test_killed_worker_loses_its_run_only_and_the_next_call_resumes_it(
         assert epochs == list(range(len(epochs))) and len(epochs) in (20, 800)
 
 
-@pytest.mark.parametrize("runs", ONE_OR_TWO)
-def test_workers_die_with_a_killed_parent(runs: list[str], tmp_path: Path) -> None:
+def test_workers_stop_when_their_parent_is_killed(tmp_path: Path) -> None:
     def states() -> set[str]:
         return {RunDir(file.parent).state() for file in tmp_path.glob("runs/*/*/config.yaml")}
 
-    with started(tmp_path, *LONG, "seed=0,1", *runs, stdout=DEVNULL) as process:
+    with started(tmp_path, *LONG, "seed=0,1", stdout=DEVNULL) as process:
         wait_until(lambda: len(list(tmp_path.glob("runs/*/*/checkpoint.pt"))) >= 1)
-        pids = facts(tmp_path, "pid")
+        pids = environment_values(tmp_path, "pid")
         process.kill()
-        wait_until(lambda: not any(map(alive, pids)))
-        wait_until(lambda: states() == {"interrupted"})  # a worker that had no pid to tell yet too
+        wait_until(lambda: not any(map(is_alive, pids)))
+        wait_until(lambda: states() == {"interrupted"})  # also of a worker that wrote no pid yet
 
 
-@pytest.mark.parametrize("concurrency", [1, 2])
-def test_worker_that_cannot_read_a_run_dies_and_is_heard_of(concurrency: int) -> None:
+def test_worker_that_cannot_read_a_run_exits_and_closes_its_connection() -> None:
     ours, theirs = Pipe()
-    process = get_context("spawn").Process(target=worker.work, args=(theirs, 0, 1, concurrency, ""))
+    process = get_context("spawn").Process(target=worker.work, args=(theirs, 0, 1, ""))
     process.start()
     theirs.close()
-    ours.send_bytes(b"no run")
+    ours.send_bytes(b"not a config tree")
     process.join(60)
     assert process.exitcode == 1 and ours.poll(0)
 
 
-@pytest.mark.parametrize("runs", ONE_OR_TWO)
-def test_control_c_ends_the_workers_and_exits_with_130(runs: list[str], tmp_path: Path) -> None:
-    with started(tmp_path, *LONG, "seed=0,1", *runs) as process:
+def test_control_c_stops_the_workers_and_exits_with_130(tmp_path: Path) -> None:
+    with started(tmp_path, *LONG, "seed=0,1") as process:
         wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.pt")))
-        pids = facts(tmp_path, "pid")
+        pids = environment_values(tmp_path, "pid")
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
         out, _ = process.communicate(timeout=60)
         assert process.returncode == 130 and "Traceback" not in out
-        assert not any(map(alive, pids))
+        assert not any(map(is_alive, pids))
     logs = [file.read_text() for file in tmp_path.glob("runs/*/*/run.log")]
     assert logs and all("Stopped by" in log for log in logs)  # none was killed
 
 
-def test_workers_imports_go_on_while_the_runs_are_checked(
+def test_workers_import_torch_while_the_runs_are_checked_but_not_for_a_plan(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a plan, which starts nothing, has none."""
-    seen: dict[str, bool] = {}
+    imports_started: dict[str | None, bool] = {}
     check = launch.check
 
-    def noted(configs: list, **options: bool) -> None:
+    def record_and_check(configs: list[Config], **options: bool) -> None:
         server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-        seen[configs[0].name] = server is not None and alive(server)
+        imports_started[configs[0].name] = server is not None and is_alive(server)
         check(configs, **options)
 
-    monkeypatch.setattr(launch, "check", noted)
+    monkeypatch.setattr(launch, "check", record_and_check)
     assert cli("-m", *TINY, PACKED, "name=a").code == 0
     assert cli("-m", *TINY, PACKED, "name=b", "plan=true").code == 0
     assert cli("-m", *TINY, BASIC, "name=c").code == 0
-    assert seen == {"a": True, "b": False, "c": False}
+    assert imports_started == {"a": True, "b": False, "c": False}
 
 
 def test_control_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None:
-    many = "seed=range(0,300)"  # more than are done before the signal, on a slow machine too
+    many = "seed=range(0,300)"  # more than end before the signal, also on a slow machine
     with started(tmp_path, "-m", *TINY, PACKED, many) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        wait_until(lambda: len(children.read_text().split()) == 2)  # and the resource tracker
+        wait_until(lambda: len(children.read_text().split()) == 2)  # with the resource tracker
         time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
         out, _ = process.communicate(timeout=60)
@@ -160,21 +154,21 @@ def test_control_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None
     assert "Traceback" not in out and "Interrupted" in out
 
 
-def test_run_that_is_refused_in_its_worker_is_listed(cli: Cli, tmp_path: Path) -> None:
-    """Data that vanish between the check and the run."""
-    launcher = PackedLauncher(workers=1)
-    tree = {"dataset": {"name": "image_folder", "root": str(tmp_path / "gone")}}
-    gone = parse({**tree, "out": str(tmp_path / "runs")})
+def test_run_that_is_refused_in_its_worker_is_reported(tmp_path: Path) -> None:
+    """Its data vanish between the check and the run."""
+    out = str(tmp_path / "runs")
+    gone = parse({"dataset": {"name": "image_folder", "root": str(tmp_path / "gone")}, "out": out})
     small = {"name": "digits", "train_size": 64}
     model = {"name": "mlp", "hidden": [8]}
-    good = parse({"dataset": small, "model": model, "epochs": 1, "out": str(tmp_path / "runs")})
-    errors = launcher.execute([gone, good])
+    good = parse({"dataset": small, "model": model, "epochs": 1, "out": out})
+    runs = [PlannedRun(config, []) for config in (gone, good)]
+    errors = Packed(workers="1").start(runs, until=lambda: None)
     assert list(errors) == [gone.run.path] and "gone" in errors[gone.run.path]
     assert good.run.state() == "done"
 
 
 def test_runs_of_one_data_set_follow_each_other() -> None:
-    def run(name: str, seed: int) -> object:
+    def run(name: str, seed: int) -> Config:
         return parse({"dataset": {"name": name}, "seed": seed})
 
     mixed = [run("mnist", 0), run("digits", 1), run("mnist", 2), run("digits", 3)]
@@ -186,35 +180,48 @@ def test_workers_fill_the_cores(
     threads: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resources, "cpu_cores", lambda: list(range(8)))
-    config = parse({"threads": threads, "device": "cpu"})
-    assert PackedLauncher()._size([config]) == workers
+    assert Packed().count_workers([parse({"threads": threads, "device": "cpu"})]) == workers
 
 
-def test_workers_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_pinned_to_equal_shares_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned: list = []
     monkeypatch.setattr(resources, "cpu_cores", lambda: [0, 2, 4, 6])
-    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, mine: pinned.append(mine))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: pinned.append(cores))
     for slot, size in [(0, 4), (3, 4), (1, 2), (0, 3), (0, 5)]:
-        worker._pin(slot, size)
+        worker.pin_to_cores(slot, size)
     assert pinned == [[0], [6], [4, 6]]  # three and five workers do not divide four cores
 
 
-def test_several_runs_share_a_gpu_and_none_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("device", "workers", "processes"),
+    [("auto", "auto", 2), ("auto", "3", 6), ("cuda", "2", 4), ("cpu", "auto", 8), ("cpu", "3", 3)],
+)
+def test_workers_are_counted_per_gpu(
+    device: str, workers: str, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for device, workers, runs in [("auto", 2, 4), ("cpu", len(resources.cpu_cores()), 1)]:
-        configs = [parse({"device": device})]
-        launcher = PackedLauncher()
-        assert (launcher._size(configs), launcher._concurrency(configs)) == (workers, runs)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert PackedLauncher()._concurrency([parse({"device": "auto"})]) == 1
+    monkeypatch.setattr(resources, "cpu_cores", lambda: list(range(8)))
+    assert Packed(workers=workers).count_workers([parse({"device": device})]) == processes
 
 
-def test_bad_numbers_and_another_sweeper_are_refused(cli: Cli) -> None:
-    for key in ("workers", "concurrency"):
-        outcome = cli("-m", *TINY, PACKED, f"hydra.launcher.{key}=0")
-        assert outcome.code == 1
-        sentence = f"hydra.launcher.{key}=0 must be auto or a number of at least 1"
-        assert outcome.err == f"Error: {sentence}\n"
-    other = cli("-m", *TINY, PACKED, "hydra/sweeper=basic")
-    assert "takes its runs from hydra/sweeper=grid only" in other.err
+def test_slots_of_the_workers_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    devices = [resources.resolve(parse({}), job=slot).device for slot in range(4)]
+    assert devices == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
+def test_bad_number_of_workers_is_refused(value: str, cli: Cli) -> None:
+    outcome = cli("-m", *TINY, PACKED, f"hydra.launcher.workers={value}")
+    assert outcome.code == 1
+    sentence = f"hydra.launcher.workers={value} must be auto or a number of at least 1"
+    assert outcome.err == f"Error: {sentence}\n"
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_the_former_key_concurrency_is_refused(plus: str, cli: Cli) -> None:
+    outcome = cli("-m", *TINY, PACKED, f"{plus}hydra.launcher.concurrency=2")
+    assert outcome.code == 1 and outcome.err.startswith("Error: hydra.launcher.concurrency is ")
+    assert outcome.err.count("\n") == 1

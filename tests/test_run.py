@@ -18,7 +18,7 @@ from randlabels.store.rundir import RunDir
 from .conftest import BASIC, TINY, Cli, held, numbers, only_run, started, wait_until
 
 
-def test_single_run_leaves_the_contracts_folder_and_console_lines(cli: Cli, tmp_path: Path) -> None:
+def test_single_run_writes_the_promised_files_and_console_lines(cli: Cli, tmp_path: Path) -> None:
     done = cli(*TINY, "corrupt=0.5")
     assert done.code == 0
     run = RunDir(only_run(tmp_path))
@@ -48,9 +48,7 @@ def test_single_run_leaves_the_contracts_folder_and_console_lines(cli: Cli, tmp_
     assert environment["threads"] == len(os.sched_getaffinity(0))
 
 
-def test_finished_run_is_found_not_repeated_and_force_sets_it_aside(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_finished_run_is_not_repeated_and_force_sets_it_aside(cli: Cli, tmp_path: Path) -> None:
     cli(*TINY)
     folder = only_run(tmp_path)
     before = (folder / "metrics.jsonl").read_bytes()
@@ -87,7 +85,7 @@ def test_diverged_run_is_a_result(cli: Cli, tmp_path: Path) -> None:
     assert cli(*diverging).out.startswith("Already diverged after ")
 
 
-def test_marker_of_another_config_is_not_believed(cli: Cli, tmp_path: Path) -> None:
+def test_done_json_of_another_config_is_ignored(cli: Cli, tmp_path: Path) -> None:
     cli(*TINY)
     run = RunDir(only_run(tmp_path))
     whole = numbers(run.path)
@@ -98,7 +96,9 @@ def test_marker_of_another_config_is_not_believed(cli: Cli, tmp_path: Path) -> N
     assert run.state() == "done" and numbers(run.path) == whole
 
 
-def test_killed_run_resumes_and_ends_with_the_undisturbed_numbers(cli: Cli, tmp_path: Path) -> None:
+def test_killed_run_resumes_and_ends_with_the_numbers_of_an_undisturbed_run(
+    cli: Cli, tmp_path: Path
+) -> None:
     arguments = [*TINY, "model.hidden=[64]", "epochs=400", "threads=1"]
     assert cli(*arguments, "out=undisturbed").code == 0
     (undisturbed,) = (tmp_path / "undisturbed").glob("*/*/metrics.jsonl")
@@ -113,7 +113,7 @@ def test_killed_run_resumes_and_ends_with_the_undisturbed_numbers(cli: Cli, tmp_
     assert [r["epoch"] for r in metrics.read(run.metrics)[0]] == list(range(400))
 
 
-def test_two_processes_on_one_run_one_works(cli: Cli, tmp_path: Path) -> None:
+def test_second_process_leaves_a_running_run_to_the_first(cli: Cli, tmp_path: Path) -> None:
     cli(*TINY)
     run = RunDir(only_run(tmp_path))
     run.done.unlink()
@@ -121,18 +121,18 @@ def test_two_processes_on_one_run_one_works(cli: Cli, tmp_path: Path) -> None:
         assert run.state() == "running"
         other = cli(*TINY)
         began = json.loads(run.environment.read_text())
-        whose = f"executed by pid {began['pid']} on host {began['host']}"
-        assert other.code == 0 and f"This run is being {whose}." in other.out
+        holder = f"executed by pid {began['pid']} on host {began['host']}"
+        assert other.code == 0 and f"This run is being {holder}." in other.out
         sweep = cli("-m", *TINY, BASIC)
         assert sweep.code == 0 and "1 run in runs/default: 1 running" in sweep.out
         forced = cli(*TINY, "force=true")
-        assert forced.code == 1 and f"is being {whose}; stop that first" in forced.err
+        assert forced.code == 1 and f"is being {holder}; stop that first" in forced.err
         assert run.path.exists()
     assert run.state() == "interrupted"
     assert cli(*TINY).code == 0
 
 
-def test_tab_completion_knows_options_and_keys() -> None:
+def test_tab_completion_suggests_options_and_keys() -> None:
     def complete(line: str) -> list[str]:
         command = [str(Path(sys.executable).with_name("randlabels")), "-sc", "query=bash"]
         environment = {**os.environ, "COMP_LINE": f"randlabels {line}"}
@@ -143,19 +143,18 @@ def test_tab_completion_knows_options_and_keys() -> None:
     assert complete("dataset.tr") == ["dataset.train_size="]
 
 
-def test_single_run_in_a_terminal_shows_a_bar_and_its_failure(tmp_path: Path) -> None:
-    """On a pseudo-terminal, as a person sees it."""
-    shown = on_a_terminal(tmp_path)
+def test_single_run_in_a_terminal_shows_a_progress_bar_and_its_failure(tmp_path: Path) -> None:
+    shown = run_in_terminal(tmp_path)
     assert "100%" in shown and "001: Acc-tr:" in shown
-    assert "Number of parameters" not in shown  # it stands in run.log
+    assert "Number of parameters" not in shown  # only run.log has it
     run = RunDir(only_run(tmp_path))
     run.done.unlink()
     run.checkpoint.write_bytes(b"broken")
-    assert "is damaged" in on_a_terminal(tmp_path)
+    assert "is damaged" in run_in_terminal(tmp_path)
 
 
-def on_a_terminal(folder: Path) -> str:
-    """What a run writes to a pseudo-terminal, until its last writer closes it."""
+def run_in_terminal(folder: Path) -> str:
+    """Return what a run writes to a pseudo-terminal."""
     command, shown = [sys.executable, "-m", "randlabels.run", *TINY], b""
     leader, follower = pty.openpty()
     with (
@@ -166,6 +165,6 @@ def on_a_terminal(folder: Path) -> str:
         try:
             while part := file.read(4096):
                 shown += part
-        except OSError:  # how Linux reports the end
+        except OSError:  # Linux reports the end in this way
             pass
     return shown.decode()

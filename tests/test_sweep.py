@@ -58,7 +58,7 @@ def test_numbers_do_not_depend_on_the_launcher_or_the_number_of_workers(
     assert numbers(tmp_path / "basic" / "default" / alone.name) == numbers(alone)
 
 
-def test_one_failing_run_stops_no_other_and_a_rerun_mends_it(
+def test_failed_run_does_not_stop_the_others_and_the_next_launch_repeats_it(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = fit.sgd
@@ -88,10 +88,12 @@ def test_one_failing_run_stops_no_other_and_a_rerun_mends_it(
     assert not (failed / "error.json").exists()
 
 
-def test_killed_worker_is_reported_and_a_rerun_finishes(cli: Cli, tmp_path: Path) -> None:
-    """joblib gives up when a worker dies; the next call resumes what was interrupted."""
+def test_killed_worker_is_reported_and_the_next_launch_resumes_its_run(
+    cli: Cli, tmp_path: Path
+) -> None:
+    """joblib stops all runs when a worker dies."""
     sweep = ["-m", *TINY, "epochs=1500", "checkpoint_every=0.05", "corrupt=0.0,1.0"]
-    sweep_of_two = [*sweep, "hydra.launcher.n_jobs=2"]  # on a single core too
+    sweep_of_two = [*sweep, "hydra.launcher.n_jobs=2"]  # also on a single core
     with started(tmp_path, *sweep_of_two, stderr=subprocess.PIPE) as process:
         wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.pt")))
         began = next(tmp_path.glob("runs/*/*/checkpoint.pt")).with_name("environment.json")
@@ -111,33 +113,33 @@ def test_exception_before_a_run_has_a_folder_is_reported(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(config: object) -> None:
-        raise KeyError("a bug of one's own")
+        raise KeyError("a programming error")
 
     monkeypatch.setattr("randlabels.execute.assemble", broken)
     outcome = cli("-m", *TINY, "corrupt=0.0,1.0", BASIC)
     assert outcome.code == 1 and "2 planned" in outcome.out
-    assert outcome.out.count('planned, KeyError: "a bug of one\'s own"\n') == 2
+    assert outcome.out.count('planned, KeyError: "a programming error"\n') == 2
 
 
-@pytest.mark.parametrize(("raised", "told"), [(KeyError, True), (ValueError, False)])
-def test_traceback_is_shown_of_what_is_no_refusal(
-    raised: type[Exception], told: bool, cli: Cli, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("raised", "shown"), [(KeyError, True), (ValueError, False)])
+def test_traceback_of_a_programming_error_is_shown_and_that_of_a_refusal_is_not(
+    raised: type[Exception], shown: bool, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(config: object) -> None:
         raise raised("before the run has a folder")
 
     monkeypatch.setattr("randlabels.execute.assemble", broken)
     outcome = cli("-m", *TINY, BASIC)
-    assert ("in broken\n" in outcome.err) == told
+    assert ("in broken\n" in outcome.err) == shown
     assert f"planned, {raised.__name__}: " in outcome.out
 
 
-def test_sweep_over_names_keeps_a_plan_in_each_folder(cli: Cli, tmp_path: Path) -> None:
+def test_sweep_over_names_writes_a_plan_into_each_folder(cli: Cli, tmp_path: Path) -> None:
     assert cli("-m", *TINY, "name=a,b", BASIC).code == 0
     assert [len(read_plan(tmp_path / "runs" / name)) for name in "ab"] == [1, 1]
 
 
-def test_table_shows_what_differs_among_the_runs(cli: Cli) -> None:
+def test_table_shows_the_keys_that_differ_among_the_runs(cli: Cli) -> None:
     shown = cli("-m", *TINY, "optimizer.lr=0.1,0.2", "model.hidden=[8]", "plan=true").out
     header = next(line for line in shown.splitlines() if "optimizer.lr" in line)
     assert "model.hidden" not in header
@@ -148,7 +150,7 @@ def test_multirun_flag_may_stand_anywhere(cli: Cli) -> None:
     assert "2 runs" in cli(*TINY, "plan=true", "-m", "seed=0,1").out
 
 
-def test_output_that_nobody_reads_any_more_does_not_stop_a_run(tmp_path: Path) -> None:
+def test_closed_pipe_does_not_stop_a_run(tmp_path: Path) -> None:
     command = " ".join([sys.executable, "-m", "randlabels.run", *TINY, "epochs=300"])
     shell = f"{command} 2>errors | head -2"
     subprocess.run(["bash", "-c", shell], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
@@ -162,7 +164,7 @@ def test_committed_sweep_sets_multirun_and_its_folder(cli: Cli, tmp_path: Path) 
 
 
 def test_sweep_file_chooses_its_launcher(cli: Cli, tmp_path: Path) -> None:
-    """Hydra lets the primary config win over a sweep file unless its own default is nested."""
+    """Hydra's primary config would override a sweep file if its default were not nested."""
     folder = tmp_path / "mine" / "sweep"
     folder.mkdir(parents=True)
     (folder / "here.yaml").write_text(
@@ -175,6 +177,6 @@ def test_sweep_file_chooses_its_launcher(cli: Cli, tmp_path: Path) -> None:
     assert pids == {os.getpid()}
 
 
-def test_plugin_module_is_the_launchers_package() -> None:
+def test_hydras_name_of_our_plugins_is_the_launchers_package() -> None:
     launchers.register()
     assert sys.modules[launchers.HYDRA_NAME] is launchers

@@ -1,22 +1,35 @@
-"""The Hydra sweeper and launchers of our own."""
+"""Sweeps: a grid of runs, and the launchers that execute them."""
 
 from __future__ import annotations
 
 import sys
 
 from hydra.core.plugins import Plugins
+from hydra.plugins.plugin import Plugin
+from hydra.plugins.sweeper import Sweeper
 
-from .grid import GridSweeper
-from .packed import PackedLauncher
-from .slurm import SlurmLauncher
+from .grid import GridSweeper, check_settings, own_launcher
+
+__all__ = ["GridSweeper", "check_settings", "own_launcher", "register"]
 
 HYDRA_NAME = "hydra_plugins.randlabels"
-"""Hydra instantiates plugins only from modules of this prefix; worker processes import it too."""
+"""Hydra builds plugins only from modules of this prefix."""
+
+
+class OtherSweeper(Plugin):
+    """Takes the place of every sweeper that would start runs unchecked and unplanned."""
+
+    def __init__(self, **keys: object) -> None:
+        raise ValueError(
+            "hydra/sweeper must be grid, which checks and plans all runs; leave hydra/sweeper out"
+        )
 
 
 def register() -> None:
-    """Make `_target_: hydra_plugins.randlabels.<class>` known to Hydra."""
-    sys.modules[HYDRA_NAME] = sys.modules[__name__]
-    for plugin in (GridSweeper, PackedLauncher, SlurmLauncher):
-        plugin.__module__ = HYDRA_NAME
-        Plugins.instance().register(plugin)
+    """Make `_target_: hydra_plugins.randlabels.GridSweeper` the only sweeper of Hydra."""
+    plugins = Plugins.instance()
+    for other in plugins.discover(Sweeper):
+        plugins.class_name_to_class[f"{other.__module__}.{other.__name__}"] = OtherSweeper
+    sys.modules[HYDRA_NAME] = sys.modules[__name__]  # joblib's workers import it by this name
+    GridSweeper.__module__ = HYDRA_NAME
+    plugins.register(GridSweeper)

@@ -1,15 +1,14 @@
-"""Many configs from few compositions: Hydra composes each choice of options once, and plain values
-are set in copies of the result."""
+"""Configs of a sweep's runs from few compositions: Hydra composes each choice of options once."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,74 +17,48 @@ from ..schema import plain
 
 
 class Composer:
-    """What `load_sweep_config` of Hydra's loader gives for lists of overrides, in less time.
+    """Composes what Hydra's `load_sweep_config` returns: its configs and its errors, faster.
 
-    master: the composed config of the launch, whose overrides of Hydra's own keys hold for all.
+    master: composed config of the launch, whose `hydra` keys hold for all runs.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self._loader = loader
         self._master = master
-        self._parser = OverridesParser.create(config_loader=loader)
-        self._parsed: dict[str, Override] = {}
-        self._composed: dict[tuple[str, ...], tuple[DictConfig, str | None]] = {}
+        self._groups = set(loader.list_groups(""))
+        self._parse = cache(OverridesParser.create(config_loader=loader).parse_override)
+        self._compose_once = cache(self._compose)
 
     def config(self, overrides: Sequence[str]) -> Config:
-        """The typed config of one run; a committed sweep names its folder."""
+        """Return the typed config of one run; a committed sweep names its folder."""
         tree, sweep = self.tree(overrides)
         return parse(plain(tree), sweep)
 
     def tree(self, overrides: Sequence[str]) -> tuple[DictConfig, str | None]:
-        """The composed config without Hydra's own node, and the option of the group `sweep`.
-
-        Whatever is not the plain value of a key that exists is left to Hydra, errors included.
-        """
-        lines = [self._parse(line) for line in overrides]
-        values = [override for override in lines if self._is_plain(override)]
-        others = [override for override in lines if not self._is_plain(override)]
-        if any(_changes_keys(override) for override in others):
-            return self._compose(overrides)  # what these do may depend on the values before them
-        chosen = tuple(str(override.input_line) for override in others)
-        if chosen not in self._composed:
-            self._composed[chosen] = self._compose(chosen)
-        composed, sweep = self._composed[chosen]
+        """Return a run's composed tree without the key `hydra`, and the name of its sweep."""
+        parsed = [self._parse(line) for line in overrides]
+        if any(override.type != OverrideType.CHANGE for override in parsed):
+            return self._compose(tuple(overrides))  # + and ~ depend on the values before them
+        values = [override for override in parsed if self._sets_value(override)]
+        options = (str(o.input_line) for o in parsed if not self._sets_value(o))
+        composed, sweep = self._compose_once(tuple(options))
         tree = copy.deepcopy(composed)
         try:
             for override in values:
                 OmegaConf.update(tree, override.key_or_group, override.value(), merge=True)
         except OmegaConfBaseException:
-            return self._compose(overrides)
+            return self._compose(tuple(overrides))  # which raises Hydra's error
         return tree, sweep
 
-    @cached_property
-    def _groups(self) -> set[str]:
-        return set(self._loader.list_groups(""))
-
-    def _parse(self, line: str) -> Override:
-        if line not in self._parsed:
-            self._parsed[line] = self._parser.parse_override(line)
-        return self._parsed[line]
-
-    def _is_plain(self, override: Override) -> bool:
-        """It sets one key to one value; it chooses no option and is none of Hydra's own."""
+    def _sets_value(self, override: Override) -> bool:
+        """Return whether the override sets a key of the run, and chooses no option of a group."""
         key = override.key_or_group
-        return (
-            not _changes_keys(override)
-            and not override.is_sweep_override()
-            and override.package is None
-            and "/" not in key
-            and key not in self._groups
-            and key.partition(".")[0] != "hydra"
-        )
+        is_key = "/" not in key and key not in self._groups and override.package is None
+        return is_key and key.partition(".")[0] != "hydra"
 
-    def _compose(self, overrides: Sequence[str]) -> tuple[DictConfig, str | None]:
+    def _compose(self, overrides: tuple[str, ...]) -> tuple[DictConfig, str | None]:
         composed = self._loader.load_sweep_config(self._master, list(overrides))
         sweep = composed.hydra.runtime.choices.get("sweep")
-        with open_dict(composed):  # its interpolations wait for a job
+        with open_dict(composed):  # interpolations in `hydra` need a running job
             del composed["hydra"]
         return composed, sweep
-
-
-def _changes_keys(override: Override) -> bool:
-    """It begins with `+`, `++` or `~`."""
-    return override.is_add() or override.is_force_add() or override.is_delete()

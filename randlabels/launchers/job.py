@@ -1,4 +1,4 @@
-"""What a job of a Slurm array does on its node: some runs, one after the other."""
+"""A job of a Slurm array on its node: it executes some runs one after the other."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ..console import log, logging_to
 from ..machine import stopping
 from ..store.rundir import FINISHED
 
-PATIENCE = 5.0
-"""Seconds within which a signal that ended the runs has reached the process that watches them."""
+REQUEUE_SECONDS = 5.0
+"""A signal that ended the runs reaches the process that requeues the job within this time."""
 
 Tree = Mapping[str, Any]
-"""A run as `Config.tree()` gives it."""
+"""A run's config as `Config.tree()` returns it."""
 
 
 class Job:
-    """A callable for submitit, which calls `checkpoint` when Slurm gives notice of the end.
+    """A callable for submitit, which calls `checkpoint` when Slurm announces the job's end.
 
-    The runs are executed in a process of their own: whatever kills them leaves this one to say
-    so, and they may treat signals as they do under other launchers.
+    The runs are executed in a child process. What kills it leaves this process to report it, and
+    the child can handle signals as under other launchers.
 
-    trees: the runs. first: the number of the first of them in the sweep. cores: CPU threads of
-    each. notice: seconds between the signal and the time limit.
+    trees: the runs. first: number of the first of them in the sweep. cores: CPU threads of each.
+    notice: seconds between the signal and the time limit.
     """
 
     def __init__(self, trees: Sequence[Tree], *, first: int, cores: int, notice: int) -> None:
@@ -37,7 +37,7 @@ class Job:
         self.first = first
         self.cores = cores
         self.notice = notice
-        self.runs: BaseProcess | None = None
+        self.child: BaseProcess | None = None
 
     def __call__(self) -> None:
         """Execute the runs.
@@ -46,49 +46,52 @@ class Job:
             RuntimeError: a run has no result; its folder says why.
         """
         arguments = (self.trees, self.first, self.cores)
-        self.runs = multiprocessing.get_context("spawn").Process(
+        self.child = multiprocessing.get_context("spawn").Process(
             target=execute_all, args=arguments, daemon=True
         )
-        self.runs.start()
-        self.runs.join()
-        if self.runs.exitcode:
-            time.sleep(PATIENCE)  # Slurm signals all processes, and this one then requeues
+        self.child.start()
+        self.child.join()
+        if self.child.exitcode:
+            time.sleep(REQUEUE_SECONDS)  # Slurm signals all processes, and this one then requeues
             runs = [parse(tree).run for tree in self.trees]
             logs = " ".join(str(run.log) for run in runs if run.state() not in FINISHED)
-            raise RuntimeError(f"No result (exit code {self.runs.exitcode}); see {logs}")
+            raise RuntimeError(f"No result (exit code {self.child.exitcode}); see {logs}")
 
     def checkpoint(self) -> Any:
-        """The same job once more, for when its runs have ended at a safe point of theirs.
+        """Return the same job, to be requeued, once its runs have stopped at a safe point.
 
-        They heard the signal too. They get three quarters of the notice; what they have not
-        saved by then is computed again.
+        The child received the signal too. It gets three quarters of the notice; what it has not
+        saved by then is recomputed.
         """
         from submitit.helpers import DelayedSubmission
 
-        if self.runs is not None:
-            self.runs.join(0.75 * self.notice)
+        if self.child is not None:
+            self.child.join(0.75 * self.notice)
         again = Job(self.trees, first=self.first, cores=self.cores, notice=self.notice)
         return DelayedSubmission(again)
 
 
 def execute_all(trees: Sequence[Tree], first: int, cores: int) -> None:
-    """Execute runs, exact fits first and together, and exit: with 0 if each has a result or is
-    another process's, else with 1. `force` is not looked at: the launch has applied it."""
-    from ..execute import execute, execute_exact  # torch, which the watching process does without
+    """Execute runs, exact fits first and together, and exit.
+
+    The exit code is 0 if each run has a result or is executed by another process, else 1. `force`
+    has no effect here: the launch has applied it.
+    """
+    from ..execute import execute, execute_exact  # torch, which the parent does not need
 
     configs = [parse(tree) for tree in trees]
     exact = [config for config in configs if config.exact]
     with stopping.listening():
-        _try(exact, partial(execute_exact, exact, first, cores))
+        _log_refusal(exact, partial(execute_exact, exact, first, cores))
         for number, config in enumerate(configs, first):
             if not config.exact:
-                _try([config], partial(execute, config, number, cores))
+                _log_refusal([config], partial(execute, config, number, cores))
     states = {config.run.state() for config in configs}
     sys.exit(0 if states <= {*FINISHED, "running"} else 1)
 
 
-def _try(configs: Sequence[Config], execution: Callable[[], object]) -> None:
-    """One refused run does not keep the others from being executed."""
+def _log_refusal(configs: Sequence[Config], execution: Callable[[], object]) -> None:
+    """Log why a run is refused, so that the others are still executed."""
     try:
         execution()
     except (ValueError, OSError) as error:

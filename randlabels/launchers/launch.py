@@ -1,4 +1,4 @@
-"""A batch: all runs of one launch, checked before the first starts and reported at the end."""
+"""All runs of one launch: checked before the first starts, and reported at the end."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ from ..experiment import load, relabel
 from ..machine.resources import check_machine
 from ..solve import check_model
 from ..store.rundir import FINISHED, flat_keys, merge_plan, planned_records, read_json
+from .launcher import ANALYSIS, Errors, PlannedRun
 from .packed import by_data
-
-PACKAGE = Path(__file__).parent.parent
-ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "analysis"
-"""The package of the tables: inside ours once installed, beside it in a checkout."""
 
 IN_RUN_ID = ("model", "dataset", "corruption", "corrupt", "seed")
 """Keys that a run id shows."""
@@ -69,20 +66,20 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
             )
 
 
-def begin(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> None:
+def begin(runs: Sequence[PlannedRun]) -> None:
     """Set earlier results aside where `force` asks for it, and write the plan."""
-    folders: dict[Any, list[dict[str, Any]]] = {}
-    for config, override in zip(configs, overrides, strict=True):
+    folders: dict[Path, list[dict[str, Any]]] = {}
+    for config, overrides in runs:
         if config.force and (old := config.run.set_aside()):
             log.info("%s: earlier results moved to %s", config.run_id, old)
-        entry = {"run_id": config.run_id, "overrides": list(override), "config": config.tree()}
+        entry = {"run_id": config.run_id, "overrides": overrides, "config": config.tree()}
         folders.setdefault(config.folder, []).append(entry)
     for folder, entries in folders.items():
         merge_plan(folder, entries)
 
 
 def show_plan(configs: Sequence[Config]) -> None:
-    """List the runs with their states and cost, for `plan=true`."""
+    """Print the runs with their states and costs, for `plan=true`."""
     rows, images = [], 0
     varied = varying(configs)
     for config, values in zip(configs, varied.values(), strict=True):
@@ -94,23 +91,19 @@ def show_plan(configs: Sequence[Config]) -> None:
         images += cost
         costs = {"epochs": str(epochs), "images": f"{size:,}", "images to go": f"{cost:,}"}
         rows.append({"run": config.run_id, "state": state, **values, **costs})
-    _print_table(f"Plan: {_counted(configs)}", rows)
+    _print_table(f"Plan: {_count_states(configs)}", rows)
     print(f"In all {images:,} training images to go; nothing was started.")
 
 
-def close(
-    configs: Sequence[Config],
-    errors: Mapping[Path, str] | None = None,
-    stopped: str | None = None,
-) -> int:
-    """Print what became of each run, from its files; the exit code.
+def close(configs: Sequence[Config], errors: Errors, stopped: str | None = None) -> int:
+    """Print the result of each run from its files, and return the exit code.
 
-    `errors` tell, by folder, what went wrong before a run had files, `stopped` what ended the
-    launch early. The code is 1 if any run has no result, unless another process is at it.
+    It is 1 if any run has no result and is not executed by another process, else 0.
+
+    errors: by folder, what the runs' own files do not say. stopped: what ended the launch early.
     """
     rows, failures, unfinished = [], [], 0
-    varied = varying(configs)
-    for config, values in zip(configs, varied.values(), strict=True):
+    for config, values in zip(configs, varying(configs).values(), strict=True):
         run, state = config.run, config.run.state()
         result = run.result() or {}
         final = result.get("final", {})
@@ -121,30 +114,27 @@ def close(
             "epochs to fit": _number(result.get("epochs_to_fit"), "d"),
             "seconds": _number(result.get("seconds"), ".1f"),
         }
-        told = f"diverged in epoch {result['diverged_at']}" if state == "diverged" else state
-        rows.append({"run": config.run_id, "state": told, **values, **measured})
+        shown = f"diverged in epoch {result['diverged_at']}" if state == "diverged" else state
+        rows.append({"run": config.run_id, "state": shown, **values, **measured})
         if state not in (*FINISHED, "running"):
             unfinished += 1
-            written = read_json(run.error) or {}
-            error = written.get("exception") or (errors or {}).get(run.path)
-            if error is None and stopped:
-                continue
-            error = error or "no result"
-            where = f"; see {run.log}" if run.log.is_file() else ""
-            failures.append(f"{run.run_id}: {state}, {error}{where}")
-    _print_table(_counted(configs), rows)
+            error = (read_json(run.error) or {}).get("exception") or errors.get(run.path)
+            if error or not stopped:
+                where = f"; see {run.log}" if run.log.is_file() else ""
+                failures.append(f"{run.run_id}: {state}, {error or 'no result'}{where}")
+    _print_table(_count_states(configs), rows)
     for failure in failures:
         print(failure)
     for folder in sorted({config.folder for config in configs if config.folder.exists()}):
         print(f"Tables: python -m {ANALYSIS}.collect {folder}")
     if stopped and unfinished:
-        print(f"Stopped by {stopped}. The same command goes on with what is not finished.")
+        print(f"Stopped by {stopped}. The same command continues what is not finished.")
     return 1 if unfinished else 0
 
 
 def varying(configs: Sequence[Config]) -> dict[Path, dict[str, str]]:
-    """By folder, the values of the keys that differ among the runs and that their ids do not
-    show; of a key that some option lacks, `-`."""
+    """Return, by folder, the values of the keys that differ among the runs, except those that
+    their ids show. The value is `-` if the run's options lack the key."""
     keys_of = {config.run.path: flat_keys(config.tree()) for config in configs}
     several = []
     for key in dict.fromkeys(key for keys in keys_of.values() for key in keys):
@@ -160,7 +150,7 @@ def varying(configs: Sequence[Config]) -> dict[Path, dict[str, str]]:
     }
 
 
-def _counted(configs: Sequence[Config]) -> str:
+def _count_states(configs: Sequence[Config]) -> str:
     counts = Counter(config.run.state() for config in configs)
     folders = ", ".join(sorted({str(config.folder) for config in configs}))
     states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))

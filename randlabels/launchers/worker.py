@@ -1,97 +1,47 @@
-"""The life of a worker process of the launcher `packed`."""
+"""A worker process of the launcher `packed`."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
-from threading import Lock, Thread
 
-from ..config import Config
+from ..config import parse
 from ..machine.stopping import follow
 
-Task = tuple[Config, bool]
-"""What goes to a worker: a run, and whether others may be executed beside it."""
 
+def work(connection: Connection, slot: int, size: int, launch: str) -> None:
+    """Execute each run whose config tree arrives, until the parent closes the connection or ends.
 
-@dataclass(frozen=True)
-class Answer:
-    """How the execution of a run ended, as its worker says.
+    The answer to each is None, or an error that the run's error.json does not hold.
 
-    path: its folder. error: what went wrong beyond its error.json. again: it had too little memory
-    beside others.
+    slot: number of this worker, which chooses its GPU and cores. size: number of all workers.
+    launch: value of `stopping.LAUNCH` in the parent.
     """
-
-    path: Path
-    error: str | None = None
-    again: bool = False
-
-
-def work(line: Connection, slot: int, size: int, concurrency: int, launch: str) -> None:
-    """The life of a worker: execute each run that comes, until the parent ends or says so.
-
-    It follows `launch`, the content of `stopping.LAUNCH` in its parent. The main thread, in which
-    Python handles signals, executes the runs itself if there is one at a time.
-    """
-    from torch import OutOfMemoryError
-
     from ..execute import execute
     from ..journal import show_unforeseen
 
-    reading, saying = Lock(), Lock()
-
-    def received() -> Iterator[Task]:
-        """The runs that come until the parent has no more, or has died."""
-        with contextlib.suppress(EOFError):
-            while True:
-                with reading:
-                    task = line.recv()
-                yield task
-
-    def execute_all() -> None:
-        for config, beside in received():
-            error, again = None, False
-            try:
-                execute(config, job=slot)
-            except (Exception, SystemExit) as raised:  # before it had files; the others go on
-                error = f"{type(raised).__name__}: {raised}"
-                again = beside and isinstance(raised, OutOfMemoryError)
-                if not again:
-                    show_unforeseen(raised)
-            with saying, contextlib.suppress(OSError):  # of a parent that has died
-                line.send(Answer(config.run.path, error, again))
-
-    def execute_all_or_die() -> None:
-        """The end of one thread alone would be heard of by nobody."""
-        try:
-            execute_all()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-
     follow(launch)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _pin(slot, size)
-    if concurrency == 1:
-        execute_all()
-        return
-    threads = [Thread(target=execute_all_or_die, daemon=True) for _ in range(concurrency)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    pin_to_cores(slot, size)
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has no more runs, or died
+        while True:
+            config = parse(connection.recv())
+            error = None
+            try:
+                execute(config, job=slot)
+            except (Exception, SystemExit) as raised:
+                error = f"{type(raised).__name__}: {raised}"
+                show_unforeseen(raised)
+            connection.send(error)
 
 
-def _pin(slot: int, size: int) -> None:
-    """Keep to cores of one's own, where all workers together fill the machine."""
+def pin_to_cores(slot: int, size: int) -> None:
+    """Keep this process on its share of the cores, if the workers divide them evenly."""
     from ..machine.resources import cpu_cores
 
-    mine = cpu_cores()
-    each = len(mine) // size
-    if hasattr(os, "sched_setaffinity") and size * each == len(mine):
-        os.sched_setaffinity(0, mine[slot * each : (slot + 1) * each])
+    cores = cpu_cores()
+    share = len(cores) // size
+    if hasattr(os, "sched_setaffinity") and size * share == len(cores):
+        os.sched_setaffinity(0, cores[slot * share : (slot + 1) * share])

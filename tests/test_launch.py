@@ -1,12 +1,15 @@
-"""A batch of runs: what is checked before the first starts, and the plan that is shown."""
+"""A launch: the checks before its first run, its plan, its closing table, processes per GPU."""
 
 from __future__ import annotations
 
+import importlib
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from randlabels import solve
 from randlabels.console import print_table
@@ -27,7 +30,7 @@ def table(shown: str) -> list[dict[str, str]]:
     return [dict(zip(headings, row, strict=True)) for row in rows]
 
 
-def test_plan_counts_only_the_epochs_that_are_still_to_come(cli: Cli, tmp_path: Path) -> None:
+def test_plan_counts_the_remaining_epochs(cli: Cli, tmp_path: Path) -> None:
     """Of four epochs of 64 images one is done; after `force=true` none is."""
     sweep = ["-m", *TINY, "epochs=4", "plan=true"]
     (planned,) = table(cli(*sweep).out)
@@ -43,19 +46,19 @@ def test_plan_counts_only_the_epochs_that_are_still_to_come(cli: Cli, tmp_path: 
         ]
 
 
-def test_what_runs_have_in_common_is_checked_once(
+def test_labels_and_models_that_runs_share_are_checked_once(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Labels by part, data set, corruption and level; models by device, precision, data, model."""
+    """Labels by split, data set, corruption and `corrupt`; models by precision, data and model."""
     checks: dict[str, list[Any]] = {"relabel": [], "check_model": []}
     for name, seen in checks.items():
         original = getattr(launch, name)
 
-        def counted(config, *arguments, original=original, seen=seen, **options):
+        def record_and_check(config, *arguments, original=original, seen=seen, **options):
             seen.append((config.dataset.name, config.corrupt, config.model.name, config.precision))
             return original(config, *arguments, **options)
 
-        monkeypatch.setattr(launch, name, counted)
+        monkeypatch.setattr(launch, name, record_and_check)
     trained = ["-m", *TINY[:1], *TINY[3:], "model=mlp,linear", "precision=fp32,bf16"]
     outcome = cli(*trained, "seed=0,1", "corrupt=0.0,0.5,1.0", "plan=true")
     assert "24 runs" in outcome.out
@@ -69,14 +72,14 @@ def test_what_runs_have_in_common_is_checked_once(
 def test_sweep_is_refused_for_one_precision_before_any_run_starts(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is memory for the system in fp32, which comes first, and not in fp64."""
+    """The memory is enough for the system in fp32, which comes first, but not in fp64."""
     check, needed = Kernel.check, []
 
-    def noted(*arguments: Any, **options: Any) -> int:
+    def record_and_check(*arguments: Any, **options: Any) -> int:
         needed.append(check(*arguments, **options))
         return needed[-1]
 
-    monkeypatch.setattr(Kernel, "check", noted)
+    monkeypatch.setattr(Kernel, "check", record_and_check)
     assert cli(*KERNEL, "precision=fp32", "plan=true").code == 0
     monkeypatch.setattr(solve, "free_memory", lambda device: needed[0])
     refused = cli(*KERNEL, "precision=fp32,fp64")
@@ -87,7 +90,7 @@ def test_sweep_is_refused_for_one_precision_before_any_run_starts(
 
 
 def test_plan_counts_an_exact_fit_once(cli: Cli) -> None:
-    """1,442 images solved for once, beside 64 of them trained on twice."""
+    """1,442 images in an exact fit, and 64 images in two epochs of training."""
     digits = "dataset: digits, model"
     small = f"{digits}: mlp, epochs: 2, dataset.train_size: 64"
     shown = cli("-m", f"hydra.sweeper.runs=[{{{digits}: kernel}}, {{{small}}}]", "plan=true").out
@@ -96,7 +99,7 @@ def test_plan_counts_an_exact_fit_once(cli: Cli) -> None:
     assert counts == [("1", "1,442", "1,442"), ("2", "64", "128")]
 
 
-def test_plan_shows_each_key_once_and_values_as_they_are_typed(cli: Cli) -> None:
+def test_plan_shows_each_key_once_with_values_as_on_the_command_line(cli: Cli) -> None:
     sweep = ["dataset=digits", "model=mlp", "epochs=1,2", "dataset.train_size=64,null"]
     rows = table(cli("-m", *sweep, "plan=true").out)
     shown = ["run", "state", "epochs", "dataset.train_size", "images", "images to go"]
@@ -110,10 +113,9 @@ def test_plan_shows_each_key_once_and_values_as_they_are_typed(cli: Cli) -> None
 
 
 @pytest.mark.parametrize("width", [50, 80, 300])
-def test_no_terminal_is_too_narrow_for_a_table(
+def test_table_in_a_narrow_terminal_is_folded_not_cut(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Every cell is there as a whole, folded if need be."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", str(width))
@@ -128,6 +130,50 @@ def test_no_terminal_is_too_narrow_for_a_table(
         assert found == [text.replace(" ", "") for text in wanted]
 
 
-def test_closing_table_shows_epochs_once_also_where_they_differ(cli: Cli) -> None:
+def test_closing_table_shows_epochs_once_even_if_they_differ(cli: Cli) -> None:
     rows = table(cli("-m", *TINY, "epochs=1,2", BASIC).out)
     assert [(row["state"], row["epochs"]) for row in rows] == [("done", "1"), ("done", "2")]
+
+
+def test_joblib_starts_two_processes_per_gpu_and_says_so(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins for two GPUs, and for joblib, which records its arguments."""
+    jobs: list[int] = []
+
+    def record(n_jobs: int, **options: Any) -> Callable[[Iterable], list]:
+        jobs.append(n_jobs)
+        return lambda calls: []
+
+    core = importlib.import_module("hydra_plugins.hydra_joblib_launcher._core")
+    monkeypatch.setattr(core, "Parallel", record)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    line = "At most 4 processes, 2 per GPU; hydra.launcher.n_jobs=N sets another number\n"
+    monkeypatch.setattr(launch, "check", lambda configs, here: None)  # this machine may lack a GPU
+    assert line in cli("-m", *TINY).out
+    for key in ("device=cpu", "hydra.launcher.n_jobs=3"):
+        assert "per GPU" not in cli("-m", *TINY, key).out
+    assert jobs == [4, -1, 3]
+
+
+def test_sweep_calls_hydras_callbacks_at_its_start_and_end(cli: Cli, tmp_path: Path) -> None:
+    callback = "+hydra.callbacks.record._target_=tests.callbacks.Record"
+    assert cli("-m", *TINY, BASIC, callback).code == 0
+    assert (tmp_path / "calls").read_text().split() == [
+        "on_multirun_start",
+        "on_job_start",
+        "on_job_end",
+        "on_multirun_end",
+    ]
+
+
+def test_single_run_calls_hydras_callbacks_at_its_start_and_end(cli: Cli, tmp_path: Path) -> None:
+    callback = "+hydra.callbacks.record._target_=tests.callbacks.Record"
+    assert cli(*TINY, callback).code == 0
+    assert (tmp_path / "calls").read_text().split() == [
+        "on_run_start",
+        "on_job_start",
+        "on_job_end",
+        "on_run_end",
+    ]
