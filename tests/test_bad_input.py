@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from randlabels import run as entry
+from randlabels import run
+from randlabels.cli import compose, errors
 
 from .conftest import TINY, Cli
 
@@ -30,16 +31,16 @@ CASES = {
     "images of digits; use 1 to 1442, or null for all",
     "device=cuda": "device=cuda needs a GPU that PyTorch can use, and there is none; "
     "use device=cpu or device=auto",
-    "nosuch=1": "nosuch is no key of the chosen options; --help lists each option's keys\n",
-    "epoch=1": "epoch is no key of the chosen options; did you mean epochs? --help lists each ",
-    "lr=1": "lr is no key of the chosen options; did you mean model.lr or optimizer.lr? --help ",
-    "model.hiden=1": "model.hiden is no key of the chosen options; did you mean model.hidden? ",
-    "schedule.gama=1": "schedule.gama is no key of the chosen options; did you mean schedule.gamma",
+    "nosuch=1": "nosuch is an unknown key of the chosen options; --help lists each option's keys\n",
+    "epoch=1": "epoch is an unknown key of the chosen options; did you mean epochs? --help lists each ",
+    "lr=1": "lr is an unknown key of the chosen options; did you mean model.lr or optimizer.lr? --help ",
+    "model.hiden=1": "model.hiden is an unknown key of the chosen options; did you mean model.hidden? ",
+    "schedule.gama=1": "schedule.gama is an unknown key of the chosen options; did you mean schedule.gamma",
     "depth": "'depth' cannot be read as KEY=VALUE; use no spaces around = or in lists a,b,c, and ",
     "seed=range(0,2": "'seed=range(0,2' cannot be read as KEY=VALUE; use no spaces around = or ",
     "corruption=0.5": "corruption=0.5 is unknown; use asymmetric, gaussian_pixels, human, "
     "instance, pair_flip, random_pixels, shuffled_pixels, uniform, uniform_exclusive; how "
-    "much is corrupted is corrupt=0.4, say\n",
+    "much is corrupted is another key, such as corrupt=0.4\n",
     "augment=null": "augment=null is unknown; use crop_flip, flip_rotate, none, random_crop\n",
     "sweep=nosuch": "sweep=nosuch is unknown; use demo, ",
     "hydra/launcher=nosuch": "hydra/launcher=nosuch is unknown; use basic, joblib, ",
@@ -178,9 +179,10 @@ def test_file_of_keys_that_names_no_option_is_named(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither by its own name, which no class has, nor by a line or another file's."""
-    shutil.copytree(entry.CONF, tmp_path / "conf", symlinks=True)
-    os.symlink(entry.CONF.parent / "sweeps", tmp_path / "sweeps")
-    monkeypatch.setattr(entry, "CONF", tmp_path / "conf")
+    shutil.copytree(compose.CONF, tmp_path / "conf", symlinks=True)
+    os.symlink(compose.CONF.parent / "sweeps", tmp_path / "sweeps")
+    for module in (run, compose, errors):
+        monkeypatch.setattr(module, "CONF", tmp_path / "conf")
     wide = tmp_path / "conf" / "model" / "wide.yaml"
     for line in ("name: mlp", "defaults: [mlp]"):
         wide.write_text(f"{line}\nhidden: [7]\n")

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from randlabels.launchers.composer import Composer
-from randlabels.run import CONF, prepare_hydra
+from randlabels.cli.compose import CONF, prepare_hydra
 
 LISTS = [
     [],

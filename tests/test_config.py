@@ -18,7 +18,7 @@ from randlabels.cli.help import options_help
 from randlabels.config import Config, Settings, parse
 from randlabels.corruption.uniform import Uniform
 from randlabels.registry import DEFAULTS, options, without_file
-from randlabels.run import CONF, prepare_hydra
+from randlabels.cli.compose import CONF, prepare_hydra
 from randlabels.schema import plain
 
 prepare_hydra()

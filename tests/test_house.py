@@ -99,7 +99,7 @@ def test_make_bench_runs_every_benchmark_or_says_why_not() -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys, randlabels.run as r; own = list(r.without_file(r.CONF)); "
+    code = "import sys, randlabels.run as r\nfrom randlabels.registry import without_file\nown = list(without_file(r.CONF)); "
     code += "r.prepare_hydra(); sys.exit('torch' in sys.modules and not own)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 

@@ -18,7 +18,8 @@ from randlabels import registry
 from randlabels.config import Config, parse
 from randlabels.experiment import build_model, load, relabel
 from randlabels.launchers.launch import check
-from randlabels.run import CONF, in_one_sentence
+from randlabels.cli.compose import CONF
+from randlabels.cli.errors import in_one_sentence
 from randlabels.solve import check_model
 
 HEAD = """

@@ -28,7 +28,7 @@ from randlabels.launchers.grid import expand
 from randlabels.model import SolveOptions
 from randlabels.randomness import generator
 from randlabels.registry import DEFAULTS
-from randlabels.run import CONF, prepare_hydra
+from randlabels.cli.compose import CONF, prepare_hydra
 from randlabels.store.rundir import flat_keys
 
 from .conftest import CPU

@@ -11,15 +11,14 @@ import sys
 from typing import NoReturn, cast
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import Config, parse
+from ..cli.compose import compose
+from ..cli.errors import in_one_sentence
+from ..config import Config
 from ..console import print_table, until_nobody_reads
 from ..experiment import load, part_of, relabel
-from ..run import CONF, in_one_sentence, prepare_hydra
-from ..schema import plain
 from .base import frequencies
 from .pixels import PixelCorruption
 
@@ -44,9 +43,7 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     choices = [f"corruption={given.kind}", f"corrupt={given.prob}", *given.overrides]
     try:
-        prepare_hydra()
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            show(parse(plain(compose("config", choices))))
+        show(compose(choices))
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"Error: {in_one_sentence(error)}")
 
