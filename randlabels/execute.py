@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from . import fit, journal, sharing, solve
+from .checks import check_earlier_results
 from .config import Config
 from .console import counted, log, logging_to, progress_bar
 from .experiment import Experiment, assemble
@@ -50,6 +51,7 @@ def execute(config: Config, job: int | None = None, cores: int = 1, *, beside: b
             return run.state()
         with sharing.assembling:
             experiment = assemble(config)
+        check_earlier_results(config, experiment.data_sha256, experiment.corruption)
         resources = resolve(config, job, cores)
         with ExitStack() as held:
             if not journal.hold(run, held, prefix):
@@ -152,6 +154,8 @@ def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
             return
         with sharing.assembling:
             experiments = [assemble(config) for config in mine]
+        for each in experiments:
+            check_earlier_results(each.config, each.data_sha256, each.corruption)
         resources = resolve(mine[0], job, cores)
         held.enter_context(sharing.cpu_threads(resources.threads))
         for experiment in experiments:

@@ -15,9 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from . import launchers
 from .cli.compose import CONF, prepare_hydra
 from .cli.errors import in_one_sentence
-from .config import parse
+from .config import parse_composed
 from .machine import stopping
-from .schema import plain
 
 
 def main() -> None:
@@ -62,6 +61,7 @@ def task(tree: DictConfig) -> str:
     workers of a sweep, whose parent has checked and planned all runs.
     """
     from . import journal  # torch, for which --help and tab completion need not wait
+    from .checks import check
     from .execute import execute
     from .launchers import launch
     from .store.rundir import FINISHED
@@ -71,16 +71,16 @@ def task(tree: DictConfig) -> str:
     if not OmegaConf.is_missing(settings.job, "num"):
         try:
             stopping.follow()
-            return execute(parse(plain(tree), sweep), job=settings.job.num)
+            return execute(parse_composed(tree, sweep), job=settings.job.num)
         except Exception as error:
             journal.show_unforeseen(error)
             raise
     try:
-        config = parse(plain(tree), sweep)
+        config = parse_composed(tree, sweep)
         if settings.launcher["_target_"].endswith(".SlurmLauncher"):
             name = settings.runtime.choices["hydra/launcher"]
             raise ValueError(f"hydra/launcher={name} submits sweeps; add -m, for one run too")
-        launch.check([config])
+        check([config])
         if not config.plan:
             launch.begin([config], [list(settings.overrides.task)])
     except (ValueError, OSError) as error:

@@ -18,13 +18,15 @@ SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rgl
 
 FLOORS = [
     ["native"],
-    ["randomness", "console", "optimizer", "loss", "schedule", "kernels", "schema", "sharing"],
-    ["store", "preprocess", "augment", "corruption", "model", "dataset", "registry"],
+    ["randomness", "console", "schema", "kernels", "sharing"],
+    ["optimizer", "loss", "schedule", "registry"],
+    ["store", "preprocess", "augment", "corruption", "model", "dataset"],
     ["config", "sensitivity"],
     ["machine", "experiment"],
     ["network"],
     ["fit"],
     ["solve", "journal"],
+    ["checks"],
     ["execute"],
     ["cli"],
     ["launchers"],

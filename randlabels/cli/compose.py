@@ -10,9 +10,8 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from ..config import Config, parse
+from ..config import Config, parse_composed
 from ..registry import without_file
-from ..schema import plain
 from .help import options_help
 
 PACKAGE = Path(__file__).parent.parent
@@ -32,4 +31,4 @@ def compose(overrides: Sequence[str]) -> Config:
     """Return the config of one run from overrides such as `model=mlp` and `corrupt=0.4`."""
     prepare_hydra()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(plain(hydra_compose("config", list(overrides))))
+        return parse_composed(hydra_compose("config", list(overrides)))

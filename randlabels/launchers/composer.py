@@ -13,8 +13,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import Config, parse
-from ..schema import plain
+from ..config import Config, parse_composed
 
 
 class Composer:
@@ -33,7 +32,7 @@ class Composer:
     def config(self, overrides: Sequence[str]) -> Config:
         """The typed config of one run; a committed sweep names its folder."""
         tree, sweep = self.tree(overrides)
-        return parse(plain(tree), sweep)
+        return parse_composed(tree, sweep)
 
     def tree(self, overrides: Sequence[str]) -> tuple[DictConfig, str | None]:
         """The composed config without Hydra's own node, and the option of the group `sweep`.

@@ -75,6 +75,7 @@ class GridSweeper(Sweeper):
             if not composer.tree(lists[0])[0].get("plan"):
                 self.launcher.prepare()
 
+        from ..checks import check
         from ..execute import execute_exact  # torch, for which neither --help nor `prepare` waits
         from . import launch
 
@@ -83,7 +84,7 @@ class GridSweeper(Sweeper):
         if not configs:
             raise ValueError(f"{' '.join(arguments)} describes no run: one of its lists is empty")
         slurm = self.launcher if isinstance(self.launcher, SlurmLauncher) else None
-        launch.check(configs, here=slurm is None)
+        check(configs, here=slurm is None)
         to_do = [c for c in configs if c.force or c.run.state() not in FINISHED]
         if configs[0].plan:
             launch.show_plan(configs)

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..config import Config
 from ..console import counted
 from ..machine.stopping import uninterrupted
-from ..schema import plain, typed
+from ..schema import parse_dataclass, to_plain
 from .job import Job
 from .queue import LOGS, array, arrays, logs_of, remember, told, unqueued, wait
 
@@ -104,7 +104,7 @@ class SlurmLauncher(Launcher):
         Raises:
             ValueError: a key has a wrong type or value.
         """
-        self.keys: Keys = typed(Keys, plain(OmegaConf.create(self.given)), PREFIX)
+        self.keys: Keys = parse_dataclass(Keys, to_plain(OmegaConf.create(self.given)), PREFIX)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from . import Model
+
 SMALLEST = 12
 """Pixels on a side from which both poolings have something to pool."""
 
@@ -16,7 +18,7 @@ CUT = 0.2
 
 
 @dataclass
-class LeNet:
+class LeNet(Model):
     """conv5x5-6 (padding 2), ReLU, mean-pool 2, conv5x5-16, ReLU, mean-pool 2, linear layers of
     120, 84 and K outputs with ReLU between them: 61,706 parameters on 28x28x1 and ten classes.
 

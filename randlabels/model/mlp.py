@@ -10,11 +10,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from . import Model
 from .init import initialize
 
 
 @dataclass
-class MLP:
+class MLP(Model):
     """Linear layers with ReLU between them; `hidden` lists the widths.
 
     3072-512-10 without biases, the original code's `--mlp-spec=512`, has 1,577,984 parameters.

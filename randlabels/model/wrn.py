@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from . import Model
 from .conv import Conv2d
 from .dropout import Dropout
 from .init import initialize
@@ -66,7 +67,7 @@ class WideResNet(nn.Module):
 
 
 @dataclass
-class WRN:
+class WRN(Model):
     """WRN-depth-widen. Depth 28, widen 1 on CIFAR-10 has 369,498 parameters.
 
     Source: Zagoruyko & Komodakis 2016; the original code's defaults (cmd_args.py).
