@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from randlabels import solve
+from randlabels import checks, solve
 from randlabels.console import print_table
-from randlabels.launchers import launch
 from randlabels.model.kernel import Kernel
 from randlabels.store.rundir import RunDir
 
@@ -47,20 +46,20 @@ def test_what_runs_have_in_common_is_checked_once(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Labels by part, data set, corruption and level; models by device, precision, data, model."""
-    checks: dict[str, list[Any]] = {"relabel": [], "check_model": []}
-    for name, seen in checks.items():
-        original = getattr(launch, name)
+    calls: dict[str, list[Any]] = {"label_checksums": [], "check_model": []}
+    for name, seen in calls.items():
+        original = getattr(checks, name)
 
         def counted(config, *arguments, original=original, seen=seen, **options):
             seen.append((config.dataset.name, config.corrupt, config.model.name, config.precision))
             return original(config, *arguments, **options)
 
-        monkeypatch.setattr(launch, name, counted)
+        monkeypatch.setattr(checks, name, counted)
     trained = ["-m", *TINY[:1], *TINY[3:], "model=mlp,linear", "precision=fp32,bf16"]
     outcome = cli(*trained, "seed=0,1", "corrupt=0.0,0.5,1.0", "plan=true")
     assert "24 runs" in outcome.out
-    assert [level for _, level, _, _ in checks["relabel"]] == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
-    models = [(name, precision) for _, _, name, precision in checks["check_model"]]
+    assert [level for _, level, _, _ in calls["label_checksums"]] == [0.0, 0.5, 1.0]
+    models = [(name, precision) for _, _, name, precision in calls["check_model"]]
     assert sorted(models) == [
         (name, precision) for name in ("linear", "mlp") for precision in ("bf16", "fp32")
     ]

@@ -14,11 +14,11 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
+from randlabels.cli.compose import CONF, prepare_hydra
 from randlabels.cli.help import options_help
 from randlabels.config import Config, Settings, parse
 from randlabels.corruption.uniform import Uniform
 from randlabels.registry import DEFAULTS, options, without_file
-from randlabels.cli.compose import CONF, prepare_hydra
 from randlabels.schema import plain
 
 prepare_hydra()

@@ -15,11 +15,11 @@ import torch
 from hydra.errors import HydraException
 
 from randlabels import registry
+from randlabels.cli.compose import CONF
+from randlabels.cli.errors import in_one_sentence
 from randlabels.config import Config, parse
 from randlabels.experiment import build_model, load, relabel
 from randlabels.launchers.launch import check
-from randlabels.cli.compose import CONF
-from randlabels.cli.errors import in_one_sentence
 from randlabels.solve import check_model
 
 HEAD = """

@@ -13,8 +13,9 @@ from subprocess import DEVNULL
 import pytest
 import torch
 
+from randlabels import checks
 from randlabels.config import parse
-from randlabels.launchers import launch, packed, worker
+from randlabels.launchers import packed, worker
 from randlabels.launchers.packed import PackedLauncher, by_data
 from randlabels.machine import resources
 from randlabels.store import metrics
@@ -134,14 +135,14 @@ def test_workers_imports_go_on_while_the_runs_are_checked(
 ) -> None:
     """And a plan, which starts nothing, has none."""
     seen: dict[str, bool] = {}
-    check = launch.check
+    check = checks.check
 
     def noted(configs: list, **options: bool) -> None:
         server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
         seen[configs[0].name] = server is not None and alive(server)
         check(configs, **options)
 
-    monkeypatch.setattr(launch, "check", noted)
+    monkeypatch.setattr(checks, "check", noted)
     assert cli("-m", *TINY, PACKED, "name=a").code == 0
     assert cli("-m", *TINY, PACKED, "name=b", "plan=true").code == 0
     assert cli("-m", *TINY, BASIC, "name=c").code == 0
