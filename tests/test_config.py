@@ -15,24 +15,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from randlabels.cli.compose import CONF, prepare_hydra
-from randlabels.cli.help import options_help
-from randlabels.config import Config, Settings, parse
+from randlabels.cli.help import _keys, options_help
+from randlabels.config import Config, Settings, parse, parse_composed
 from randlabels.corruption.uniform import Uniform
 from randlabels.registry import DEFAULTS, options, without_file
-from randlabels.schema import plain
 
 prepare_hydra()
 
 OPTION_FILES = sorted(f for group in DEFAULTS for f in (CONF / group).glob("*.yaml"))
 SWEEP_FILES = sorted((CONF / "sweep").rglob("*.yaml"))
-ALL_FILES = [CONF / "config.yaml", *OPTION_FILES]
+ALL_FILES = [CONF / "config.yaml", CONF / "dataset_keys.yaml", *OPTION_FILES]
 
 
 @cache
 def composed(*overrides: str) -> Config:
     """To be looked at only: all tests see the same one."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(plain(compose("config", list(overrides))))
+        return parse_composed(compose("config", list(overrides)))
 
 
 def name_of(file: Path) -> str:
@@ -40,7 +39,7 @@ def name_of(file: Path) -> str:
 
 
 def test_every_option_has_a_file_and_every_file_an_option() -> None:
-    """But for options of one's own, which need none."""
+    """Except for own options, which need none."""
     found = {f"{group}/{name}" for group in DEFAULTS for name in options(group)}
     own = {f"{group}/{name}" for group, name, _ in without_file(CONF)}
     assert {name_of(file) for file in OPTION_FILES} == found - own
@@ -48,8 +47,7 @@ def test_every_option_has_a_file_and_every_file_an_option() -> None:
 
 @pytest.mark.parametrize("file", OPTION_FILES, ids=name_of)
 def test_option_file_holds_the_schemas_keys_and_defaults(file: Path) -> None:
-    keys = yaml.safe_load(file.read_text())
-    keys.pop("defaults", None)
+    keys = _keys(file)
     name = keys.pop("name")
     default = options(file.parent.name)[name]()
     assert name == file.stem
@@ -180,7 +178,7 @@ def test_corrupt_is_a_probability(value: float) -> None:
     if 0 <= value <= 1:
         assert parse({"corrupt": value}).corrupt == value
     else:
-        with pytest.raises(ValueError, match=r"^corrupt=.* is no probability; use 0 to 1$"):
+        with pytest.raises(ValueError, match=r"^corrupt=.* must be between 0 and 1$"):
             parse({"corrupt": value})
 
 
