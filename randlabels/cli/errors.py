@@ -94,4 +94,4 @@ def _unknown_key(key: str) -> str:
     meant = [name for name in known if name.endswith(f".{key}")][:3]
     meant = meant or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     hint = f"did you mean {' or '.join(meant)}? " if meant and key not in meant else ""
-    return f"{key} is an unknown key of the chosen options; {hint}--help lists each option's keys"
+    return f"{key} is an unknown key; {hint}--help lists each option's keys"
