@@ -83,7 +83,10 @@ def test_missing_data_set(multirun: bool, cli: Cli, tmp_path: Path) -> None:
     assert outcome.err == (
         "Error: cifar10 in nowhere is missing or fails its checksum (Dataset not found or "
         "corrupted. You can use download=True to download it); set dataset.download=true, or "
-        "point RANDLABELS_DATA or dataset.root to the files\n"
+        "RANDLABELS_DATA or dataset.root to the folder that has cifar-10-batches-py/data_batch_1, "
+        "cifar-10-batches-py/data_batch_2, cifar-10-batches-py/data_batch_3, "
+        "cifar-10-batches-py/data_batch_4, cifar-10-batches-py/data_batch_5, "
+        "cifar-10-batches-py/test_batch, cifar-10-batches-py/batches.meta\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -126,7 +129,7 @@ def folder_with(root: Path, spoil: str) -> None:
     [
         ("empty class", "Error: tree/train/c has no image; add some or remove the folder"),
         ("class that train lacks", "Error: tree/test has class 'c', which train lacks; "),
-        ("unreadable image", "Error: tree/train/b/1.png is no readable image ("),
+        ("unreadable image", "Error: tree/train/b/1.png cannot be decoded ("),
     ],
 )
 def test_spoilt_image_folder(

@@ -7,11 +7,12 @@ import math
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hypothesis import given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from randlabels.cli.compose import CONF, prepare_hydra
@@ -19,6 +20,7 @@ from randlabels.cli.help import _keys, options_help
 from randlabels.config import Config, Settings, parse, parse_composed
 from randlabels.corruption.uniform import Uniform
 from randlabels.registry import DEFAULTS, options, without_file
+from randlabels.store.rundir import flat_keys
 
 prepare_hydra()
 
@@ -135,6 +137,52 @@ def test_keys_that_cannot_change_the_numbers_do_not_change_the_run(override: str
 )
 def test_keys_that_can_change_the_numbers_change_the_run(override: str) -> None:
     assert composed(override).run_id != composed().run_id
+
+
+POOL: dict[str, list[Any]] = {
+    "int": [0, 1, 2, 10, 16],
+    "int | None": [None, 1, 2],
+    "float": [0.0, 0.1, 0.5, 1.0],
+    "float | None": [None, 0.1, 0.5],
+    "bool": [False, True],
+    "list[int]": [[4], [4, 8], [150, 225]],
+    "list[float]": [[4.0], [4.0, 8.0]],
+}
+"""Values of keys by type, of which two configs often have the same."""
+
+
+def keys_of(cls: type) -> dict[str, st.SearchStrategy]:
+    """Return a strategy of values for each key of a dataclass whose type has a pool."""
+    fields = [f for f in dataclasses.fields(cls) if str(f.type) in POOL]
+    return {f.name: st.sampled_from(POOL[str(f.type)]) for f in fields}
+
+
+def trees() -> st.SearchStrategy:
+    """Return a strategy of config trees with some keys, and some options and their keys."""
+    groups = {
+        group: st.one_of(
+            st.fixed_dictionaries({"name": st.just(name)}, optional=keys_of(cls))
+            for name, cls in options(group).items()
+        )
+        for group in DEFAULTS
+    }
+    chosen = {"device": st.sampled_from(["auto", "cpu", "cuda:0", "cuda:1"])}
+    return st.fixed_dictionaries({}, optional={**keys_of(Settings), **chosen, **groups})
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.filter_too_much])
+@given(trees(), trees(), st.data())
+def test_runs_have_one_id_exactly_if_no_key_differs_that_can_change_the_numbers(
+    tree: dict, other: dict, data: st.DataObject
+) -> None:
+    """... of the second tree, a part or all takes the place of the first one's."""
+    taken = data.draw(st.lists(st.sampled_from(sorted({*other, "seed"})), max_size=2))
+    try:
+        first, second = parse(tree), parse(tree | {k: other[k] for k in taken if k in other})
+    except ValueError:  # a value out of range
+        assume(False)
+    same = flat_keys(first.tree()) == flat_keys(second.tree())
+    assert (first.hash == second.hash) == same == (first.identity() == second.identity())
 
 
 def test_gpu_index_does_not_change_the_run() -> None:

@@ -61,7 +61,7 @@ def test_empirical_transition_matrix_is_the_stated_one(kind: Mixture, corrupt: f
 
 
 @pytest.mark.parametrize("kind", KINDS[1:], ids=ident)
-def test_a_corrupted_label_stays_so_to_the_same_class_at_every_larger_level(kind: Mixture) -> None:
+def test_levels_are_nested(kind: Mixture) -> None:
     whole = make_source(balanced(5_000))
     before = whole.labels
     for corrupt in (0.1, 0.3, 0.31, 0.6, 0.9, 1.0):
@@ -72,7 +72,7 @@ def test_a_corrupted_label_stays_so_to_the_same_class_at_every_larger_level(kind
         before = given
 
 
-def test_uniform_is_not_nested_unless_asked_and_then_hits_the_same_labels() -> None:
+def test_uniform_is_nested_only_if_asked_and_then_corrupts_the_same_labels() -> None:
     whole = make_source(np.zeros(5_000, dtype=np.int64))
     low, high = (Uniform().relabel(whole, p) for p in (0.3, 0.6))
     assert (low[low > 0] != high[low > 0]).any()
@@ -139,9 +139,17 @@ def test_cifar100_goes_round_each_superclass_in_the_order_of_the_fine_labels() -
     np.testing.assert_array_equal(Asymmetric().relabel(fine, 1.0), expected)
 
 
-def test_a_data_set_without_a_map_is_refused_in_one_sentence() -> None:
+def test_data_set_without_a_map_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^corruption=asymmetric has no map .* for svhn; use "):
         Asymmetric().relabel(make_source(balanced(10), dataset="svhn"), 0.5)
+
+
+def test_one_class_has_no_other_class_to_become() -> None:
+    one = make_source(np.zeros(5), 1)
+    for work in (UniformExclusive().relabel, UniformExclusive().transition):
+        with pytest.raises(ValueError, match="^corruption=uniform_exclusive needs at least 2 clas"):
+            work(one, 0.5)
+    assert (Uniform().relabel(one, 1.0) == 0).all()
 
 
 # Instance-dependent noise
