@@ -1,18 +1,21 @@
-"""Augmentation of training batches, drawn anew for every image in every epoch.
+"""Augmentation of training batches, drawn for every image in every epoch.
 
-It acts on whole stored images, before the fixed crop and the normalisation of `preprocess`, so
-that what is shifted or turned into view is the image's own where there is any, else black (0).
-Images that are evaluated are never augmented.
+It acts on whole stored images, before the fixed crop and the normalisation of `preprocess`. Pixels
+that are shifted or turned into view are those of the image, or black (0) outside of it. Images are
+never augmented for an evaluation.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+
+from .schema import Option
 
 PADDING = 4
 """Black pixels on each side before a random crop back to the image's own size."""
@@ -21,22 +24,20 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 
-class Augment(Protocol):
-    """What the program asks of an option of the group `augment`."""
+class Augment(Option):
+    """Base class of the group `augment`."""
 
-    name: ClassVar[str]
-
+    @abstractmethod
     def __call__(self, images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
-        """Randomly changed `images` (B, C, H, W) float32 in 0..255; draws come from `rng`.
+        """Return randomly changed `images` (B, C, H, W) float32 in 0..255.
 
-        Their size is the same, or `size`, that of what the model sees. `rng` is on the images'
-        device.
+        size: height and width that the model sees; the result has the images' size or this one.
+        rng: generator of all draws, on the images' device.
         """
-        ...
 
 
 @dataclass
-class Unchanged:
+class Unchanged(Augment):
     """No augmentation, as in all experiments of the original code."""
 
     name: ClassVar[str] = "none"
@@ -46,7 +47,7 @@ class Unchanged:
 
 
 @dataclass
-class RandomCrop:
+class RandomCrop(Augment):
     """A random crop: of the size that the model sees, out of the image.
 
     With preprocess=paper that is 28×28 out of CIFAR-10's 32×32, in place of the centre crop.
@@ -63,7 +64,7 @@ class RandomCrop:
 
 
 @dataclass
-class CropFlip:
+class CropFlip(Augment):
     """4 black pixels on each side, a random crop back to the size, a random left-right flip.
 
     Source: He et al. 2016, section 4.2, with the padding of the original code's option
@@ -79,7 +80,7 @@ class CropFlip:
 
 
 @dataclass
-class FlipRotate:
+class FlipRotate(Augment):
     """A random left-right flip and a rotation by a uniform angle of up to ±25°, bilinear.
 
     Source: Zhang et al. 2017, footnote of Table 4; it names neither the interpolation nor what
@@ -92,7 +93,7 @@ class FlipRotate:
 
     def __post_init__(self) -> None:
         if not 0 <= self.degrees <= 180:
-            raise ValueError(f"augment.degrees={self.degrees} is no angle; use 0 to 180")
+            raise ValueError(f"augment.degrees={self.degrees} must be between 0 and 180")
 
     def __call__(self, images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
         images = random_flips(images, rng)
@@ -101,14 +102,14 @@ class FlipRotate:
 
 
 def random_crops(images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
-    """(B, C, h, w) from (B, C, H, W): a window per image, each position equally likely."""
+    """Return (B, C, h, w) from (B, C, H, W): a window per image, each position equally likely."""
     device = images.device
 
-    def window(whole: int, part: int) -> torch.Tensor:
-        """(B, part) indices of rows or columns."""
+    def window(whole: int, side: int) -> torch.Tensor:
+        """Draw indices (B, side) of rows or columns."""
         shape = (len(images), 1)
-        start = torch.randint(whole - part + 1, shape, generator=rng, device=device)
-        return start + torch.arange(part, device=device)
+        start = torch.randint(whole - side + 1, shape, generator=rng, device=device)
+        return start + torch.arange(side, device=device)
 
     rows, columns = (window(*pair) for pair in zip(images.shape[2:], size, strict=True))
     batch = torch.arange(len(images), device=device)[:, None, None, None]
@@ -117,15 +118,15 @@ def random_crops(images: torch.Tensor, size: Size, rng: torch.Generator) -> torc
 
 
 def random_flips(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Each image (C, H, W) of a batch as it is, or mirrored left to right, equally likely."""
+    """Mirror each image (C, H, W) of a batch left to right with probability 1/2."""
     flipped = torch.rand(len(images), generator=rng, device=images.device) < 0.5
     return torch.where(flipped[:, None, None, None], images.flip(3), images)
 
 
 def rotate(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """Each image (C, H, W) of a batch turned counterclockwise about its centre, bilinearly.
+    """Turn each image (C, H, W) of a batch counterclockwise about its centre, bilinearly.
 
-    angles: (B,) in radians. Outside of the image all is 0.
+    angles: (B,) in radians. Pixels outside of the image are 0.
     """
     height, width = images.shape[2:]
     cos, sin, none = angles.cos(), angles.sin(), torch.zeros_like(angles)

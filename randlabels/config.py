@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig
+
 from .registry import DEFAULTS, options
-from .schema import typed
+from .schema import parse_dataclass, to_plain
 from .store.rundir import NOT_HASHED, SCHEMA, RunDir, device_kind
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 TRAINING_KEYS = ("epochs", "batch_size", "eval_every", "sensitivity", "compile")
 TRAINING_GROUPS = ("optimizer", "loss", "schedule", "augment")
-"""What says how a model is trained, and watched on the way."""
+"""Keys and groups that have no meaning for an exact fit."""
 
 
 @dataclass(kw_only=True)
@@ -59,39 +61,37 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.corrupt <= 1:
-            raise ValueError(f"corrupt={self.corrupt} is no probability; use 0 to 1")
-        self.corrupt += 0.0  # -0.0 is 0
+            raise ValueError(f"corrupt={self.corrupt} must be between 0 and 1")
+        self.corrupt += 0.0  # turns -0.0 into 0.0
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed={self.seed} must be 0 to 2^63-1")
+            raise ValueError(f"seed={self.seed} must be between 0 and 2^63-1")
         for key in ("epochs", "batch_size", "eval_every"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
         if self.sensitivity < 0:
             raise ValueError(f"sensitivity={self.sensitivity} must be 0 or more training images")
         if not 0 < self.fit_threshold <= 1:
-            raise ValueError(
-                f"fit_threshold={self.fit_threshold} is no train accuracy; use above 0 to 1"
-            )
+            raise ValueError(f"fit_threshold={self.fit_threshold} must be above 0 and at most 1")
         if not 0 <= self.checkpoint_every < math.inf:
             raise ValueError(f"checkpoint_every={self.checkpoint_every} must be 0 or more seconds")
         if self.time_limit is not None and not 0 < self.time_limit < math.inf:
             raise ValueError(f"time_limit={self.time_limit} must be above 0 seconds, or null")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise ValueError(f"device={self.device} is unknown; use auto, cpu, cuda or cuda:N")
+            raise ValueError(f"device={self.device} must be auto, cpu, cuda or cuda:N")
         if self.precision not in ("auto", "fp32", "bf16", "fp64"):
-            raise ValueError(f"precision={self.precision} is unknown; use auto, fp32, bf16 or fp64")
-        self.compile = self.compile.lower()  # true, as a text, is True
+            raise ValueError(f"precision={self.precision} must be auto, fp32, bf16 or fp64")
+        self.compile = self.compile.lower()  # the text of true is True
         if self.compile not in ("auto", "true", "false"):
-            raise ValueError(f"compile={self.compile} is unknown; use auto, true or false")
+            raise ValueError(f"compile={self.compile} must be auto, true or false")
         if self.threads != "auto" and not (self.threads.isdecimal() and int(self.threads) > 0):
-            raise ValueError(f"threads={self.threads} must be auto or a number of at least 1")
+            raise ValueError(f"threads={self.threads} must be auto or a whole number of at least 1")
         if self.name is not None and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", self.name):
             raise ValueError(
-                f"name={self.name!r} is no safe folder name; use up to 100 letters, digits, "
+                f"name={self.name!r} must be a safe folder name: up to 100 letters, digits, "
                 "'.', '_' and '-', not starting with '.'"
             )
         if not self.out or "\0" in self.out:
-            raise ValueError(f"out={self.out!r} is no folder")
+            raise ValueError(f"out={self.out!r} must be the path of a folder")
 
 
 @dataclass(kw_only=True)
@@ -109,16 +109,21 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for group in DEFAULTS:
+            getattr(self, group).pin_files()
         if self.precision == ("bf16" if self.exact else "fp64"):
             others = "fp32 or fp64" if self.exact else "fp32 or bf16"
             raise ValueError(
-                f"precision={self.precision} is not for model={self.model.name}; use auto, {others}"
+                f"precision={self.precision} must be auto, {others} for model={self.model.name}"
             )
         if self.exact:
             self._refuse_training_keys()
         elif self.optimizer.lr is None:
             if self.model.lr is None:
-                raise ValueError(f"model={self.model.name} has no learning rate; set optimizer.lr")
+                raise ValueError(
+                    f"optimizer.lr=null must be a number for model={self.model.name}, which has no "
+                    "learning rate; set optimizer.lr"
+                )
             self.optimizer.lr = self.model.lr
         if self.alters_images and self.augment.name != "none":
             raise ValueError(
@@ -128,8 +133,10 @@ class Config(Settings):
 
     @property
     def exact(self) -> bool:
-        """The model is solved for, not trained."""
-        return hasattr(self.model, "solve")
+        """Whether the model is solved, not trained."""
+        from .model import ExactModel  # imports torch, which the parent of a sweep imports later
+
+        return isinstance(self.model, ExactModel)
 
     def _refuse_training_keys(self) -> None:
         identity = self.identity()
@@ -141,20 +148,22 @@ class Config(Settings):
             given.append(f"model.lr={self.model.lr}")
         if given:
             raise ValueError(
-                f"{given[0]} has no meaning for model={self.model.name}, which is solved for and "
-                "not trained; leave it out"
+                f"{given[0]} has no meaning for model={self.model.name}, which is solved and not "
+                "trained; leave it out"
             )
 
     @property
     def alters_images(self) -> bool:
-        """The corruption is one of pixels, and leaves the labels alone."""
-        return hasattr(self.corruption, "alter")
+        """Whether the corruption changes images, and no labels."""
+        from .corruption.pixels import PixelCorruption  # imports torch, see `exact`
+
+        return isinstance(self.corruption, PixelCorruption)
 
     def identity(self) -> dict[str, Any]:
-        """The keys that can change the numbers and differ from their defaults, as plain values.
+        """Return the keys that can change the numbers and differ from their defaults.
 
-        A key added later therefore leaves earlier folders valid. A device counts without its
-        index.
+        As plain values; a key added later leaves earlier folders valid. A device counts without
+        its index, and a file by the sha256 of its content.
         """
         identity = _differing(self, prefix="")
         if "device" in identity:
@@ -170,13 +179,13 @@ class Config(Settings):
 
     @property
     def hash(self) -> str:
-        """sha256 (64 hex digits) of the identity and of the schema that it is written in."""
+        """sha256 (64 hex digits) of the identity and of the schema version."""
         text = json.dumps({"schema": SCHEMA, **self.identity()}, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def run_id(self) -> str:
-        """`<model>-<dataset>-<corruption>-p<prob>-s<seed>-<8 hex of the hash>`, safe as a name."""
+        """`<model>-<dataset>-<corruption>-p<corrupt>-s<seed>-<8 hex of the hash>`, a safe name."""
         options = f"{self.model.name}-{self.dataset.name}-{self.corruption.name}"
         text = f"{options}-p{self.corrupt:g}-s{self.seed}-{self.hash[:8]}"
         return re.sub(r"[^A-Za-z0-9._-]", "_", text)
@@ -191,7 +200,7 @@ class Config(Settings):
         return RunDir(self.folder / self.run_id)
 
     def tree(self) -> dict[str, Any]:
-        """The resolved config as nested plain values, in the shape of conf/."""
+        """Return the resolved config as nested plain values, in the shape of conf/."""
         tree = {f.name: getattr(self, f.name) for f in dataclasses.fields(Settings)}
         for group in DEFAULTS:
             option = getattr(self, group)
@@ -200,27 +209,27 @@ class Config(Settings):
 
 
 def _differing(options: Any, prefix: str) -> dict[str, Any]:
-    """The hashed fields of a dataclass instance that differ from their defaults."""
-    found = {}
+    """Return the hashed fields of a dataclass instance that differ from their defaults."""
+    keys = {}
     for f in dataclasses.fields(options):
         if f.name in DEFAULTS or prefix + f.name in NOT_HASHED:
             continue
         default = f.default_factory() if callable(f.default_factory) else f.default
         if (value := getattr(options, f.name)) != default:
-            found[f.name] = value
-    return found
+            keys[f.name] = value
+    return keys
 
 
 def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
-    """The typed config of a composed tree of plain values.
+    """Return the typed config of a tree of plain values; missing keys have their defaults.
 
-    `sweep` is the committed sweep that the run belongs to; it names the folder by default.
+    sweep: the committed sweep that the run belongs to; it names the folder by default.
 
     Raises:
         ValueError: one sentence with the key, its value and the rule that it breaks.
     """
     values = {key: value for key, value in tree.items() if key not in DEFAULTS}
-    settings = typed(Settings, values, prefix="")
+    settings = parse_dataclass(Settings, values, prefix="")
     settings.name = settings.name or (sweep or "default").replace("/", "-")
     chosen = {}
     for group in DEFAULTS:
@@ -231,11 +240,24 @@ def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
             raise ValueError(f"{group}={name} is unknown; use {', '.join(sorted(known))}")
         choice = known[name], repr(keys)
         if choice not in _chosen:
-            _chosen[choice] = typed(known[name], keys, prefix=f"{group}.")
+            _chosen[choice] = parse_dataclass(known[name], keys, prefix=f"{group}.")
         chosen[group] = copy.deepcopy(_chosen[choice])
     return Config(**vars(settings), **chosen)
 
 
+def parse_composed(tree: DictConfig, sweep: str | None = None) -> Config:
+    """Return the typed config of a tree that Hydra composed; see `parse`."""
+    values = to_plain(tree)
+    for group in DEFAULTS:
+        keys = values.get(group)
+        if not isinstance(keys, dict) or "name" not in keys:
+            raise ValueError(
+                f"{group}={keys} must have a name, which says whose keys these are; add the line "
+                f"`name: X` to the chosen file of the group {group}"
+            )
+    return parse(values, sweep)
+
+
 _chosen: dict[tuple[type, str], Any] = {}
-"""Options by class and keys, to be copied: a new one takes ten times as long, and the runs of a
-sweep have most of them in common."""
+"""Options by class and keys, to be copied: parsing takes ten times as long, and the runs of a sweep
+share most of them."""

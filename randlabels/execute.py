@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from . import fit, journal, solve
+from .checks import check_earlier_results
 from .config import Config
 from .console import counted, log, logging_to, progress_bar
 from .experiment import Experiment, assemble
@@ -71,6 +72,8 @@ def _compute(
     if stopping.reason(configs[0].time_limit):
         return
     experiments = assembled or [assemble(config) for config in configs]
+    for each in experiments:
+        check_earlier_results(each.config, each.data_sha256, each.corruption)
     resources = resolve(configs[0], job, cores)
     several = job is not None or len(configs) > 1
     bar = job is None and sys.stderr.isatty()

@@ -13,7 +13,8 @@ from torch import nn
 
 from . import sensitivity
 from .config import Config
-from .experiment import Examples, Experiment
+from .dataset import Split
+from .experiment import Experiment
 from .machine.cuda_graph import Step, Work, graphs
 from .machine.gpu import Pace
 from .machine.resources import Resources
@@ -215,7 +216,7 @@ def captures(state: State, device: str) -> Callable[[Work], Work] | None:
 
 def _watch(
     config: Config,
-    train: Examples,
+    train: Split,
     classifier: Classifier,
     state: State,
     pause: Callable[[], None],
@@ -247,8 +248,8 @@ def _watch(
 
 def measure(
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    train: Examples,
-    test: Examples,
+    train: Split,
+    test: Split,
     train_outputs: torch.Tensor,
     test_outputs: torch.Tensor,
     decode: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits.argmax(1),

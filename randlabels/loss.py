@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
+from .schema import Option
 
-class Loss(Protocol):
-    """What the program asks of an option of the group `loss`."""
 
-    name: ClassVar[str]
+class Loss(Option):
+    """Base class of the group `loss`."""
 
+    @abstractmethod
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(B,) float32 from logits (B, K) float32 and labels (B,) int64 in [0, K)."""
-        ...
+        """Return (B,) float32 from logits (B, K) float32 and labels (B,) int64 in [0, K)."""
 
 
 @dataclass
-class CrossEntropy:
+class CrossEntropy(Loss):
     """-log softmax(logits)[label]; with smoothing s, the target is (1-s)·one-hot + s/K."""
 
     name: ClassVar[str] = "ce"
@@ -30,7 +31,7 @@ class CrossEntropy:
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing <= 1:
-            raise ValueError(f"loss.label_smoothing={self.label_smoothing} must be in 0 to 1")
+            raise ValueError(f"loss.label_smoothing={self.label_smoothing} must be between 0 and 1")
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(
@@ -39,13 +40,12 @@ class CrossEntropy:
 
 
 @dataclass
-class SquaredError:
+class SquaredError(Loss):
     """Mean over the K classes of (output - one-hot)².
 
-    The outputs are the logits themselves, as in the least-squares fits of Zhang et al. 2017
-    (section 5) and of networks by Hui & Belkin 2021; with `softmax`, the probabilities, whose
-    sum of squares Ghosh et al. 2017 show to be robust to label noise. The mean here is that sum
-    over K.
+    The outputs are the logits, as in the least-squares fits of Zhang et al. 2017 (section 5) and
+    of networks by Hui & Belkin 2021. With `softmax` they are the probabilities, whose sum of
+    squares Ghosh et al. 2017 show to be robust to label noise. The mean is that sum over K.
     """
 
     name: ClassVar[str] = "mse"
@@ -59,9 +59,10 @@ class SquaredError:
 
 
 @dataclass
-class GeneralizedCrossEntropy:
-    """(1 - p^q) / q with p = softmax(logits)[label]; q = 1 is the mean absolute error (over 2),
-    q towards 0 the cross-entropy.
+class GeneralizedCrossEntropy(Loss):
+    """(1 - p^q) / q with p = softmax(logits)[label].
+
+    q = 1 is half the mean absolute error; towards q = 0 it becomes the cross-entropy.
 
     Zhang & Sabuncu 2018, equation 6, without their truncation; q = 0.7 in all their experiments.
     """
@@ -79,7 +80,7 @@ class GeneralizedCrossEntropy:
 
 
 @dataclass
-class PartiallyHuberisedCrossEntropy:
+class PartiallyHuberisedCrossEntropy(Loss):
     """-log p where p = softmax(logits)[label] is above 1/tau, else its tangent there,
     -tau·p + log(tau) + 1.
 

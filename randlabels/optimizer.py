@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
 from torch import nn
 
+from .schema import Option
+
 
 @dataclass
-class Optimizer:
-    """What every option of the group `optimizer` has: a class of torch, whose keys are its own.
+class Optimizer(Option):
+    """Base class of the group `optimizer`: a torch class, and its keyword arguments as keys.
 
-    `lr` is the base learning rate (null: the model's own); the schedule multiplies it, and the
-    fit sets the product in every epoch. `weight_decay` applies to all parameters; 1e-4 is the
-    original code's (cmd_args.py).
+    lr: base learning rate, which the schedule multiplies in every epoch (null: the model's).
+    weight_decay: on all parameters; 1e-4 is the original code's (cmd_args.py).
     """
 
-    name: ClassVar[str]
     torch_class: ClassVar[type[torch.optim.Optimizer]]
 
     lr: float | None = None
@@ -29,16 +29,17 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise ValueError(
-                f"optimizer.lr={self.lr} must be a positive number, or null for the model's own"
+                f"optimizer.lr={self.lr} must be a positive number, or null for the model's"
             )
         if not 0 <= self.weight_decay < float("inf"):
             raise ValueError(f"optimizer.weight_decay={self.weight_decay} must be at least 0")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """An optimizer over `parameters` with a learning rate of 0, to be set by the caller."""
+        """Return an optimizer over `parameters` with learning rate 0, which the fit sets."""
         keys = {field.name: getattr(self, field.name) for field in fields(self)} | {"lr": 0.0}
-        # fused: one pass over the parameters; the same rule
-        return _undecorated(self.torch_class)(parameters, **keys, fused=True)
+        if "fused" in inspect.signature(self.torch_class).parameters:
+            keys["fused"] = True  # one pass over the parameters; the same rule
+        return _without_dynamo(self.torch_class)(parameters, **keys)
 
 
 @dataclass
@@ -54,7 +55,7 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"optimizer.momentum={self.momentum} must be in 0 to below 1")
+            raise ValueError(f"optimizer.momentum={self.momentum} must be at least 0 and below 1")
         if self.nesterov and self.momentum == 0:
             raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0")
 
@@ -75,16 +76,10 @@ class AdamW(Optimizer):
     torch_class = torch.optim.AdamW
 
 
-def _undecorated(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """`kind` whose methods do not import torch._dynamo first.
-
-    They are wrapped for the compilation of optimizers, which no run does; the import takes every
-    process 1.4 s, as long as that of torch.
-    """
-    methods = {
-        name: inspect.unwrap(method)
-        for name in dir(kind)
-        if hasattr(method := getattr(kind, name), "__wrapped__")
-    }
-    methods["step"] = torch.no_grad()(methods["step"])  # which is the other thing a wrapper did
-    return type(kind.__name__, (kind,), methods)
+def _without_dynamo(cls: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """Undo decorators for compiled optimizers, which import torch._dynamo: 1.4 s per process."""
+    methods = {name: getattr(cls, name) for name in dir(cls)}
+    plain = {k: inspect.unwrap(v) for k, v in methods.items() if hasattr(v, "__wrapped__")}
+    if "step" in plain:
+        plain["step"] = torch.no_grad()(plain["step"])  # which one of them did
+    return type(cls.__name__, (cls,), plain)

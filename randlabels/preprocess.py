@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
+
+from .schema import Option
 
 Moments = tuple[torch.Tensor, torch.Tensor]
 """Channel means and standard deviations, each (C,) float32 in pixel units 0..255."""
 
 
-class Preprocess(Protocol):
-    """What the program asks of an option of the group `preprocess`: two steps, in this order."""
-
-    name: ClassVar[str]
+class Preprocess(Option):
+    """Base class of the group `preprocess`: a crop, then a normalisation."""
 
     def crop(self, images: torch.Tensor) -> torch.Tensor:
-        """The fixed part (B, C, h, w) of images (B, C, H, W) that the model sees.
+        """Return the fixed part (B, C, h, w) of images (B, C, H, W) that the model sees.
 
-        What has that size already is returned as it is. ValueError if images are too small.
+        By default that is the whole image. Cropped images are returned as they are. ValueError
+        if images are too small.
         """
-        ...
-
-    def __call__(self, images: torch.Tensor, moments: Moments) -> torch.Tensor:
-        """(B, C, h, w) float32 from cropped float32 `images` in 0..255, which it may overwrite.
-
-        Differentiable in the images.
-        """
-        ...
-
-
-class _Whole:
-    """Images of any size, uncropped."""
-
-    def crop(self, images: torch.Tensor) -> torch.Tensor:
         return images
+
+    @abstractmethod
+    def __call__(self, images: torch.Tensor, moments: Moments) -> torch.Tensor:
+        """Return (B, C, h, w) float32 from cropped float32 `images` in 0..255.
+
+        It may overwrite the images, and is differentiable in them.
+        """
 
 
 @dataclass
-class Standardize(_Whole):
+class Standardize(Preprocess):
     """(x - mean) / deviation, by channel, with the moments of `randlabels.dataset.Data`."""
 
     name: ClassVar[str] = "standardize"
@@ -51,7 +46,7 @@ class Standardize(_Whole):
 
 
 @dataclass
-class Paper:
+class Paper(Preprocess):
     """Centre crop to 28×28, x/255, whitening of each image: (x - mean) / max(deviation, 1/√N).
 
     Mean and deviation (the population's) are over the N = C·28·28 values of the image. Images
@@ -80,13 +75,13 @@ class Paper:
         images -= images.mean((1, 2, 3), keepdim=True)
         # not torch.var_mean, which takes ten times as long on a CPU
         variance = images.square().mean((1, 2, 3), keepdim=True)
-        deviation = variance.clamp(min=1e-12).sqrt()  # which has a gradient at 0 too
+        deviation = variance.clamp(min=1e-12).sqrt()  # the bound gives it a gradient at 0
         # not in place, since the gradient of the deviation needs the images
         return images / deviation.clamp(min=1 / math.sqrt(images[0].numel()))
 
 
 @dataclass
-class Scale(_Whole):
+class Scale(Preprocess):
     """x / 255, in 0..1."""
 
     name: ClassVar[str] = "scale"
@@ -96,7 +91,7 @@ class Scale(_Whole):
 
 
 @dataclass
-class Unchanged(_Whole):
+class Unchanged(Preprocess):
     """x as it is stored, in 0..255."""
 
     name: ClassVar[str] = "none"

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar
+
+from .schema import Option
 
 
-class Schedule(Protocol):
-    """What the program asks of an option of the group `schedule`."""
+class Schedule(Option):
+    """Base class of the group `schedule`."""
 
-    name: ClassVar[str]
-
+    @abstractmethod
     def factor(self, epoch: int, epochs: int) -> float:
-        """Factor on the base learning rate in `epoch` (0-based) of `epochs`, at least 0."""
-        ...
+        """Return the factor on the base learning rate in `epoch` (0-based) of `epochs`, >= 0."""
 
 
 @dataclass
-class Step:
+class Step(Schedule):
     """factor = gamma ** (number of milestones that are <= epoch).
 
     Defaults: x0.1 from epoch 150 and x0.1 again from 225, as in the original code
-    (train.py, adjust_learning_rate) for its 300 epochs.
+    (train.py, adjust_learning_rate) for its 300 epochs. That code divides by 10 at every multiple
+    of 150 and of 225; `milestones` = [150, 225, 300, 450, 450] continues it.
     """
 
     name: ClassVar[str] = "step"
@@ -32,7 +34,7 @@ class Step:
 
     def __post_init__(self) -> None:
         if any(m < 0 for m in self.milestones):
-            raise ValueError(f"schedule.milestones={self.milestones} has an epoch below 0")
+            raise ValueError(f"schedule.milestones={self.milestones} must be epochs from 0 on")
         if not 0 < self.gamma < float("inf"):
             raise ValueError(f"schedule.gamma={self.gamma} must be a positive number")
 
@@ -41,7 +43,7 @@ class Step:
 
 
 @dataclass
-class Exponential:
+class Exponential(Schedule):
     """factor = gamma ** epoch. Default 0.95: Zhang et al. 2017, appendix A."""
 
     name: ClassVar[str] = "exponential"
@@ -57,7 +59,7 @@ class Exponential:
 
 
 @dataclass
-class Cosine:
+class Cosine(Schedule):
     """factor = (1 + cos(pi·epoch/epochs)) / 2, from 1 towards 0 (Loshchilov & Hutter 2017)."""
 
     name: ClassVar[str] = "cosine"
@@ -67,7 +69,7 @@ class Cosine:
 
 
 @dataclass
-class Constant:
+class Constant(Schedule):
     """factor = 1."""
 
     name: ClassVar[str] = "constant"

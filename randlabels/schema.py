@@ -1,12 +1,14 @@
-"""Dataclasses from plain values: keys that exist, with values of their types, or one sentence."""
+"""Build dataclasses from plain values; unknown keys and wrong types raise a ValueError."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+from abc import ABC
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,15 +29,33 @@ IN_WORDS = {
 """Types of keys, as error messages name them."""
 
 
-def plain(tree: DictConfig) -> dict[str, Any]:
-    """A composed tree as nested plain values, interpolations resolved."""
+@dataclass
+class Option(ABC):
+    """Base class of the options of all config groups: dataclasses whose fields are their keys.
+
+    name: the text after `GROUP=` on the command line. A class without one is no option.
+    """
+
+    name: ClassVar[str]
+
+    def pin_files(self) -> None:
+        """Write the checksums of the files that this option reads into its fields.
+
+        What a file contains then counts for the identity of a run, and its path does not.
+        ValueError if a file cannot be read, or differs from a checksum that is given.
+        """
+        return
+
+
+def to_plain(tree: DictConfig) -> dict[str, Any]:
+    """Return a composed tree as nested plain values, interpolations resolved."""
     values = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
-def typed(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
-    """An instance of dataclass `cls` from plain values, converted to the types of its fields.
+def parse_dataclass(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    """Return an instance of dataclass `cls`, from values converted to the types of its fields.
 
     prefix: what stands before its keys on the command line, such as `model.`; "" at the top level.
 
@@ -46,7 +66,7 @@ def typed(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
     if unknown := sorted(set(values) - known):
         listed = ", ".join(sorted(known)) or "no keys"
         whose = f"{prefix[:-1]}={cls.name}" if prefix else "the top level"
-        raise ValueError(f"{prefix}{unknown[0]} is no known key; {whose} takes {listed}")
+        raise ValueError(f"{prefix}{unknown[0]} is an unknown key; {whose} takes {listed}")
     schema = copy.deepcopy(_schema(cls))
     for key, value in values.items():
         try:
@@ -61,5 +81,5 @@ def typed(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
 
 @cache
 def _schema(cls: type) -> DictConfig:
-    """The fields of a dataclass with types and defaults; a copy costs a third of a new one."""
+    """Return the typed fields of a dataclass; a copy takes a third of the time of a new one."""
     return OmegaConf.structured(cls)

@@ -7,16 +7,15 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 
 from .config import Config
-from .dataset import Data
-from .experiment import Examples, Experiment, check_network
+from .dataset import Split
+from .experiment import Experiment
 from .fit import measure
-from .machine.resources import Resources, free_memory, resolve
+from .machine.resources import Resources, free_memory
 from .model import ExactModel, SolveOptions
 from .randomness import generator
 from .store.metrics import LOSSES, Record
@@ -61,31 +60,14 @@ def solve_options(
     return SolveOptions(_dtype(resources), cache, tick, memory, _threads(resources))
 
 
-def check_model(config: Config, data: Data, *, here: bool = True) -> None:
-    """Find out what the model would be refused for on these data, and `here` for lack of memory.
-
-    Raises:
-        ValueError: it cannot be built for, or fitted to, such images, or not in the free memory.
-    """
-    if not config.exact:
-        check_network(config, data)
-        return
-    resources = resolve(config if here else replace(config, device="cpu"), None)
-    images = data.train.images[config.dataset.indices(data.train.labels, "train")]
-    test = len(config.dataset.indices(data.test.labels, "test"))
-    cropped = config.preprocess.crop(images)
-    options = SolveOptions(_dtype(resources), threads=_threads(resources))
-    needed = _model(config).check(cropped, test, data.classes, options)
-    if here and needed > (free := free_memory(resources.device)):
-        raise ValueError(
-            f"model={config.model.name} on {len(images):,} images in {resources.precision} needs "
-            f"{needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are free; use "
-            "dataset.train_size= for fewer images, or a machine with more memory"
-        )
+def memory_options(resources: Resources) -> SolveOptions:
+    """Return the options that the memory of a fit depends on."""
+    return SolveOptions(_dtype(resources), threads=_threads(resources))
 
 
 def _model(config: Config) -> ExactModel:
-    return cast(ExactModel, config.model)
+    assert isinstance(config.model, ExactModel)
+    return config.model
 
 
 def _dtype(resources: Resources) -> torch.dtype:
@@ -141,7 +123,7 @@ def solve(
     return solved
 
 
-def inputs(experiment: Experiment, examples: Examples, device: str) -> torch.Tensor:
+def inputs(experiment: Experiment, examples: Split, device: str) -> torch.Tensor:
     """Preprocessed images (N, C, H, W) float32 on the device."""
     preprocess = experiment.config.preprocess
     mean, deviation = (moment.to(device) for moment in experiment.moments)

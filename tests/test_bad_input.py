@@ -1,9 +1,7 @@
-"""Bad input: one sentence, a non-zero exit, no folder; in a sweep before its first run starts."""
+"""Bad input: one sentence, a non-zero exit, no folder; in a sweep before the first run starts."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,41 +9,41 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from randlabels import run as entry
-
 from .conftest import TINY, Cli
 
 CASES = {
-    "corrupt=1.5": "corrupt=1.5 is no probability; use 0 to 1",
-    "corrupt=nan": "corrupt=nan is no probability; use 0 to 1",
+    "corrupt=1.5": "corrupt=1.5 must be between 0 and 1",
+    "corrupt=nan": "corrupt=nan must be between 0 and 1",
     "corrupt=abc": "corrupt=abc has the wrong type; give a number\n",
     "model=vgg": "model=vgg is unknown; use alexnet, inception, ",
     "model.depth=27": "model.depth=27 must be 6n+4 and at least 10; try 22 or 28",
     "epochs=0": "epochs=0 must be at least 1\n",
-    "compile=maybe": "compile=maybe is unknown; use auto, true or false\n",
+    "compile=maybe": "compile=maybe must be auto, true or false\n",
     "batch_size=-1": "batch_size=-1 must be at least 1",
-    "optimizer.lr=-1": "optimizer.lr=-1.0 must be a positive number, or null for the model's own",
+    "optimizer.lr=-1": "optimizer.lr=-1.0 must be a positive number, or null for the model's",
     "dataset.train_size=1000000000": "dataset.train_size=1000000000 exceeds the 1,442 train "
     "images of digits; use 1 to 1442, or null for all",
     "device=cuda": "device=cuda needs a GPU that PyTorch can use, and there is none; "
     "use device=cpu or device=auto",
-    "nosuch=1": "nosuch is no key of the chosen options; --help lists each option's keys\n",
-    "epoch=1": "epoch is no key of the chosen options; did you mean epochs? --help lists each ",
-    "lr=1": "lr is no key of the chosen options; did you mean model.lr or optimizer.lr? --help ",
-    "model.hiden=1": "model.hiden is no key of the chosen options; did you mean model.hidden? ",
-    "schedule.gama=1": "schedule.gama is no key of the chosen options; did you mean schedule.gamma",
+    "nosuch=1": "nosuch is an unknown key; --help lists each option's keys\n",
+    "epoch=1": "epoch is an unknown key; did you mean epochs? --help lists each ",
+    "lr=1": "lr is an unknown key; did you mean model.lr or optimizer.lr? --help ",
+    "model.hiden=1": "model.hiden is an unknown key; did you mean model.hidden? ",
+    "schedule.gama=1": "schedule.gama is an unknown key; did you mean schedule.gamma",
     "depth": "'depth' cannot be read as KEY=VALUE; use no spaces around = or in lists a,b,c, and ",
     "seed=range(0,2": "'seed=range(0,2' cannot be read as KEY=VALUE; use no spaces around = or ",
     "corruption=0.5": "corruption=0.5 is unknown; use asymmetric, gaussian_pixels, human, "
     "instance, pair_flip, random_pixels, shuffled_pixels, uniform, uniform_exclusive; how "
-    "much is corrupted is corrupt=0.4, say\n",
+    "much is corrupted is another key, such as corrupt=0.4\n",
     "augment=null": "augment=null is unknown; use crop_flip, flip_rotate, none, random_crop\n",
     "sweep=nosuch": "sweep=nosuch is unknown; use demo, ",
     "hydra/launcher=nosuch": "hydra/launcher=nosuch is unknown; use basic, joblib, ",
     "out=/dev/null": "/dev/null",
-    "+nosuch=1": "nosuch is no known key; the top level takes batch_size, ",
-    "+model.nosuch=1": "model.nosuch is no known key; model=wrn takes depth, dropout, lr, widen",
-    "name=../up": "name='../up' is no safe folder name; use up to 100 letters, ",
+    "+nosuch=1": "nosuch is an unknown key; the top level takes batch_size, ",
+    "+model.nosuch=1": "model.nosuch is an unknown key; model=wrn takes depth, dropout, lr, widen",
+    "name=../up": "name='../up' must be a safe folder name: up to 100 letters, ",
+    "out=~/x": f"out=~/x must not start with ~, which the shell leaves as it is after =; use out="
+    f"{Path.home()}/x, or out=$HOME/x\n",
     "corrupt=[": "'corrupt=[' cannot be read as KEY=VALUE; use no spaces around = or in lists ",
 }
 
@@ -84,7 +82,10 @@ def test_missing_data_set(multirun: bool, cli: Cli, tmp_path: Path) -> None:
     assert outcome.err == (
         "Error: cifar10 in nowhere is missing or fails its checksum (Dataset not found or "
         "corrupted. You can use download=True to download it); set dataset.download=true, or "
-        "point RANDLABELS_DATA or dataset.root to the files\n"
+        "RANDLABELS_DATA or dataset.root to the folder that has cifar-10-batches-py/data_batch_1, "
+        "cifar-10-batches-py/data_batch_2, cifar-10-batches-py/data_batch_3, "
+        "cifar-10-batches-py/data_batch_4, cifar-10-batches-py/data_batch_5, "
+        "cifar-10-batches-py/test_batch, cifar-10-batches-py/batches.meta\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -127,7 +128,7 @@ def folder_with(root: Path, spoil: str) -> None:
     [
         ("empty class", "Error: tree/train/c has no image; add some or remove the folder"),
         ("class that train lacks", "Error: tree/test has class 'c', which train lacks; "),
-        ("unreadable image", "Error: tree/train/b/1.png is no readable image ("),
+        ("unreadable image", "Error: tree/train/b/1.png cannot be decoded ("),
     ],
 )
 def test_spoilt_image_folder(
@@ -146,9 +147,7 @@ def test_good_image_folder_runs(cli: Cli, tmp_path: Path) -> None:
     assert cli(*FOLDER).code == 0
 
 
-def test_other_data_in_the_same_place_is_not_taken_for_the_same_run(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_other_data_in_the_same_folder_are_not_the_same_run(cli: Cli, tmp_path: Path) -> None:
     folder_with(tmp_path / "tree", "not at all")
     assert cli(*FOLDER).code == 0
     Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "tree" / "train" / "a" / "0.png")
@@ -170,22 +169,20 @@ def test_full_error_shows_the_traceback() -> None:
         command, capture_output=True, text=True, env={"HYDRA_FULL_ERROR": "1", "PATH": ""}
     )
     assert shown.returncode == 1
-    assert "Traceback" in shown.stderr and "corrupt=1.5 is no probability" in shown.stderr
+    assert "Traceback" in shown.stderr and "corrupt=1.5 must be between 0 and 1" in shown.stderr
 
 
-def test_file_of_keys_that_names_no_option_is_named(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither by its own name, which no class has, nor by a line or another file's."""
-    shutil.copytree(entry.CONF, tmp_path / "conf", symlinks=True)
-    os.symlink(entry.CONF.parent / "sweeps", tmp_path / "sweeps")
-    monkeypatch.setattr(entry, "CONF", tmp_path / "conf")
-    wide = tmp_path / "conf" / "model" / "wide.yaml"
+def test_file_of_keys_must_name_its_option(cli: Cli, tmp_path: Path) -> None:
+    """Without the name the group's default would run under the file's keys."""
+    wide = tmp_path / "own" / "model" / "wide.yaml"
+    wide.parent.mkdir(parents=True)
+    given = ["--config-dir", str(tmp_path / "own"), *TINY[:1], "model=wide", "plan=true"]
     for line in ("name: mlp", "defaults: [mlp]"):
         wide.write_text(f"{line}\nhidden: [7]\n")
-        assert "mlp-digits" in cli(*TINY[:1], "model=wide", "plan=true").out
+        assert "mlp-digits" in cli(*given).out
     wide.write_text("hidden: [7]  # name: mlp\n")
-    assert cli("model=wide").err == (
-        f"Error: {wide} must have the line `name: X`, where X is the option whose keys these "
-        "are; add it\n"
-    )
+    for arguments in (given, ["-m", *given]):
+        assert cli(*arguments).err == (
+            "Error: model={'hidden': [7]} must have a name, which says whose keys these are; "
+            "add the line `name: X` to the chosen file of the group model\n"
+        )

@@ -12,8 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from randlabels.cli.compose import CONF, prepare_hydra
 from randlabels.launchers.composer import Composer
-from randlabels.run import CONF, prepare_hydra
 
 LISTS = [
     [],

@@ -7,32 +7,33 @@ import math
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hypothesis import given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from randlabels.cli.help import options_help
-from randlabels.config import Config, Settings, parse
+from randlabels.cli.compose import CONF, prepare_hydra
+from randlabels.cli.help import _keys, options_help
+from randlabels.config import Config, Settings, parse, parse_composed
 from randlabels.corruption.uniform import Uniform
 from randlabels.registry import DEFAULTS, options, without_file
-from randlabels.run import CONF, prepare_hydra
-from randlabels.schema import plain
+from randlabels.store.rundir import flat_keys
 
 prepare_hydra()
 
 OPTION_FILES = sorted(f for group in DEFAULTS for f in (CONF / group).glob("*.yaml"))
 SWEEP_FILES = sorted((CONF / "sweep").rglob("*.yaml"))
-ALL_FILES = [CONF / "config.yaml", *OPTION_FILES]
+ALL_FILES = [CONF / "config.yaml", CONF / "dataset_keys.yaml", *OPTION_FILES]
 
 
 @cache
 def composed(*overrides: str) -> Config:
     """To be looked at only: all tests see the same one."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse(plain(compose("config", list(overrides))))
+        return parse_composed(compose("config", list(overrides)))
 
 
 def name_of(file: Path) -> str:
@@ -40,7 +41,7 @@ def name_of(file: Path) -> str:
 
 
 def test_every_option_has_a_file_and_every_file_an_option() -> None:
-    """But for options of one's own, which need none."""
+    """Except for own options, which need none."""
     found = {f"{group}/{name}" for group in DEFAULTS for name in options(group)}
     own = {f"{group}/{name}" for group, name, _ in without_file(CONF)}
     assert {name_of(file) for file in OPTION_FILES} == found - own
@@ -48,8 +49,7 @@ def test_every_option_has_a_file_and_every_file_an_option() -> None:
 
 @pytest.mark.parametrize("file", OPTION_FILES, ids=name_of)
 def test_option_file_holds_the_schemas_keys_and_defaults(file: Path) -> None:
-    keys = yaml.safe_load(file.read_text())
-    keys.pop("defaults", None)
+    keys = _keys(file)
     name = keys.pop("name")
     default = options(file.parent.name)[name]()
     assert name == file.stem
@@ -139,6 +139,52 @@ def test_keys_that_can_change_the_numbers_change_the_run(override: str) -> None:
     assert composed(override).run_id != composed().run_id
 
 
+POOL: dict[str, list[Any]] = {
+    "int": [0, 1, 2, 10, 16],
+    "int | None": [None, 1, 2],
+    "float": [0.0, 0.1, 0.5, 1.0],
+    "float | None": [None, 0.1, 0.5],
+    "bool": [False, True],
+    "list[int]": [[4], [4, 8], [150, 225]],
+    "list[float]": [[4.0], [4.0, 8.0]],
+}
+"""Values of keys by type, of which two configs often have the same."""
+
+
+def keys_of(cls: type) -> dict[str, st.SearchStrategy]:
+    """Return a strategy of values for each key of a dataclass whose type has a pool."""
+    fields = [f for f in dataclasses.fields(cls) if str(f.type) in POOL]
+    return {f.name: st.sampled_from(POOL[str(f.type)]) for f in fields}
+
+
+def trees() -> st.SearchStrategy:
+    """Return a strategy of config trees with some keys, and some options and their keys."""
+    groups = {
+        group: st.one_of(
+            st.fixed_dictionaries({"name": st.just(name)}, optional=keys_of(cls))
+            for name, cls in options(group).items()
+        )
+        for group in DEFAULTS
+    }
+    chosen = {"device": st.sampled_from(["auto", "cpu", "cuda:0", "cuda:1"])}
+    return st.fixed_dictionaries({}, optional={**keys_of(Settings), **chosen, **groups})
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.filter_too_much])
+@given(trees(), trees(), st.data())
+def test_runs_have_one_id_exactly_if_no_key_differs_that_can_change_the_numbers(
+    tree: dict, other: dict, data: st.DataObject
+) -> None:
+    """... of the second tree, a part or all takes the place of the first one's."""
+    taken = data.draw(st.lists(st.sampled_from(sorted({*other, "seed"})), max_size=2))
+    try:
+        first, second = parse(tree), parse(tree | {k: other[k] for k in taken if k in other})
+    except ValueError:  # a value out of range
+        assume(False)
+    same = flat_keys(first.tree()) == flat_keys(second.tree())
+    assert (first.hash == second.hash) == same == (first.identity() == second.identity())
+
+
 def test_gpu_index_does_not_change_the_run() -> None:
     assert composed("device=cuda:1").hash == composed("device=cuda:0").hash
     assert composed("device=cuda").hash != composed("device=cpu").hash
@@ -180,7 +226,7 @@ def test_corrupt_is_a_probability(value: float) -> None:
     if 0 <= value <= 1:
         assert parse({"corrupt": value}).corrupt == value
     else:
-        with pytest.raises(ValueError, match=r"^corrupt=.* is no probability; use 0 to 1$"):
+        with pytest.raises(ValueError, match=r"^corrupt=.* must be between 0 and 1$"):
             parse({"corrupt": value})
 
 

@@ -13,47 +13,47 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from randlabels.config import parse
-from randlabels.corruption import Part
+from randlabels.corruption import Source
 from randlabels.corruption.uniform import Uniform
 from randlabels.experiment import assemble
 
-from .noise import part
+from .sources import make_source
 
 
-def original(labels: np.ndarray, prob: float, classes: int, seed: int = 12345) -> np.ndarray:
+def original(labels: np.ndarray, corrupt: float, classes: int, seed: int = 12345) -> np.ndarray:
     """cifar10_data.py of the original code, with its global generator."""
     labels = np.array(labels)
-    if prob > 0:
+    if corrupt > 0:
         np.random.seed(seed)
-        mask = np.random.rand(len(labels)) <= prob
+        mask = np.random.rand(len(labels)) <= corrupt
         random_labels = np.random.choice(classes, mask.sum())
         labels[mask] = random_labels
     return labels
 
 
 @pytest.mark.parametrize("size", [50_000, 10_000], ids=["train", "test"])
-@pytest.mark.parametrize("prob", [0.0, 1e-9, 0.1, 0.2, 0.5, 0.8, 1.0])
-def test_labels_equal_the_original_codes_bit_for_bit(prob: float, size: int) -> None:
+@pytest.mark.parametrize("corrupt", [0.0, 1e-9, 0.1, 0.2, 0.5, 0.8, 1.0])
+def test_labels_equal_the_original_codes_bit_for_bit(corrupt: float, size: int) -> None:
     labels = np.random.RandomState(0).randint(0, 10, size)
-    relabelled = Uniform().relabel(part(labels), prob)
+    relabelled = Uniform().relabel(make_source(labels), corrupt)
     assert relabelled.dtype == np.int64
-    np.testing.assert_array_equal(relabelled, original(labels, prob, 10))
+    np.testing.assert_array_equal(relabelled, original(labels, corrupt, 10))
 
 
 @settings(deadline=None, max_examples=50)
 @given(
-    prob=st.floats(0, 1),
+    corrupt=st.floats(0, 1),
     classes=st.integers(2, 100),
     size=st.integers(1, 300),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_seed_and_class_count_equals_the_formula(
-    prob: float, classes: int, size: int, seed: int
+    corrupt: float, classes: int, size: int, seed: int
 ) -> None:
     labels = np.arange(size) % classes
     before = labels.copy()
-    relabelled = Uniform(seed=seed).relabel(part(labels, classes), prob)
-    np.testing.assert_array_equal(relabelled, original(labels, prob, classes, seed))
+    relabelled = Uniform(seed=seed).relabel(make_source(labels, classes), corrupt)
+    np.testing.assert_array_equal(relabelled, original(labels, corrupt, classes, seed))
     np.testing.assert_array_equal(labels, before)
 
 
@@ -96,9 +96,9 @@ def test_record_states_the_share_changed_and_the_labels_checksums() -> None:
 class InPlace(Uniform):
     """A corruption as somebody may write it: it changes the labels that it was given."""
 
-    def relabel(self, part: Part, prob: float) -> np.ndarray:
-        part.labels[:] = (part.labels + 1) % part.classes
-        return part.labels
+    def relabel(self, source: Source, corrupt: float) -> np.ndarray:
+        source.labels[:] = (source.labels + 1) % source.classes
+        return source.labels
 
 
 def test_a_corruption_that_works_in_place_spoils_no_other_run() -> None:
@@ -115,8 +115,8 @@ def test_a_corruption_that_works_in_place_spoils_no_other_run() -> None:
 )
 def test_a_corruption_that_returns_no_labels_is_refused(wrong) -> None:
     class Wrong(Uniform):
-        def relabel(self, part: Part, prob: float) -> np.ndarray:
-            return wrong(part.labels)
+        def relabel(self, source: Source, corrupt: float) -> np.ndarray:
+            return wrong(source.labels)
 
     config = dataclasses.replace(parse(tree()), corruption=Wrong())
     with pytest.raises(ValueError, match="relabel must return 1442 integers from 0 to 9"):

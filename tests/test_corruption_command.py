@@ -85,15 +85,15 @@ def test_pixel_kinds_alter_images_and_no_labels(call) -> None:
     ("arguments", "sentence"),
     [
         (["nosuch", "-p", "0.5"], "corruption=nosuch is unknown; use asymmetric, "),
-        (["uniform", "-p", "2"], "corrupt=2.0 is no probability; use 0 to 1"),
+        (["uniform", "-p", "2"], "corrupt=2.0 must be between 0 and 1"),
         (["uniform", "-p", "abc"], "argument -p/--prob: invalid float value: 'abc'; use "),
-        (["uniform", "-p", "nan"], "corrupt=nan is no probability; use 0 to 1"),
+        (["uniform", "-p", "nan"], "corrupt=nan must be between 0 and 1"),
         (["uniform"], "the following arguments are required: -p/--prob; use python -m randlabels"),
         (["uniform", "-p", "0.5", "--nosuch"], "unrecognized arguments: --nosuch; use "),
         (["uniform", "-p", "0.5", "depth"], "'depth' cannot be read as KEY=VALUE; "),
-        (["uniform", "-p", "0.5", "corruption.sed=1"], "corruption.sed is no key of the chosen "),
+        (["uniform", "-p", "0.5", "corruption.sed=1"], "corruption.sed is an unknown key; "),
         (["asymmetric", "-p", "0.5", "dataset=digits"], "corruption=asymmetric has no map "),
-        (["human", "-p", "0.5", "dataset=digits"], "corruption=human needs the label file "),
+        (["human", "-p", "0.5", "dataset=digits"], "corruption.path=null must be a label file "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -106,7 +106,7 @@ def test_it_is_a_module_to_run(tmp_path: Path) -> None:
     run = [sys.executable, "-m", "randlabels.corruption", "uniform", "-p", "7", "dataset=digits"]
     done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == "Error: corrupt=7.0 is no probability; use 0 to 1\n"
+    assert done.stderr == "Error: corrupt=7.0 must be between 0 and 1\n"
 
 
 def test_output_that_nobody_reads_is_no_error() -> None:

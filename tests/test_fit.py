@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 from randlabels import fit
 from randlabels.config import parse
-from randlabels.experiment import Examples, Experiment, assemble
+from randlabels.dataset import Split
+from randlabels.experiment import Experiment, assemble
 from randlabels.loss import CrossEntropy
 from randlabels.machine.resources import Resources
 from randlabels.model import wrn
@@ -101,7 +102,7 @@ def test_metrics_equal_numpys(corrupted: int) -> None:
     labels = np.where(np.arange(12) < corrupted, (true + 1) % 4, true)
     logits = rng.randn(12, 4).astype(np.float32)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    part = Examples(torch.zeros(12, 1, 1, 1), torch.tensor(labels), torch.tensor(true))
+    part = Split(torch.zeros(12, 1, 1, 1), torch.tensor(labels), torch.tensor(true))
     found = fit.measure(CrossEntropy(), part, part, torch.tensor(logits), torch.tensor(logits))
     predicted, changed = logits.argmax(1), labels != true
 

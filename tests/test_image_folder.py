@@ -67,14 +67,97 @@ def test_sixteen_bit_image_is_scaled_not_clipped(tree: Path) -> None:
     assert data.train.images[0, 0].tolist() == [[0, 100], [200, 255]]
 
 
-def test_changed_image_is_decoded_anew(tree: Path) -> None:
+def shown(file: Path, tree: Path, channels: int = 3, size: int = 2) -> list:
+    """Return the pixels (C, H, W) of a file as they are read in the place of the first image."""
+    for old in (tree / "train" / "a cat").iterdir():
+        old.unlink()
+    file.rename(tree / "train" / "a cat" / file.name)
+    data = ImageFolder(root=str(tree), size=size, channels=channels).load()
+    return data.train.images[0].tolist()
+
+
+INK = [[0, 255], [255, 0]]
+"""A drawing of two black and two white pixels, as a viewer shows it."""
+
+
+def drawing(mode: str) -> tuple[Image.Image, dict[str, object]]:
+    """Return the drawing in one of Pillow's modes, and what `save` needs for its transparency."""
+    ink = np.array(INK, dtype=np.uint8)
+    grey = Image.fromarray(ink)
+    clear = Image.fromarray(255 - ink)  # opaque where there is ink, and black everywhere
+    black = Image.new("L", (2, 2))
+    palette = grey.convert("P")
+    if mode == "LA":
+        return Image.merge("LA", (black, clear)), {}
+    if mode == "RGBA":
+        return Image.merge("RGBA", (black, black, black, clear)), {}
+    if mode == "P, transparent":
+        palette.putpalette([0, 0, 0] * 256)
+        return palette, {"transparency": 255}
+    if mode == "L, transparent":
+        return Image.fromarray(np.where(ink == 255, 7, 0).astype(np.uint8)), {"transparency": 7}
+    if mode == "I;16":
+        return Image.fromarray(ink.astype(np.uint16) * 257), {}
+    return (palette if mode == "P" else grey.convert(mode)), {}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [(mode, "png") for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")]
+    + [("P, transparent", "png"), ("P, transparent", "gif"), ("L, transparent", "png")]
+    + [("CMYK", "tif"), ("YCbCr", "tif")],
+)
+def test_every_mode_is_read_as_a_viewer_shows_it(
+    mode: str, ending: str, channels: int, tree: Path
+) -> None:
+    image, keys = drawing(mode)
+    image.save(tree / f"0.{ending}", **keys)
+    assert shown(tree / f"0.{ending}", tree, channels) == [INK] * channels
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_modes_without_a_range_of_values_are_refused_by_name(mode: str, tree: Path) -> None:
+    Image.fromarray(np.array(INK, dtype=np.uint8)).convert(mode).save(tree / "0.tif")
+    with pytest.raises(ValueError, match=f"0.tif cannot be decoded .its mode {mode} has no range"):
+        shown(tree / "0.tif", tree)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int, tree: Path) -> None:
+    """The stored pixels are those of the upright image, moved as the EXIF standard says."""
+    upright = np.array([[0, 60], [120, 180]], dtype=np.uint8)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: upright[::-1].T[::-1, ::-1],
+        7: upright[::-1, ::-1].T,
+        8: upright[:, ::-1].T[::-1, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tree / "0.png", exif=exif)
+    assert shown(tree / "0.png", tree, channels=1) == [upright.tolist()]
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", ".DS_Store", "._0.png"])
+def test_files_of_the_system_are_ignored(name: str, tree: Path) -> None:
+    before = ImageFolder(root=str(tree), size=8).load()
+    (tree / "train" / "dog" / name).write_bytes(b"not an image")
+    assert ImageFolder(root=str(tree), size=8).load().sha256 == before.sha256
+
+
+def test_changed_image_is_decoded_again(tree: Path) -> None:
     ImageFolder(root=str(tree), size=8).load()
     Image.new("RGB", (9, 9), (7, 7, 7)).save(tree / "train" / "dog" / "0.png")
     data = ImageFolder(root=str(tree), size=8).load()
     assert data.train.images[3].unique().tolist() == [7]
 
 
-def test_damaged_cache_is_decoded_anew_and_repaired(tree: Path) -> None:
+def test_damaged_cache_is_decoded_again_and_repaired(tree: Path) -> None:
     data = ImageFolder(root=str(tree), size=8).load()
     files = sorted((tree / image_folder.CACHE).glob("*.npz"))
     whole = [file.read_bytes() for file in files]
@@ -102,16 +185,22 @@ def test_images_that_are_not_split_are_tested_on_held_out_ones(tree: Path) -> No
     [
         (lambda t: (t / "train" / "empty").mkdir(), "empty has no image"),
         (lambda t: (t / "test" / "bird").mkdir(), "has class 'bird', which train lacks"),
-        (lambda t: (t / "train" / "dog" / "1.bmp").write_bytes(b"BM"), "1.bmp is no readable"),
-        (lambda t: (t / "train" / "dog" / "x.txt").write_text("x"), "x.txt is no readable image"),
-        (lambda t: os.rename(t / "test", t / "tset"), "test is no folder.* dataset.holdout="),
+        (lambda t: (t / "train" / "dog" / "1.bmp").write_bytes(b"BM"), "1.bmp cannot be decoded"),
+        (lambda t: (t / "train" / "dog" / "gone.png").symlink_to("x"), "gone.png cannot be read"),
+        (lambda t: (t / "train" / "dog" / "more").mkdir(), "more must not be a folder in the fol"),
+        (
+            lambda t: (t / "train" / "dog" / "1.dds").write_bytes(b"DDS " + bytes(140)),
+            "1.dds cannot be decoded",
+        ),
+        (lambda t: (t / "train" / "dog" / "x.txt").write_text("x"), "x.txt cannot be decoded"),
+        (lambda t: os.rename(t / "test", t / "tset"), "test must be a folder, .* dataset.holdout="),
         (
             lambda t: os.rename(t / "train", t / "training"),
             "has test, training; image_folder",
         ),
         (
             lambda t: os.rename(t, t.with_name("other")),
-            "^[^ ]* is no folder; set dataset.root",
+            "^[^ ]* must be a folder with train/<class>.*; set dataset.root",
         ),
     ],
 )

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from randlabels import solve
+from randlabels import checks, solve
 from randlabels.console import print_table
-from randlabels.launchers import launch
 from randlabels.model.kernel import Kernel
 from randlabels.store.rundir import RunDir
 
@@ -50,20 +49,20 @@ def test_labels_and_models_that_runs_share_are_checked_once(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Labels by split, data set, corruption and `corrupt`; models by precision, data and model."""
-    checks: dict[str, list[Any]] = {"relabel": [], "check_model": []}
-    for name, seen in checks.items():
-        original = getattr(launch, name)
+    calls: dict[str, list[Any]] = {"label_checksums": [], "check_model": []}
+    for name, seen in calls.items():
+        original = getattr(checks, name)
 
         def record_and_check(config, *arguments, original=original, seen=seen, **options):
             seen.append((config.dataset.name, config.corrupt, config.model.name, config.precision))
             return original(config, *arguments, **options)
 
-        monkeypatch.setattr(launch, name, record_and_check)
+        monkeypatch.setattr(checks, name, record_and_check)
     trained = ["-m", *TINY[:1], *TINY[3:], "model=mlp,linear", "precision=fp32,bf16"]
     outcome = cli(*trained, "seed=0,1", "corrupt=0.0,0.5,1.0", "plan=true")
     assert "24 runs" in outcome.out
-    assert [level for _, level, _, _ in checks["relabel"]] == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
-    models = [(name, precision) for _, _, name, precision in checks["check_model"]]
+    assert [level for _, level, _, _ in calls["label_checksums"]] == [0.0, 0.5, 1.0]
+    models = [(name, precision) for _, _, name, precision in calls["check_model"]]
     assert sorted(models) == [
         (name, precision) for name in ("linear", "mlp") for precision in ("bf16", "fp32")
     ]
@@ -150,7 +149,7 @@ def test_joblib_starts_two_processes_per_gpu_and_says_so(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     line = "At most 4 processes, 2 per GPU; hydra.launcher.n_jobs=N sets another number\n"
-    monkeypatch.setattr(launch, "check", lambda configs, here: None)  # this machine may lack a GPU
+    monkeypatch.setattr(checks, "check", lambda configs, here: None)  # this machine may lack a GPU
     assert line in cli("-m", *TINY).out
     for key in ("device=cpu", "hydra.launcher.n_jobs=3"):
         assert "per GPU" not in cli("-m", *TINY, key).out

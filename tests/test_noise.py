@@ -13,7 +13,7 @@ from randlabels.corruption.instance import Instance
 from randlabels.corruption.pair_flip import PairFlip
 from randlabels.corruption.uniform import Uniform, UniformExclusive
 
-from .noise import balanced, part
+from .sources import balanced, make_source
 
 KINDS = [Uniform(), Uniform(nested=True), UniformExclusive(), PairFlip(), Asymmetric(), Instance()]
 
@@ -22,38 +22,38 @@ def ident(kind: object) -> str:
     return type(kind).__name__ + ("Nested" if getattr(kind, "nested", False) else "")
 
 
-def formula(kind: object, prob: float) -> np.ndarray | None:
+def formula(kind: object, corrupt: float) -> np.ndarray | None:
     """The matrix of ten classes written out by hand; None where it has no closed form."""
     confused = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
     matrix = np.zeros((10, 10))
     for i in range(10):
         for j in range(10):
             if isinstance(kind, Uniform):
-                matrix[i, j] = prob / 10 + (1 - prob if i == j else 0)
+                matrix[i, j] = corrupt / 10 + (1 - corrupt if i == j else 0)
             elif isinstance(kind, UniformExclusive):
-                matrix[i, j] = 1 - prob if i == j else prob / 9
+                matrix[i, j] = 1 - corrupt if i == j else corrupt / 9
             elif isinstance(kind, PairFlip):
-                matrix[i, j] = {i: 1 - prob, (i + 1) % 10: prob}.get(j, 0)
+                matrix[i, j] = {i: 1 - corrupt, (i + 1) % 10: corrupt}.get(j, 0)
             elif isinstance(kind, Asymmetric):
-                move = prob if i in confused else 0
+                move = corrupt if i in confused else 0
                 matrix[i, j] = {i: 1 - move, confused.get(i, i): move}.get(j, 0) if move else i == j
             else:
                 return None
     return matrix
 
 
-@pytest.mark.parametrize("prob", [0.0, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("corrupt", [0.0, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("kind", KINDS, ids=ident)
-def test_empirical_transition_matrix_is_the_stated_one(kind: Mixture, prob: float) -> None:
-    whole = part(balanced())
-    given = kind.relabel(whole, prob)
+def test_empirical_transition_matrix_is_the_stated_one(kind: Mixture, corrupt: float) -> None:
+    whole = make_source(balanced())
+    given = kind.relabel(whole, corrupt)
     assert given.dtype == np.int64
     counts = np.zeros((10, 10))
     np.add.at(counts, (whole.labels, given), 1)
-    stated = kind.transition(whole, prob)
+    stated = kind.transition(whole, corrupt)
     assert stated.dtype == np.float64 and (stated > -1e-12).all()
     np.testing.assert_allclose(stated.sum(1), 1)
-    written = formula(kind, prob)
+    written = formula(kind, corrupt)
     if written is not None:
         np.testing.assert_allclose(stated, written, atol=1e-12)
     within = 4.5 * np.sqrt(np.maximum(stated * (1 - stated), 0) / 5_000)
@@ -61,19 +61,19 @@ def test_empirical_transition_matrix_is_the_stated_one(kind: Mixture, prob: floa
 
 
 @pytest.mark.parametrize("kind", KINDS[1:], ids=ident)
-def test_a_corrupted_label_stays_so_to_the_same_class_at_every_larger_level(kind: Mixture) -> None:
-    whole = part(balanced(5_000))
+def test_levels_are_nested(kind: Mixture) -> None:
+    whole = make_source(balanced(5_000))
     before = whole.labels
-    for prob in (0.1, 0.3, 0.31, 0.6, 0.9, 1.0):
-        given = kind.relabel(whole, prob)
+    for corrupt in (0.1, 0.3, 0.31, 0.6, 0.9, 1.0):
+        given = kind.relabel(whole, corrupt)
         changed = before != whole.labels
         np.testing.assert_array_equal(given[changed], before[changed])
         assert np.count_nonzero(given != whole.labels) >= np.count_nonzero(changed)
         before = given
 
 
-def test_uniform_is_not_nested_unless_asked_and_then_hits_the_same_labels() -> None:
-    whole = part(np.zeros(5_000, dtype=np.int64))
+def test_uniform_is_nested_only_if_asked_and_then_corrupts_the_same_labels() -> None:
+    whole = make_source(np.zeros(5_000, dtype=np.int64))
     low, high = (Uniform().relabel(whole, p) for p in (0.3, 0.6))
     assert (low[low > 0] != high[low > 0]).any()
     mask = np.random.RandomState(12345).rand(5_000) <= 0.3
@@ -86,7 +86,7 @@ def test_draws_depend_on_the_seed_and_leave_labels_and_global_generators_alone(
     kind: Mixture,
 ) -> None:
     state = np.random.get_state()[1].copy()
-    whole = part(balanced(1_000))
+    whole = make_source(balanced(1_000))
     first = kind.relabel(whole, 0.5)
     np.testing.assert_array_equal(whole.labels, balanced(1_000))
     np.testing.assert_array_equal(kind.relabel(whole, 0.5), first)
@@ -99,16 +99,16 @@ def test_draws_depend_on_the_seed_and_leave_labels_and_global_generators_alone(
 
 def test_labels_that_went_from_cat_to_dog_do_not_go_back() -> None:
     """The published bug: a loop over classes in place flips some of them twice."""
-    cats = part(np.full(1_000, 3))
+    cats = make_source(np.full(1_000, 3))
     assert (Asymmetric().relabel(cats, 1.0) == 5).all()
-    both = part(np.repeat([3, 5], 5_000))
+    both = make_source(np.repeat([3, 5], 5_000))
     given = Asymmetric().relabel(both, 0.4)
     mask = np.random.RandomState(12345).rand(10_000) <= 0.4
     np.testing.assert_array_equal(given, np.where(mask, 8 - both.labels, both.labels))
 
 
 def test_mnist_has_the_published_map() -> None:
-    digits = part(balanced(10), dataset="mnist")
+    digits = make_source(balanced(10), dataset="mnist")
     assert Asymmetric().relabel(digits, 1.0).tolist() == [0, 1, 7, 8, 4, 6, 5, 1, 8, 9]
 
 
@@ -135,13 +135,21 @@ def test_cifar100_goes_round_each_superclass_in_the_order_of_the_fine_labels() -
     for group in superclasses:
         for name, following in zip(group, group[1:] + group[:1], strict=True):
             expected[names.index(name)] = names.index(following)
-    fine = part(np.arange(100), 100, dataset="cifar100")
+    fine = make_source(np.arange(100), 100, dataset="cifar100")
     np.testing.assert_array_equal(Asymmetric().relabel(fine, 1.0), expected)
 
 
-def test_a_data_set_without_a_map_is_refused_in_one_sentence() -> None:
+def test_data_set_without_a_map_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^corruption=asymmetric has no map .* for svhn; use "):
-        Asymmetric().relabel(part(balanced(10), dataset="svhn"), 0.5)
+        Asymmetric().relabel(make_source(balanced(10), dataset="svhn"), 0.5)
+
+
+def test_one_class_has_no_other_class_to_become() -> None:
+    one = make_source(np.zeros(5), 1)
+    for work in (UniformExclusive().relabel, UniformExclusive().transition):
+        with pytest.raises(ValueError, match="^corruption=uniform_exclusive needs at least 2 clas"):
+            work(one, 0.5)
+    assert (Uniform().relabel(one, 1.0) == 0).all()
 
 
 # Instance-dependent noise
@@ -172,7 +180,7 @@ def test_instance_noise_equals_the_published_algorithm(inputs: str) -> None:
     from scipy.stats import truncnorm
 
     kind = Instance(inputs=inputs)
-    whole = part(balanced(400))
+    whole = make_source(balanced(400))
     pixels = whole.images.reshape(400, -1) / (255.0 if inputs == "unit" else 1.0)
     rank, flip, choice = kind._draws(whole)
     q = truncnorm.ppf(rank, -0.3 / 0.1, 0.7 / 0.1, loc=0.3, scale=0.1)
@@ -190,18 +198,20 @@ def test_instance_noise_equals_the_published_algorithm(inputs: str) -> None:
 def test_instance_noise_has_the_truncated_normals_mean_and_depends_on_the_image() -> None:
     from scipy.stats import truncnorm
 
-    whole = part(balanced())
-    for prob in (0.05, 0.4, 1.0):
-        share = np.mean(Instance().relabel(whole, prob) != whole.labels)
-        mean = truncnorm.mean(-prob / 0.1, (1 - prob) / 0.1, loc=prob, scale=0.1)
+    whole = make_source(balanced())
+    for corrupt in (0.05, 0.4, 1.0):
+        share = np.mean(Instance().relabel(whole, corrupt) != whole.labels)
+        mean = truncnorm.mean(-corrupt / 0.1, (1 - corrupt) / 0.1, loc=corrupt, scale=0.1)
         assert abs(share - mean) < 4.5 * np.sqrt(mean * (1 - mean) / 50_000)
-    same = part(np.zeros(5_000, dtype=np.int64), images=np.full((5_000, 1, 3, 3), 99, np.uint8))
+    same = make_source(
+        np.zeros(5_000, dtype=np.int64), images=np.full((5_000, 1, 3, 3), 99, np.uint8)
+    )
     given = Instance().relabel(same, 0.5)
     assert len(set(given.tolist())) == 2  # one image, one confusion: the softmax is almost hard
 
 
 def test_train_and_test_share_the_confusions_but_not_the_draws() -> None:
-    train, test = (part(balanced(), name=name) for name in ("train", "test"))
+    train, test = (make_source(balanced(), split=name) for name in ("train", "test"))
     assert (Instance().relabel(train, 0.5) != Instance().relabel(test, 0.5)).any()
     np.testing.assert_allclose(
         Instance().transition(train, 0.5), Instance().transition(test, 0.5), atol=0.02
@@ -214,4 +224,6 @@ def test_a_class_without_images_keeps_the_identity() -> None:
         [0, 1, 0],
         [0, 0, 1],
     ]
-    assert Instance().transition(part(np.zeros(9)), 0.5)[3].tolist() == np.eye(10)[3].tolist()
+    assert (
+        Instance().transition(make_source(np.zeros(9)), 0.5)[3].tolist() == np.eye(10)[3].tolist()
+    )

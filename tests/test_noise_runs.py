@@ -37,8 +37,8 @@ def test_option_trains_two_steps(
     answers = {"clean_label": labels.numpy(), "worse_label": labels.numpy()[::-1].copy()}
     torch.save(answers, tmp_path / "human.pt")
     chosen = {"name": name} | ({"path": str(tmp_path / "human.pt")} if name == "human" else {})
-    for preprocess, prob in (("paper", 0.0), ("paper", 1.0), ("standardize", 0.5)):
-        tree = {"preprocess": {"name": preprocess}, group: chosen, "corrupt": prob, "epochs": 1}
+    for preprocess, corrupt in (("paper", 0.0), ("paper", 1.0), ("standardize", 0.5)):
+        tree = {"preprocess": {"name": preprocess}, group: chosen, "corrupt": corrupt, "epochs": 1}
         model = {"name": "wrn", "depth": 10}
         built = assemble(
             parse({"dataset": {"name": dataset}, "model": model, "batch_size": 10} | tree)

@@ -1,25 +1,27 @@
-"""One's own data set, corruption or model: whatever is wrong with it ends as one sentence."""
+"""Own data sets, corruptions and models: found by import, mistakes are reported before a run."""
 
 from __future__ import annotations
 
 import importlib
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
+import numpy as np
 import pytest
 import torch
-from hydra.errors import HydraException
+from torch import nn
 
 from randlabels import registry
+from randlabels.checks import check, check_model
+from randlabels.cli.compose import CONF
 from randlabels.config import Config, parse
-from randlabels.experiment import build_model, load, relabel
-from randlabels.launchers.launch import check
-from randlabels.run import CONF, in_one_sentence
-from randlabels.solve import check_model
+from randlabels.corruption.base import frequencies
+from randlabels.experiment import build_model, corrupt_labels, load, source_of
+
+from .conftest import Cli
 
 HEAD = """
 from dataclasses import dataclass
@@ -27,20 +29,23 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import nn
+from randlabels.corruption import Corruption
+from randlabels.corruption.base import Mixture
 from randlabels.dataset import Data, Dataset, Split
+from randlabels.model import Model
 from randlabels.model.dropout import Dropout
 """
 DIGITS = {"dataset": {"name": "digits"}}
 
-Own = Callable[[str, str], None]
+Write = Callable[[str, str], None]
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Own]:
+def write(tmp_path: Path) -> Iterator[Write]:
     """Puts a file `own.py` among the options of a group, until the test ends."""
-    undo = []
+    undo: list[Callable[[], object]] = []
 
-    def write(group: str, code: str) -> None:
+    def add(group: str, code: str) -> None:
         package = importlib.import_module(f"randlabels.{group}")
         (tmp_path / "own.py").write_text(HEAD + dedent(code))
         package.__path__.append(str(tmp_path))
@@ -49,19 +54,19 @@ def own(tmp_path: Path) -> Iterator[Own]:
         undo.append(lambda: vars(package).pop("own", None))
         registry.options.cache_clear()
 
-    yield write
+    yield add
     for action in undo:
         action()
     registry.options.cache_clear()
 
 
-def network(own: Own, layers: str, build: str = "return nn.Sequential({})") -> Config:
-    """A run on digits, (1, 8, 8) with 10 classes, of a model that builds `layers` so."""
-    own(
+def network(write: Write, layers: str, build: str = "return nn.Sequential({})") -> Config:
+    """Return a run on digits, (1, 8, 8) with 10 classes, of a model of these layers."""
+    write(
         "model",
         f"""
         @dataclass
-        class Own:
+        class Own(Model):
             name: ClassVar[str] = "own"
             lr: float | None = 0.1
 
@@ -72,14 +77,35 @@ def network(own: Own, layers: str, build: str = "return nn.Sequential({})") -> C
     return parse({**DIGITS, "model": {"name": "own"}})
 
 
-def test_layers_with_torchs_own_initialisation_follow_the_runs_seed(own: Own) -> None:
-    """... whatever drew from torch's global generator before, which goes on undisturbed."""
-    config = network(own, "nn.Flatten(), nn.Linear(64, classes)")
+def noise(write: Write, relabel: str) -> Config:
+    """Return a run on digits of a corruption that relabels in this way."""
+    write(
+        "corruption",
+        f"""
+        @dataclass
+        class Own(Corruption):
+            name: ClassVar[str] = "own"
+
+            def relabel(self, source, corrupt):
+                {relabel}
+
+            def transition(self, source, corrupt):
+                return np.eye(source.classes)
+        """,
+    )
+    return parse({**DIGITS, "model": {"name": "linear"}, "corruption": {"name": "own"}})
+
+
+def test_layers_with_torchs_initialisation_follow_the_runs_seed(write: Write) -> None:
+    """... and torch's global generator is left as it was."""
+    config = network(write, "nn.Flatten(), nn.Linear(64, classes)")
     data = load(config.dataset)
 
     def weights(seed: int) -> torch.Tensor:
         config.seed = seed
-        return build_model(config, data)[1].weight.detach()  # type: ignore[index]
+        model = build_model(config, data)
+        assert isinstance(model, nn.Sequential)
+        return next(model.parameters()).detach()
 
     first = weights(0)
     torch.manual_seed(5)
@@ -92,144 +118,154 @@ def test_layers_with_torchs_own_initialisation_follow_the_runs_seed(own: Own) ->
 @pytest.mark.parametrize(
     ("layers", "sentence"),
     [
-        ("nn.Flatten(), nn.Linear(64, 5)", r"makes \(2, 5\) of 2 images of shape \(1, 8, 8\); it "),
-        ("nn.Linear(8, classes)", r"makes \(2, 1, 8, 10\) of 2 images"),
-        (
-            "nn.Flatten(), nn.Linear(3072, 10)",
-            r"fails on images of shape \(1, 8, 8\): .*multiplied",
-        ),
-        ("nn.Flatten(), nn.Dropout(), nn.Linear(64, 10)", "has torch's own dropout, which no run"),
-        ("nn.Flatten(1, nope)", r"cannot be built: .*own.py, line \d+: NameError: name 'nope'"),
-        ("nn.Linear(8, 10), nn.LSTM(10, 10)", r"fails on images of shape \(1, 8, 8\): .*own.py: "),
-        (
-            "nn.Flatten(), nn.LSTM(64, 10)",
-            r"makes a tuple of 2 images .* must make \(2, 10\), a log",
-        ),
+        ("nn.Flatten(), nn.Linear(64, 5)", r"returns \(2, 5\) for 2 images of shape \(1, 8, 8\); "),
+        ("nn.Linear(8, classes)", r"returns \(2, 1, 8, 10\) for 2 images"),
+        ("nn.Flatten(), nn.Dropout(), nn.Linear(64, 10)", "has torch's dropout, which a resumed"),
+        ("nn.Flatten(), nn.LSTM(64, 10)", r"returns a tuple for 2 images .* return \(2, 10\), a "),
     ],
 )
 def test_network_that_cannot_be_trained_is_refused_before_its_run(
-    own: Own, layers: str, sentence: str
+    write: Write, layers: str, sentence: str
 ) -> None:
-    config = network(own, layers)
+    config = network(write, layers)
     with pytest.raises(ValueError, match=f"^model=own {sentence}"):
         check_model(config, load(config.dataset))
 
 
-def test_network_with_our_dropout_is_taken(own: Own) -> None:
-    config = network(own, "nn.Flatten(), Dropout(0.5), nn.Linear(64, 10)")
+def test_network_with_our_dropout_is_accepted(write: Write) -> None:
+    config = network(write, "nn.Flatten(), Dropout(0.5), nn.Linear(64, 10)")
     check_model(config, load(config.dataset))
 
 
 @pytest.mark.parametrize(
-    ("group", "body", "sentence"),
+    ("layers", "build", "error"),
     [
-        ("model", "lr: float | None = 0.1", "has no method build or solve; class Own must have "),
-        ("model", "lr = 0.1", "has no key lr; class Own must have one, with its type"),
-        ("model", "width: int\n    lr: float = 0.1", "has the key width without a default; give "),
-        ("corruption", "seed: int = 0", "has no method relabel; class Own must have one"),
-        (
-            "corruption",
-            "seed: int = 0\n    def relabel(self, part, prob): ...",
-            "has no method transition; class Own must have one",
-        ),
-        ("dataset", "def load(self): ...", "has no key root; class Own must have one"),
-        (
-            "model",
-            "lr: float = 0.1\n    width = 8\n    def build(self): ...",
-            "has width = 8 without a type, which makes it no key; write width: int = 8, or ",
-        ),
+        ("nn.Flatten(), nn.Linear(3072, 10)", "return nn.Sequential({})", RuntimeError),
+        ("nn.Flatten(1, nope)", "return nn.Sequential({})", NameError),
+        ("nn.Linear(8, 10)", "nn.Sequential({})", TypeError),
     ],
 )
-def test_class_that_lacks_something_is_named_with_it(
-    own: Own, group: str, body: str, sentence: str
+def test_mistake_in_a_model_is_a_traceback_with_its_file_above(
+    write: Write, layers: str, build: str, error: type, capsys: pytest.CaptureFixture
 ) -> None:
-    own(group, f'@dataclass\nclass Own:\n    name: ClassVar[str] = "own"\n    {body}\n')
-    with pytest.raises(ValueError, match=f"^{group}=own {re.escape(sentence)}"):
-        parse({group: {"name": "own"}})
+    config = network(write, layers, build)
+    with pytest.raises(error):
+        check([config])
+    line = capsys.readouterr().err
+    assert line.startswith("Error in 'own', class Own in ") and line.endswith("own.py:\n")
 
 
-def test_build_that_returns_no_module_is_named_with_what_it_returns(own: Own) -> None:
-    config = network(own, "nn.Flatten(), nn.Linear(64, classes)", build="nn.Sequential({})")
-    with pytest.raises(ValueError, match="^model=own builds None; build must return an nn.Module"):
-        check_model(config, load(config.dataset))
+def test_mistake_ends_the_command_with_a_traceback(write: Write, cli: Cli, tmp_path: Path) -> None:
+    config = network(write, "nn.Flatten(1, nope)")
+    with pytest.raises(NameError, match="nope"):
+        cli("dataset=digits", "model=linear", f"model.name={config.model.name}", "~model.bias")
+    assert not (tmp_path / "runs").exists()
 
 
-def test_name_that_is_taken_is_refused_with_both_classes(own: Own) -> None:
+def test_class_without_a_method_of_its_base_is_a_type_error(write: Write) -> None:
+    write("model", '@dataclass\nclass Own(Model):\n    name: ClassVar[str] = "own"\n')
+    with pytest.raises(TypeError, match="abstract class Own .*build"):
+        parse({"model": {"name": "own"}})
+
+
+def test_class_that_is_no_dataclass_is_a_type_error(write: Write) -> None:
+    write("model", 'class Own(Model):\n    name: ClassVar[str] = "own"\n')
+    with pytest.raises(TypeError, match=r"class Own in .*own.py must be a dataclass; put @datac"):
+        parse(DIGITS)
+
+
+def test_model_without_a_learning_rate_asks_for_one(write: Write) -> None:
+    code = "    def build(self, image, classes, rng): ...\n"
+    write("model", f'@dataclass\nclass Own(Model):\n    name: ClassVar[str] = "own"\n{code}')
+    with pytest.raises(ValueError, match="model=own, which has no learning rate; set optimizer.lr"):
+        parse({"model": {"name": "own"}})
+    assert parse({"model": {"name": "own"}, "optimizer": {"lr": 0.5}}).optimizer.lr == 0.5
+
+
+def test_name_of_two_classes_is_refused_with_both(write: Write) -> None:
     """Without that the later file would replace the other model under its name."""
-    own("model", '@dataclass\nclass Own:\n    name: ClassVar[str] = "mlp"\n')
-    with pytest.raises(
-        ValueError, match=r"^model=mlp is class MLP in .*mlp.py and class Own in .*"
-    ):
+    write("model", '@dataclass\nclass Own(Model):\n    name: ClassVar[str] = "mlp"\n')
+    with pytest.raises(TypeError, match=r"^model=mlp is both class MLP in .*mlp.py and class Own"):
         parse(DIGITS)
 
 
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("import nowhere", r"own.py, line \d+: ModuleNotFoundError: No module named 'nowhere'"),
-        (
-            "nn.Linea",
-            r"own.py, line \d+: AttributeError: module 'torch.nn' has no attribute 'Linea'",
-        ),
-    ],
-)
-def test_file_that_cannot_be_imported_is_named_with_its_line(
-    own: Own, line: str, sentence: str
-) -> None:
-    own("model", line)
-    with pytest.raises(ValueError, match=sentence):
+@pytest.mark.parametrize("line", ["import nowhere", "nn.Linea", "class Draft(:", "int('x')"])
+def test_file_that_cannot_be_imported_is_a_traceback(write: Write, line: str) -> None:
+    write("model", line)
+    with pytest.raises(ImportError, match="randlabels.model.own cannot be imported: ") as error:
         parse(DIGITS)
+    assert error.value.__cause__ is not None
 
 
 @pytest.mark.parametrize(
     ("returned", "sentence"),
     [
-        (
-            "part.labels / 2",
-            r"returned float64 of shape \(1442,\) for the train part; relabel must ",
-        ),
-        (
-            "part.labels + 1",
-            "returned integers from 1 to 10 for the train part; relabel must return",
-        ),
-        ("part.labels - (part.name == 'test')", "returned integers from -1 to 8 for the test part"),
-        ("None", r"returned object of shape \(\) for the train part; relabel must return 1442 int"),
-        ("part.label", r"fails: .*own.py, line \d+: AttributeError: 'Part' object has no"),
+        ("source.labels / 2", r"returned float64 of shape \(1442,\) for the train split; relabel "),
+        ("source.labels + 1", "returned integers from 1 to 10 for the train split; relabel must "),
+        ("source.labels - (source.split == 'test')", "returned integers from -1 to 8 for the test"),
+        ("None", r"returned object of shape \(\) for the train split; relabel must return 1442 "),
     ],
 )
-def test_corruption_that_gives_no_labels_is_refused_before_any_run(
-    own: Own, returned: str, sentence: str
+def test_corruption_that_returns_no_labels_is_refused_before_any_run(
+    write: Write, returned: str, sentence: str
 ) -> None:
-    config = noise(own, f"return {returned}")
+    config = noise(write, f"return {returned}")
     with pytest.raises(ValueError, match=f"^corruption=own {sentence}"):
         check([config])
 
 
-def test_labels_may_be_a_list_or_a_tensor(own: Own) -> None:
-    config = noise(own, "return torch.tensor(part.labels) if part.name == 'test' else [3] * 1442")
+def test_mistake_in_a_corruption_is_a_traceback_with_its_file_above(
+    write: Write, capsys: pytest.CaptureFixture
+) -> None:
+    config = noise(write, "return source.label")
+    with pytest.raises(AttributeError):
+        check([config])
+    assert capsys.readouterr().err.startswith("Error in 'own', class Own in ")
+
+
+def test_labels_may_be_a_list_or_a_tensor(write: Write) -> None:
+    config = noise(
+        write, "return torch.tensor(source.labels) if source.split == 'test' else [3] * 1442"
+    )
     data = load(config.dataset)
-    assert relabel(config, data, "train").tolist() == [3] * 1442
-    assert torch.equal(relabel(config, data, "test"), data.test.labels)
+    assert corrupt_labels(config, data, "train").tolist() == [3] * 1442
+    assert torch.equal(corrupt_labels(config, data, "test"), data.test.labels)
 
 
-def noise(own: Own, relabel: str) -> Config:
-    """A run on digits of a corruption that relabels so."""
-    own(
+def test_labels_are_drawn_once_by_a_process(write: Write) -> None:
+    config = noise(write, "print('drawn', source.split); return source.labels")
+    data = load(config.dataset)
+    first = corrupt_labels(config, data, "train")
+    config.seed = 1
+    check([config])
+    assert corrupt_labels(config, data, "train") is first
+
+
+def test_mixture_that_draws_with_the_given_generator_is_unbiased(write: Write) -> None:
+    write(
         "corruption",
-        f"""
+        """
         @dataclass
-        class Own:
+        class Own(Mixture):
             name: ClassVar[str] = "own"
-            seed: int = 0
 
-            def relabel(self, part, prob):
-                {relabel}
+            def targets(self, source, rng):
+                return rng.randint(source.classes, size=len(source.labels))
 
-            def transition(self, part, prob):
-                return np.eye(part.classes)
+            def target_matrix(self, source):
+                return np.full((source.classes, source.classes), 1 / source.classes)
         """,
     )
-    return parse({**DIGITS, "model": {"name": "linear"}, "corruption": {"name": "own"}})
+    config = parse({**DIGITS, "corruption": {"name": "own"}, "corrupt": 0.4})
+    data = load(config.dataset)
+    source = source_of(config, data, "train")
+    labels = corrupt_labels(config, data, "train").numpy()
+    changed = labels[labels != source.labels]
+    shares = np.bincount(changed, minlength=10) / len(changed)
+    assert np.abs(shares - 0.1).max() < 4.5 * np.sqrt(0.09 / len(changed))
+    drawn = frequencies(source.labels, labels, 10)
+    within = 4.5 * np.sqrt(0.25 / 140)
+    assert np.abs(drawn - config.corruption.transition(source, 0.4)).max() < within
 
 
 @pytest.mark.parametrize(
@@ -246,10 +282,10 @@ def noise(own: Own, relabel: str) -> Config:
         ("x", "y - 1", "labels must be 0 to 2 for 3 classes; these are -1 to 1"),
     ],
 )
-def test_data_of_another_form_are_refused_with_what_they_are(
-    own: Own, images: str, labels: str, sentence: str
+def test_data_of_another_form_are_refused_with_their_form(
+    write: Write, images: str, labels: str, sentence: str
 ) -> None:
-    own(
+    write(
         "dataset",
         f"""
         @dataclass
@@ -266,35 +302,15 @@ def test_data_of_another_form_are_refused_with_what_they_are(
         load(parse({"dataset": {"name": "own"}}).dataset)
 
 
-def test_file_without_the_name_that_is_asked_for_is_told_from_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_option_without_a_file_of_keys_is_found_and_drafts_are_not(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "HERE", tmp_path)
-    file = tmp_path / "model" / "mine.py"
-    file.parent.mkdir()
-    file.write_text(f"{HEAD}@dataclass\nclass Mine:\n    lr = 0.1\n")
-    mine = in_one_sentence(HydraException("Could not find 'model/mine'"))
-    assert mine.startswith(f"model=mine is unknown: no class in {file} has the line name: ")
-    other = in_one_sentence(HydraException("Could not find 'model/other'"))
-    assert other.startswith("model=other is unknown; use alexnet, ")
-
-
-def test_file_of_comments_must_name_its_option(tmp_path: Path) -> None:
-    """Without the name it would be the group's default that runs, under the file's keys."""
-    shutil.copytree(CONF, tmp_path / "conf", symlinks=True)
-    models = tmp_path / "conf" / "model"
-    (models / ".#mlp.yaml").symlink_to("an editor's lock")
-    assert list(registry.without_file(tmp_path / "conf")) == []
-    (models / "linear.yaml").write_text("lr: 0.05\n")
-    with pytest.raises(ValueError, match="linear.yaml must have the line `name: linear`; add it"):
-        list(registry.without_file(tmp_path / "conf"))
-
-
-def test_underscore_files_hold_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(registry.HERE / "model", tmp_path / "model")
-    monkeypatch.setattr(registry, "HERE", tmp_path)
-    (tmp_path / "model" / "_draft.py").write_text('class Draft(:\n    name = "draft"\n')
-    assert not list(registry.without_file(CONF))
-    shutil.move(tmp_path / "models/_draft.py", tmp_path / "models/draft.py")
-    with pytest.raises(ValueError, match="draft.py, line 1"):
-        list(registry.without_file(CONF))
+    assert list(registry.without_file(CONF)) == []
+    package = tmp_path / "package"
+    shutil.copytree(registry.PACKAGE / "model", package / "model")
+    monkeypatch.setattr(registry, "PACKAGE", package)
+    network(write, "nn.Flatten(), nn.Linear(64, 10)")
+    shutil.copy(tmp_path / "own.py", package / "model" / "_draft.py")
+    assert list(registry.without_file(CONF)) == []
+    shutil.copy(tmp_path / "own.py", package / "model" / "own.py")
+    assert list(registry.without_file(CONF)) == [("model", "own", {"name": "own", "lr": 0.1})]

@@ -13,8 +13,9 @@ from subprocess import DEVNULL
 import pytest
 import torch
 
+from randlabels import checks
 from randlabels.config import Config, parse
-from randlabels.launchers import launch, packed, worker
+from randlabels.launchers import packed, worker
 from randlabels.launchers.launcher import PlannedRun
 from randlabels.launchers.packed import Packed, by_data
 from randlabels.machine import resources
@@ -128,14 +129,14 @@ def test_workers_import_torch_while_the_runs_are_checked_but_not_for_a_plan(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     imports_started: dict[str | None, bool] = {}
-    check = launch.check
+    check = checks.check
 
     def record_and_check(configs: list[Config], **options: bool) -> None:
         server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
         imports_started[configs[0].name] = server is not None and is_alive(server)
         check(configs, **options)
 
-    monkeypatch.setattr(launch, "check", record_and_check)
+    monkeypatch.setattr(checks, "check", record_and_check)
     assert cli("-m", *TINY, PACKED, "name=a").code == 0
     assert cli("-m", *TINY, PACKED, "name=b", "plan=true").code == 0
     assert cli("-m", *TINY, BASIC, "name=c").code == 0

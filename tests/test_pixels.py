@@ -18,7 +18,7 @@ from randlabels.experiment import Experiment, assemble
 from randlabels.store import metrics
 
 from .conftest import CPU, TINY, Cli, only_run
-from .noise import part
+from .sources import make_source
 
 KINDS = ["shuffled_pixels", "random_pixels", "gaussian_pixels"]
 
@@ -92,14 +92,14 @@ def test_an_image_is_altered_alike_whatever_the_others(kind: PixelCorruption) ->
 
 
 def test_corrupt_is_the_share_of_images_and_the_levels_are_nested() -> None:
-    train = part(np.zeros(50_000), images=np.zeros((50_000, 1, 1, 1), np.uint8))
+    train = make_source(np.zeros(50_000), images=np.zeros((50_000, 1, 1, 1), np.uint8))
     before = np.zeros(50_000, dtype=bool)
-    for prob in (0.0, 0.1, 0.5, 1.0):
-        hit = Shuffled().altered(train, prob)
-        assert abs(hit.mean() - prob) <= 4.5 * np.sqrt(prob * (1 - prob) / 50_000)
+    for corrupt in (0.0, 0.1, 0.5, 1.0):
+        hit = Shuffled().altered(train, corrupt)
+        assert abs(hit.mean() - corrupt) <= 4.5 * np.sqrt(corrupt * (1 - corrupt) / 50_000)
         assert not (before & ~hit).any()
         before = hit
-    test = part(np.zeros(50_000), images=train.images, name="test")
+    test = make_source(np.zeros(50_000), images=train.images, split="test")
     both = Shuffled().altered(train, 0.5) & Shuffled().altered(test, 0.5)
     assert abs(both.mean() - 0.25) < 0.01  # their own draw
 
@@ -130,7 +130,7 @@ def test_images_are_altered_after_the_fixed_crop_and_labels_stay(kind: str, colo
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_level_0_nothing_is_altered_and_at_1_everything(kind: str, coloured: Data) -> None:
-    none, every = (built(kind, corrupt=prob) for prob in (0.0, 1.0))
+    none, every = (built(kind, corrupt=corrupt) for corrupt in (0.0, 1.0))
     for part_none, part_every, split in (
         (none.train, every.train, coloured.train),
         (none.test, every.test, coloured.test),

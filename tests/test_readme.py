@@ -205,9 +205,12 @@ def test_adding_a_model_a_corruption_and_a_data_set_as_the_page_says(tmp_path: P
     for part in ("randlabels", "conf", "sweeps"):
         shutil.copytree(ROOT / part, tmp_path / part, symlinks=True)
     blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", EXTEND, re.S)
-    assert [Path(file).parent.name for file, _ in blocks] == ["models", "corruption", "data"]
+    assert [Path(file).parent.name for file, _ in blocks] == ["model", "corruption", "dataset"]
     for file, code in blocks:
         (tmp_path / file).write_text(code)
+    (rmsprop,) = re.findall(r"```python\n(@dataclass\nclass .*?)```", EXTEND, re.S)
+    with open(tmp_path / "randlabels" / "optimizer.py", "a") as file:
+        file.write(f"\n\n{rmsprop}")
     rng = np.random.RandomState(0)
     for folder in ("train/cat", "train/dog", "test/cat", "test/dog"):
         (tmp_path / "photos" / folder).mkdir(parents=True)
@@ -224,27 +227,31 @@ def test_adding_a_model_a_corruption_and_a_data_set_as_the_page_says(tmp_path: P
         short = SHORT[2:] if "dataset=" in line else SHORT[:1] if " -p " in line else SHORT
         launcher = ["hydra/launcher=basic"] if " -m " in line.partition("run")[2] else []
         out[line] = call(" ".join([line, *short, *launcher]), tmp_path, environment)
-    model, noise, lazy, folder, arrays = out.values()
+    model, noise, lazy, folder, arrays, optimizer = out.values()
     assert model.count("done") == 5 and "Number of parameters: 10410" in model  # 17·8·8·10 + ...
-    assert "0.400" in noise and "Labels changed: " in noise
+    assert "0.733" in noise and "Labels changed: " in noise
     assert lazy.count("done") == 3
     assert "000: Acc-tr:" in folder and "000: Acc-tr:" in arrays
+    assert "000: Acc-tr:" in optimizer
 
 
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("class Oops(\n", "oops.py, line 1: "),
-        ('class Oops:\n    name = "oops"\n', "the class named 'oops' is no dataclass"),
+        ("class Oops(\n", 'oops.py", line 1'),
+        (
+            'from . import Model\n\nclass Oops(Model):\n    name = "oops"\n',
+            "oops.py must be a dataclass; put @dataclass above it",
+        ),
     ],
 )
-def test_a_mistake_in_ones_own_file_is_one_sentence(
+def test_mistake_in_an_own_file_is_a_traceback_that_names_it(
     code: str, sentence: str, tmp_path: Path
 ) -> None:
     for part in ("randlabels", "conf", "sweeps"):
         shutil.copytree(ROOT / part, tmp_path / part, symlinks=True)
-    (tmp_path / "randlabels" / "models" / "oops.py").write_text(code)
+    (tmp_path / "randlabels" / "model" / "oops.py").write_text(code)
     command = [sys.executable, "-m", "randlabels.run", "model=mlp", *SHORT]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and sentence in done.stderr
-    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
+    assert "Traceback" in done.stderr

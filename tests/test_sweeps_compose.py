@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from analysis import compare
 from randlabels import experiment, fit, solve
+from randlabels.cli.compose import CONF, prepare_hydra
 from randlabels.cli.help import options_help
 from randlabels.config import Config
 from randlabels.dataset import Data, Split
@@ -28,11 +29,10 @@ from randlabels.launchers.grid import expand
 from randlabels.model import SolveOptions
 from randlabels.randomness import generator
 from randlabels.registry import DEFAULTS
-from randlabels.run import CONF, prepare_hydra
 from randlabels.store.rundir import flat_keys
 
 from .conftest import CPU
-from .noise import balanced, part
+from .sources import balanced, make_source
 
 prepare_hydra()
 
@@ -117,7 +117,7 @@ def test_noise_models_are_compared_at_equal_shares_of_changed_labels(ending: str
     shares: dict[float, set[str]] = {}
     for config in runs(f"noise/compare{ending}"):
         labels = balanced(10_000)
-        of = part(labels, dataset=config.dataset.name)
+        of = make_source(labels, dataset=config.dataset.name)
         kept = np.diag(config.corruption.transition(of, config.corrupt)).mean()
         shares.setdefault(round(1 - kept, 2), set()).add(config.corruption.name)
         assert 1 - kept == pytest.approx(round(1 - kept, 2), abs=0.0025)

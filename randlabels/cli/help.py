@@ -1,4 +1,4 @@
-"""The list of config groups, options and keys for `--help`, read from conf/ itself."""
+"""The list of config groups, options and keys for `--help`, read from the files in conf/."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 import yaml
 
-WIDEST = 19
-"""Letters of the longest name, paper/figure1b_mini among the sweeps."""
+NAME_COLUMNS = 19
+"""Width of the longest name, the sweep paper/figure1b_mini."""
 
 
 def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]] = ()) -> str:
-    """One paragraph a group: each option with its comment, and its keys with their defaults.
+    """Return one paragraph per group: each option with its comment and its keys with defaults.
 
-    `extra` are options without a file: group, name, keys.
+    extra: options without a file: group, name, keys.
     """
     groups: dict[str, list[str]] = {"top level": _top_level(conf)}
     for group in sorted(p.name for p in conf.iterdir() if p.is_dir() and p.name != "hydra"):
@@ -35,7 +35,7 @@ def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]]
 
 
 def known_keys(conf: Path) -> list[str]:
-    """All that may stand before a `=` on the command line."""
+    """Return the keys and groups that the command line accepts."""
     keys = [line.split(":")[0].strip() for line in _top_level(conf)]
     for file in conf.glob("*/*.yaml"):
         if (group := file.parent.name) != "sweep":
@@ -44,34 +44,37 @@ def known_keys(conf: Path) -> list[str]:
 
 
 def launcher_keys(conf: Path) -> list[tuple[str, str]]:
-    """Each launcher of our own, with its keys; one that extends another takes that one's."""
-    found = []
+    """Return each of our launchers with its keys."""
+    launchers = []
     for file in sorted((conf / "hydra" / "launcher").glob("*.yaml")):
         keys = yaml.safe_load(file.read_text())
         if "defaults" not in keys:
-            found.append((file.stem, ", ".join(key for key in keys if key != "_target_")))
-    return found
+            launchers.append((file.stem, ", ".join(key for key in keys if key != "_target_")))
+    return launchers
 
 
 def _top_level(conf: Path) -> list[str]:
-    """The commented keys of config.yaml, as they stand there."""
+    """Return the lines of config.yaml that have a key and a comment."""
     lines = (conf / "config.yaml").read_text().splitlines()
     return [f"  {line}" for line in lines if line[:1].isalpha() and "#" in line]
 
 
 def _option(group: str, name: str, comment: str, keys: Mapping[str, Any]) -> list[str]:
     values = [f"{group}.{key}={as_typed(value)}" for key, value in keys.items() if key != "name"]
-    lines = [f"  {name:<{WIDEST}} {comment}".rstrip()]
+    lines = [f"  {name:<{NAME_COLUMNS}} {comment}".rstrip()]
     return [*lines, f"      {' '.join(values)}"] if values else lines
 
 
 def _keys(file: Path) -> dict[str, Any]:
-    """The keys of an option with their defaults, without what it says to Hydra."""
-    return {k: v for k, v in yaml.safe_load(file.read_text()).items() if k != "defaults"}
+    """Return the keys of an option with their defaults, those of included files first."""
+    keys = yaml.safe_load(file.read_text())
+    included = [entry for entry in keys.pop("defaults", []) if str(entry)[0] == "/"]
+    files = (file.parent.parent / f"{entry[1:].partition('@')[0]}.yaml" for entry in included)
+    return {k: v for each in files for k, v in _keys(each).items()} | keys
 
 
 def _comments(file: Path) -> list[str]:
-    """The lines of the comment at the top, without those for Hydra and for the shell."""
+    """Return the lines of the top comment, without those for Hydra and for the shell."""
     lines = itertools.takewhile(lambda line: line[:1] == "#", file.read_text().splitlines())
     return [line[2:] for line in lines if not line.startswith(("# @package", "# python"))]
 
@@ -81,7 +84,7 @@ def _first_sentence(file: Path) -> str:
 
 
 def as_typed(value: object) -> str:
-    """A value as one types it on the command line."""
+    """Return a value in the syntax of the command line."""
     if value is None:
         return "null"
     if isinstance(value, list):

@@ -1,49 +1,58 @@
 """Corruptions: one file each, pure functions from true labels to corrupted ones.
 
-To add one, add one file with one dataclass: its fields are the config keys, its class
-attribute `name` is what users type after `corruption=`, and `relabel` does the work.
-`base` has what the options of this package share.
+To add one, add one file with one dataclass that derives from `Corruption`: its fields are the
+config keys, its class attribute `name` is what users type after `corruption=`, and `relabel` does
+the work. `base` has what the options of this package share.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
 
 import numpy as np
 
+from ..schema import Option
+
 
 @dataclass(frozen=True)
-class Part:
-    """One part of a data set, whole and in its own order, as a corruption is told of it.
+class Source:
+    """One whole split of a data set, in its own order, as a corruption sees it.
 
-    labels: (N,) int64 in [0, classes), the true ones.
+    In NumPy, unlike `dataset.Split`: a corruption needs no torch, and cannot write to tensors
+    that several runs share.
+
+    labels: (N,) int64 in [0, classes), the true ones; a copy.
     images: (N, C, H, W) uint8 as stored, read-only.
     classes: number of classes K.
     dataset: name of the data set, such as "cifar10".
-    name: "train" or "test".
+    split: "train" or "test".
     """
 
     labels: np.ndarray
     images: np.ndarray
     classes: int
     dataset: str
-    name: str
+    split: str
 
 
-class Corruption(Protocol):
-    """What the program asks of an option of the group `corruption`.
+@dataclass
+class Corruption(Option):
+    """Base class of the group `corruption`.
 
-    One of pixels has `altered` and `alter` too; see `pixels.PixelCorruption`.
+    seed: of all draws, independent of the run's seed.
     """
 
-    name: ClassVar[str]
-    seed: int
+    seed: int = 12345  # the original code's
 
-    def relabel(self, part: Part, prob: float) -> np.ndarray:
-        """New labels (N,) int64 in [0, K) for the true ones of `part`, at `prob` in 0..1."""
-        ...
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"corruption.seed={self.seed} must be between 0 and {2**32 - 1}")
 
-    def transition(self, part: Part, prob: float) -> np.ndarray:
-        """(K, K) float64, rows sum to 1: the probability of label j, given the true label i."""
-        ...
+    @abstractmethod
+    def relabel(self, source: Source, corrupt: float) -> np.ndarray:
+        """Return corrupted labels (N,) int64 in [0, K), with probability `corrupt` in 0..1."""
+
+    @abstractmethod
+    def transition(self, source: Source, corrupt: float) -> np.ndarray:
+        """Return T, (K, K) float64, rows sum to 1: the share of each label j per true label i."""

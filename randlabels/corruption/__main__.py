@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import Config, parse
+from ..cli.compose import compose
+from ..cli.errors import in_one_sentence
+from ..config import Config
 from ..console import print_table, until_nobody_reads
-from ..experiment import load, part_of, relabel
-from ..run import CONF, in_one_sentence, prepare_hydra
-from ..schema import plain
+from ..experiment import corrupt_labels, load, source_of
 from .base import frequencies
 from .pixels import PixelCorruption
 
@@ -44,9 +43,7 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     choices = [f"corruption={given.kind}", f"corrupt={given.prob}", *given.overrides]
     try:
-        prepare_hydra()
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            show(parse(plain(compose("config", choices))))
+        show(compose(choices))
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"Error: {in_one_sentence(error)}")
 
@@ -54,14 +51,14 @@ def main() -> None:
 def show(config: Config) -> None:
     """Print what `config` does to the labels, or the images, of the whole training set."""
     data = load(config.dataset)
-    part = part_of(config, data, "train")
+    source = source_of(config, data, "train")
     true = data.train.labels.numpy()
-    given = relabel(config, data, "train").numpy()
-    if config.alters_images:
-        altered = cast(PixelCorruption, config.corruption).altered(part, config.corrupt)
+    given = corrupt_labels(config, data, "train").numpy()
+    if isinstance(config.corruption, PixelCorruption):
+        altered = config.corruption.altered(source, config.corrupt)
         print(f"Images altered: {altered.mean():.4%} of {len(true):,}")
     else:
-        stated = np.asarray(config.corruption.transition(part, config.corrupt))
+        stated = np.asarray(config.corruption.transition(source, config.corrupt))
         if stated.shape != (data.classes, data.classes) or not np.allclose(stated.sum(1), 1):
             sums = f", with rows that sum to {stated.sum(1)}" if stated.ndim == 2 else ""
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from . import Part
+from . import Source
 from .base import Mixture
 
 CIFAR10 = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
@@ -46,18 +46,18 @@ MAPS = {
         fine: group[(k + 1) % len(group)] for group in SUPERCLASSES for k, fine in enumerate(group)
     },
 }
-"""By data set, the class that each class is taken for; a class that is missing keeps its label."""
+"""By data set, the class that each class is taken for; other classes keep their labels."""
 
 
 @dataclass
 class Asymmetric(Mixture):
-    """Each label, independently with probability `prob`, becomes the class it is taken for.
+    """Each label, independently with probability `corrupt`, becomes the class it is taken for.
 
-    On CIFAR-10 and MNIST five of ten classes have one, so that on average a share prob/2 of
-    CIFAR-10's labels changes; on CIFAR-100 every class becomes the next one of its superclass,
-    cyclically in the order of the fine labels. All labels are read from the true ones, so none
-    that went from cat to dog goes back. Transition matrix: T[i, i] = 1 - prob and
-    T[i, map(i)] = prob, or T[i, i] = 1 where i has no map. The levels are nested.
+    On CIFAR-10 and MNIST five of ten classes have one, so that on average a share corrupt/2
+    of CIFAR-10's labels changes; on CIFAR-100 every class becomes the next one of its superclass,
+    cyclically in the order of the fine labels. All targets follow from the true labels, so no
+    label goes from cat to dog and back. Transition matrix: T[i, i] = 1 - corrupt and
+    T[i, map(i)] = corrupt, or T[i, i] = 1 where i has no map. The levels are nested.
 
     Source: Patrini et al. 2017, section 5 and their code. The order within a superclass is not
     in the paper; the code's (the next index) is meant for labels sorted by superclass, which
@@ -66,17 +66,17 @@ class Asymmetric(Mixture):
 
     name: ClassVar[str] = "asymmetric"
 
-    def targets(self, part: Part) -> np.ndarray:
-        return self._map(part)[part.labels]
+    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
+        return self._map(source)[source.labels]
 
-    def target_matrix(self, part: Part) -> np.ndarray:
-        return np.eye(part.classes)[self._map(part)]
+    def target_matrix(self, source: Source) -> np.ndarray:
+        return np.eye(source.classes)[self._map(source)]
 
-    def _map(self, part: Part) -> np.ndarray:
-        if part.dataset not in MAPS:
+    def _map(self, source: Source) -> np.ndarray:
+        if source.dataset not in MAPS:
             raise ValueError(
-                f"corruption=asymmetric has no map of confused classes for {part.dataset}; "
+                f"corruption=asymmetric has no map of confused classes for {source.dataset}; "
                 f"use dataset={', '.join(MAPS)}, or corruption=pair_flip"
             )
-        confused = MAPS[part.dataset]
-        return np.array([confused.get(i, i) for i in range(part.classes)], dtype=np.int64)
+        confused = MAPS[source.dataset]
+        return np.array([confused.get(i, i) for i in range(source.classes)], dtype=np.int64)

@@ -1,80 +1,116 @@
-"""What corruptions share: the seed, the draw of who is hit, and mixtures of labels."""
+"""What corruptions share: masks, random streams, mixtures of labels, and files of labels."""
 
 from __future__ import annotations
 
+import hashlib
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ..randomness import derive_seed
-from . import Part
+from . import Corruption, Source
 
 
 @dataclass
-class Seeded:
-    """A corruption with a seed of its own, apart from the run's."""
+class Mixture(Corruption):
+    """Each label, independently with probability `corrupt`, becomes its target.
 
-    seed: int = 12345  # the original code's
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(
-                f"corruption.seed={self.seed} is outside NumPy's range; use 0 to {2**32 - 1}"
-            )
-
-
-@dataclass
-class Mixture(Seeded):
-    """Each label, independently with probability `prob`, becomes its target.
-
-    The targets depend on no `prob`, so the levels are nested: a label corrupted at p stays so,
-    to the same class, at every larger p. With one `seed`, all mixtures hit the same images as
-    the original code. Transition matrix: T = (1 - prob)·I + prob·Q, where Q[i, j] is the
-    probability that the target of a label i is j.
+    The targets do not depend on `corrupt`, so the levels are nested: a label corrupted at one
+    level has the same class at every higher level. For one `seed`, all mixtures corrupt the same
+    images as the original code. Transition matrix: T = (1 - corrupt)·I + corrupt·Q, where Q[i, j]
+    is the probability that the target of a label i is j.
     """
 
-    def targets(self, part: Part) -> np.ndarray:
-        """(N,) int64 in [0, K): what each label becomes if it is hit."""
-        raise NotImplementedError
+    @abstractmethod
+    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
+        """Return (N,) int64 in [0, K): what each label becomes if it is corrupted.
 
-    def target_matrix(self, part: Part) -> np.ndarray:
-        """Q, (K, K) float64, rows sum to 1."""
-        raise NotImplementedError
+        rng: generator for all draws of the targets; it is independent of the mask.
+        """
 
-    def relabel(self, part: Part, prob: float) -> np.ndarray:
-        """Corrupted copy of the labels of `part`; at prob = 0 nothing changes."""
-        if prob == 0:
-            return part.labels.copy()
-        chosen = hit(len(part.labels), prob, np.random.RandomState(self.seed))
-        return np.where(chosen, self.targets(part), part.labels)
+    @abstractmethod
+    def target_matrix(self, source: Source) -> np.ndarray:
+        """Return Q, (K, K) float64, rows sum to 1."""
 
-    def transition(self, part: Part, prob: float) -> np.ndarray:
-        if prob == 0:
-            return np.eye(part.classes)
-        return (1 - prob) * np.eye(part.classes) + prob * self.target_matrix(part)
+    def relabel(self, source: Source, corrupt: float) -> np.ndarray:
+        """Return a corrupted copy of the labels; at corrupt = 0 nothing changes."""
+        if corrupt == 0:
+            return source.labels.copy()
+        mask = draw_mask(len(source.labels), corrupt, np.random.RandomState(self.seed))
+        targets = np.asarray(self.targets(source, stream(self.name, self.seed)))
+        return np.where(mask, targets, source.labels)
+
+    def transition(self, source: Source, corrupt: float) -> np.ndarray:
+        if corrupt == 0:
+            return np.eye(source.classes)
+        return (1 - corrupt) * np.eye(source.classes) + corrupt * self.target_matrix(source)
 
 
-def hit(size: int, prob: float, rng: np.random.RandomState) -> np.ndarray:
-    """(size,) bool: true with probability `prob` (0..1) each; over `prob`, nested for one seed.
+@dataclass
+class FileMixture(Mixture):
+    """A mixture whose targets are read from a file.
+
+    path: the file; not part of a run's identity.
+    sha256: checksum of its content, which is part of a run's identity (null: computed).
+    """
+
+    path: str | None = None
+    sha256: str | None = None
+
+    def pin_files(self) -> None:
+        if self.path:
+            self.sha256 = hashlib.sha256(self.read()).hexdigest()
+
+    def read(self) -> bytes:
+        """Return the content of the file; ValueError if it is missing, or not that of `sha256`."""
+        if not self.path:
+            raise ValueError(
+                f"corruption.path=null must be a label file for corruption={self.name}; "
+                "set corruption.path to it"
+            )
+        try:
+            content = Path(self.path).expanduser().read_bytes()
+        except OSError as error:
+            raise ValueError(
+                f"corruption.path={self.path} cannot be read ({error.strerror}); "
+                "set it to the label file"
+            ) from error
+        found = hashlib.sha256(content).hexdigest()
+        if self.sha256 not in (None, found):
+            raise ValueError(
+                f"corruption.path={self.path} must have the content of corruption.sha256="
+                f"{self.sha256}, and has {found}; restore the file, or launch again without "
+                "corruption.sha256"
+            )
+        return content
+
+
+def draw_mask(size: int, corrupt: float, rng: np.random.RandomState) -> np.ndarray:
+    """Draw (size,) bool, each true with probability `corrupt` in 0..1.
+
+    For one seed, the mask of a level contains the masks of all lower levels.
 
     Source: the mask of the original code (pluskid/fitting-random-labels, cifar10_data.py).
     """
-    return rng.rand(size) <= prob if prob > 0 else np.zeros(size, dtype=bool)
+    return rng.rand(size) <= corrupt if corrupt > 0 else np.zeros(size, dtype=bool)
 
 
 def stream(purpose: str, seed: int) -> np.random.RandomState:
-    """A fresh generator for one purpose.
+    """Return a fresh generator for one purpose.
 
-    NumPy guarantees for RandomState alone that no version changes what a seed gives.
+    NumPy guarantees for RandomState alone that a seed gives the same numbers in every version.
     """
     return next(streams(purpose, seed, [0]))
 
 
 def streams(purpose: str, seed: int, indices: Iterable[int]) -> Iterator[np.random.RandomState]:
-    """A fresh generator for each image, which depends on its index alone.
+    """Yield a fresh generator for each image, which depends on its index alone.
 
-    It is the same object each time, seeded anew: making one takes longer than permuting an image.
+    It is one object, seeded again for each image: creating one takes longer than permuting an
+    image.
     """
     rng = np.random.RandomState(0)
     for index in indices:
@@ -84,7 +120,7 @@ def streams(purpose: str, seed: int, indices: Iterable[int]) -> Iterator[np.rand
 
 
 def frequencies(true: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:
-    """(K, K) float64: the share of label j among the images whose true label is i.
+    """Return (K, K) float64: the share of label j among the images whose true label is i.
 
     A class without images has the row of the identity.
     """

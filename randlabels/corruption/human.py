@@ -1,18 +1,18 @@
-"""Human label noise: what people answered, from the label files of CIFAR-10N and CIFAR-100N."""
+"""Human label noise: the answers of people in the label files of CIFAR-10N and CIFAR-100N."""
 
 from __future__ import annotations
 
 import codecs
+import io
 import pickle
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from . import Part
-from .base import Mixture, frequencies
+from . import Source
+from .base import FileMixture, frequencies
 
 _RECONSTRUCT = np.zeros(1).__reduce__()[0]
 
@@ -24,87 +24,77 @@ ALLOWED: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.int32, np.int64, np.uint8, np.float32, np.float64)),
 ]
-"""All that a label file may name: what rebuilds arrays of numbers."""
+"""The only names that a label file may contain: those that rebuild arrays of numbers."""
 
 
 @dataclass
-class Human(Mixture):
-    """Each training label, independently with probability `prob`, becomes the file's.
+class Human(FileMixture):
+    """Each training label, independently with probability `corrupt`, becomes the file's.
 
-    At prob = 1 the labels are those of the file. Nobody relabelled the test images: their
+    At corrupt = 1 the labels are those of the file. The test images were not relabelled: their
     labels stay true, and the noisy test metrics equal the true ones. Transition matrix:
-    (1 - prob)·I + prob·Q, where Q is measured on the file. The levels are nested.
+    (1 - corrupt)·I + corrupt·Q, where Q is measured on the file. The levels are nested.
 
     Source: Wei et al. 2022 (CIFAR-10_human.pt, CIFAR-100_human.pt in UCSC-REAL/cifar-10-100n,
     in torchvision's order). Shares changed on CIFAR-10: aggre_label 9.01 %, random_label1
     17.23 %, random_label2 18.12 %, random_label3 17.64 %, worse_label 40.21 %; on CIFAR-100:
     noisy_label 40.20 %.
 
-    path: the published file, which the user has.
+    path: the published file.
     which: its column; worse_label, aggre_label, random_label1, random_label2 or random_label3
         of CIFAR-10N, noisy_label of CIFAR-100N.
     """
 
     name: ClassVar[str] = "human"
 
-    path: str | None = None
     which: str = "worse_label"
 
-    def targets(self, part: Part) -> np.ndarray:
-        return self._labels(part) if part.name == "train" else part.labels.copy()
+    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
+        return self._labels(source) if source.split == "train" else source.labels.copy()
 
-    def target_matrix(self, part: Part) -> np.ndarray:
-        return frequencies(part.labels, self.targets(part), part.classes)
+    def target_matrix(self, source: Source) -> np.ndarray:
+        given = self._labels(source) if source.split == "train" else source.labels
+        return frequencies(source.labels, given, source.classes)
 
-    def _labels(self, part: Part) -> np.ndarray:
-        """(N,) int64: the file's column, once its clean labels are found to be the data set's."""
-        if not self.path:
+    def _labels(self, source: Source) -> np.ndarray:
+        """Return the file's column (N,) int64; its clean labels must be the data set's."""
+        columns = read_labels(self.read(), f"corruption.path={self.path}")
+        if not np.array_equal(columns.get("clean_label", ()), source.labels):
             raise ValueError(
-                "corruption=human needs the label file of CIFAR-10N or CIFAR-100N; "
-                "set corruption.path to it"
-            )
-        columns = read_labels(Path(self.path).expanduser())
-        if not np.array_equal(columns.get("clean_label", ()), part.labels):
-            raise ValueError(
-                f"corruption.path={self.path} has other clean labels than {part.dataset}; use the "
-                "dataset that the file was made for"
+                f"corruption.path={self.path} has other clean labels than {source.dataset}; use "
+                "the dataset that the file was made for"
             )
         known = [key for key in columns if "clean" not in key and "coarse" not in key]
         if self.which not in known:
             raise ValueError(
-                f"corruption.which={self.which} is no column of {self.path}; use {', '.join(known)}"
+                f"corruption.which={self.which} must be a column of {self.path}; "
+                f"use {', '.join(known)}"
             )
-        found = columns[self.which]
-        if found.shape != part.labels.shape or not np.isin(found, np.arange(part.classes)).all():
+        given, classes = columns[self.which], source.classes
+        if given.shape != source.labels.shape or not np.isin(given, np.arange(classes)).all():
             raise ValueError(
-                f"corruption.which={self.which} of {self.path} holds no {len(part.labels):,} "
-                f"labels from 0 to {part.classes - 1}; get the published file"
+                f"corruption.which={self.which} of {self.path} must have "
+                f"{len(source.labels):,} labels from 0 to {classes - 1}; get the published file"
             )
-        return found.astype(np.int64)
+        return given.astype(np.int64)
 
 
-def read_labels(file: Path) -> dict[str, np.ndarray]:
-    """The columns of a published label file, by name.
+def read_labels(content: bytes, key: str) -> dict[str, np.ndarray]:
+    """Return the columns of a published label file, by name.
 
     The file is a torch pickle of a dictionary of arrays. It is read with an allow-list, so that
     nothing in it is executed.
 
+    key: the key and value that chose the file, for errors.
+
     Raises:
-        ValueError: the file cannot be read, or names anything but arrays.
+        ValueError: the content contains anything but a dictionary of arrays.
     """
     try:
         with torch.serialization.safe_globals(ALLOWED):
-            columns = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ValueError(
-            f"corruption.path={file} cannot be read ({error.strerror}); set it to the label file"
-        ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"corruption.path={file} is no label file that is safe to read; get the published one"
-        ) from error
+            columns = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError) as e:
+        raise ValueError(f"{key} must be a label file of arrays only; get the published one") from e
     if not isinstance(columns, dict):
-        raise ValueError(
-            f"corruption.path={file} holds no columns of labels; get the published one"
-        )
+        raise ValueError(f"{key} must have columns of labels; get the published one")
     return {str(key): np.asarray(column) for key, column in columns.items()}

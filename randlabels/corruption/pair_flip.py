@@ -1,4 +1,4 @@
-"""Pair flips: labels that slip to the next class."""
+"""Pair flips: each label becomes the next class."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import ClassVar
 
 import numpy as np
 
-from . import Part
+from . import Source
 from .base import Mixture
 
 
 @dataclass
 class PairFlip(Mixture):
-    """Each label i, independently with probability `prob`, becomes (i + 1) mod K.
+    """Each label i, independently with probability `corrupt`, becomes (i + 1) mod K.
 
-    A share prob of the labels changes. Transition matrix: T[i, i] = 1 - prob,
-    T[i, (i + 1) mod K] = prob. The levels are nested. The standard setting is prob = 0.45.
+    A share corrupt of the labels changes. Transition matrix: T[i, i] = 1 - corrupt,
+    T[i, (i + 1) mod K] = corrupt. The levels are nested. The usual setting is corrupt = 0.45.
 
     Source: Han et al. 2018 (Co-teaching), section 4 and its code.
     """
 
     name: ClassVar[str] = "pair_flip"
 
-    def targets(self, part: Part) -> np.ndarray:
-        return (part.labels + 1) % part.classes
+    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
+        return (source.labels + 1) % source.classes
 
-    def target_matrix(self, part: Part) -> np.ndarray:
-        return np.roll(np.eye(part.classes), 1, axis=1)
+    def target_matrix(self, source: Source) -> np.ndarray:
+        return np.roll(np.eye(source.classes), 1, axis=1)

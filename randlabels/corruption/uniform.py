@@ -7,52 +7,51 @@ from typing import ClassVar
 
 import numpy as np
 
-from . import Part
-from .base import Mixture, hit, stream
+from . import Source
+from .base import Mixture, draw_mask
 
 
 @dataclass
 class Uniform(Mixture):
-    """Each label, independently with probability `prob`, becomes a uniformly drawn class.
+    """Each label, independently with probability `corrupt`, becomes a uniformly drawn class.
 
-    The draw includes the true class, so on average a share prob·(K-1)/K of the labels
-    changes. Transition matrix: T[i, j] = (1 - prob)·[i = j] + prob/K.
+    The draw includes the true class, so on average a share corrupt·(K-1)/K of the labels
+    changes. Transition matrix: T[i, j] = (1 - corrupt)·[i = j] + corrupt/K.
 
     Source: Zhang et al. 2017, section 2.1 ("partially corrupted labels"), and their code
-    (pluskid/fitting-random-labels, cifar10_data.py), which this equals bit for bit. There the
-    classes are drawn for the hit labels only, so that a label hit at two levels gets another
-    class at each. `nested` hits the same labels and draws a class for every label, whatever
-    the level.
+    (pluskid/fitting-random-labels, cifar10_data.py), which this equals bit for bit. There a
+    class is drawn for corrupted labels only, so that a label has another class at each level.
+
+    nested: corrupt the same labels, to classes that do not depend on the level.
     """
 
     name: ClassVar[str] = "uniform"
 
     nested: bool = False
 
-    def targets(self, part: Part) -> np.ndarray:
-        rng = stream("uniform", self.seed)
-        return rng.randint(part.classes, size=len(part.labels), dtype=np.int64)
+    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
+        return rng.randint(source.classes, size=len(source.labels), dtype=np.int64)
 
-    def target_matrix(self, part: Part) -> np.ndarray:
-        return np.full((part.classes, part.classes), 1 / part.classes)
+    def target_matrix(self, source: Source) -> np.ndarray:
+        return np.full((source.classes, source.classes), 1 / source.classes)
 
-    def relabel(self, part: Part, prob: float) -> np.ndarray:
-        """Corrupted copy of the labels of `part`, from a fresh generator for each part."""
+    def relabel(self, source: Source, corrupt: float) -> np.ndarray:
+        """Return a corrupted copy of the labels, from a fresh generator for each split."""
         if self.nested:
-            return super().relabel(part, prob)
+            return super().relabel(source, corrupt)
         rng = np.random.RandomState(self.seed)
-        chosen = hit(len(part.labels), prob, rng)
-        labels = part.labels.copy()
-        labels[chosen] = rng.choice(part.classes, chosen.sum())
+        mask = draw_mask(len(source.labels), corrupt, rng)
+        labels = source.labels.copy()
+        labels[mask] = rng.choice(source.classes, mask.sum())
         return labels
 
 
 @dataclass
 class UniformExclusive(Mixture):
-    """Each label, independently with probability `prob`, becomes another class, uniformly drawn.
+    """Each label, independently with probability `corrupt`, becomes another class, uniformly drawn.
 
-    On average a share prob of the labels changes. Transition matrix: T[i, i] = 1 - prob,
-    T[i, j] = prob/(K-1). The levels are nested.
+    On average a share corrupt of the labels changes. Transition matrix: T[i, i] = 1 - corrupt,
+    T[i, j] = corrupt/(K-1). The levels are nested.
 
     Source: Patrini et al. 2017 ("symmetric" noise of the forward correction), Han et al. 2018
     (Co-teaching, section 4), Nakkiran et al. 2019.
@@ -60,10 +59,18 @@ class UniformExclusive(Mixture):
 
     name: ClassVar[str] = "uniform_exclusive"
 
-    def targets(self, part: Part) -> np.ndarray:
-        rng = stream("uniform_exclusive", self.seed)
-        steps = 1 + rng.randint(part.classes - 1, size=len(part.labels), dtype=np.int64)
-        return (part.labels + steps) % part.classes
+    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
+        others = self._others(source)
+        steps = 1 + rng.randint(others, size=len(source.labels), dtype=np.int64)
+        return (source.labels + steps) % source.classes
 
-    def target_matrix(self, part: Part) -> np.ndarray:
-        return (1 - np.eye(part.classes)) / (part.classes - 1)
+    def target_matrix(self, source: Source) -> np.ndarray:
+        return (1 - np.eye(source.classes)) / self._others(source)
+
+    def _others(self, source: Source) -> int:
+        if source.classes < 2:
+            raise ValueError(
+                f"corruption=uniform_exclusive needs at least 2 classes, and {source.dataset} has "
+                f"{source.classes}; use corruption=uniform"
+            )
+        return source.classes - 1

@@ -1,32 +1,57 @@
-"""Data sets as tensors: two pairs of images and labels, whole, in the data set's own order."""
+"""Data sets as tensors: two splits of images and labels, whole, in the order of their files."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
 from ..randomness import generator
+from ..schema import Option
 from .histogram import histogram, moments
 
 
 @dataclass(frozen=True)
 class Split:
-    """One half of a data set.
+    """The training or the test half of a data set, as stored or as a run uses it.
 
-    images: (N, C, H, W) uint8, 0..255.
-    labels: (N,) int64 in [0, K), the true labels.
+    images: (N, C, H, W) uint8, 0..255; float32 where a corruption drew other values.
+    labels: (N,) int64 in [0, K): the true labels, or the corrupted ones that a run is fitted to.
+    original: (N,) int64 in [0, K), the true labels; None where `labels` are.
+    altered: (N,) bool, the images that a corruption of pixels altered; None for one of labels.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
+    original: torch.Tensor | None = None
+    altered: torch.Tensor | None = None
 
-    def __post_init__(self) -> None:
+    @property
+    def true(self) -> torch.Tensor:
+        """True labels (N,) int64."""
+        return self.labels if self.original is None else self.original
+
+    @property
+    def changed(self) -> torch.Tensor:
+        """(N,) bool: the corruption changed the label, or altered the image."""
+        return self.labels != self.true if self.altered is None else self.altered
+
+    def to(self, device: str) -> Split:
+        """Return a copy on the device; on the same device, the same tensors."""
+        tensors = (self.images, self.labels, self.original, self.altered)
+        images, labels, original, altered = (
+            None if tensor is None else tensor.to(device) for tensor in tensors
+        )
+        assert images is not None and labels is not None
+        return Split(images, labels, original, altered)
+
+    def check(self, classes: int) -> None:
+        """ValueError unless images and labels have the form of a stored split."""
         shape = tuple(self.images.shape)
         if len(shape) != 4 or self.images.dtype != torch.uint8:
             raise ValueError(
@@ -42,6 +67,12 @@ class Split:
                 f"labels must be a tensor ({shape[0]},) of torch.int64, one for each image; these "
                 f"are {self.labels.dtype} {tuple(self.labels.shape)}"
             )
+        low, high = map(int, self.labels.aminmax()) if len(self.labels) else (0, 0)
+        if not 0 <= low <= high < classes:
+            raise ValueError(
+                f"labels must be 0 to {classes - 1} for {classes} classes; these are "
+                f"{low} to {high}"
+            )
 
 
 @dataclass(frozen=True)
@@ -49,26 +80,23 @@ class Data:
     """A whole data set.
 
     published_moments: channel means and standard deviations in pixel units (0..255) that a
-        published experiment standardised with; null to use the training set's own.
+        published experiment standardised with; None to use the training set's.
+    drawn: corrupted labels by what drew them, so that one process draws the labels of a run once.
     """
 
     train: Split
     test: Split
     classes: int
     published_moments: tuple[list[float], list[float]] | None = None
+    drawn: dict[object, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for split in (self.train, self.test):
-            low, high = (int(x) for x in split.labels.aminmax()) if len(split.labels) else (0, 0)
-            if not 0 <= low <= high < self.classes:
-                raise ValueError(
-                    f"labels must be 0 to {self.classes - 1} for {self.classes} classes; these are "
-                    f"{low} to {high}"
-                )
+            split.check(self.classes)
 
     @property
     def image(self) -> tuple[int, int, int]:
-        """Shape of one image: channels, height, width."""
+        """Shape of one stored image: channels, height, width."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
@@ -76,8 +104,8 @@ class Data:
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Channel means and standard deviations to standardize with.
 
-        Each (C,) float32 in pixel units 0..255: the published ones, or else the population's of
-        the whole clean training set, where a constant channel gets deviation 1.
+        Each (C,) float32 in pixel units 0..255: the published ones, or else those of the
+        whole clean training set, where a constant channel gets deviation 1.
         """
         if self.published_moments:
             mean, deviation = (torch.tensor(values) for values in self.published_moments)
@@ -97,20 +125,18 @@ class Data:
 
 
 @dataclass
-class Dataset:
-    """What every option of the group `dataset` has.
+class Dataset(Option):
+    """Base class of the group `dataset`.
 
     root: folder that holds the files (null: the environment variable RANDLABELS_DATA, else
         `data`).
     download: fetch missing files, where the data set has a published source.
     train_size, test_size: number of images to keep, the same from each class as far as the
         classes allow (null: all).
-    holdout: number of training images that take the place of the test images, likewise, so that
-        a hyper-parameter can be chosen without a look at these (null: none).
-    subset_seed: which images those are.
+    holdout: number of training images to test on instead of the test images, so that a
+        hyper-parameter can be chosen without them (null: none).
+    subset_seed: draws which images those are.
     """
-
-    name: ClassVar[str]
 
     root: str | None = None
     download: bool = True
@@ -127,22 +153,22 @@ class Dataset:
 
     @property
     def folder(self) -> Path:
-        """Where the files are looked for."""
+        """Folder of the files."""
         return Path(self.root or os.environ.get("RANDLABELS_DATA") or "data").expanduser()
 
+    @abstractmethod
     def load(self) -> Data:
         """Read the whole data set; ValueError says what is missing or broken, and the remedy."""
-        raise NotImplementedError
 
-    def held_out(self, data: Data) -> Data:
-        """The data with `holdout` training images in place of the test images."""
+    def hold_out(self, data: Data) -> Data:
+        """Return the data with `holdout` training images in place of the test images."""
         if self.holdout is None:
             return data
         images, labels = data.train.images, data.train.labels
         if self.holdout >= len(labels):
             raise ValueError(
-                f"dataset.holdout={self.holdout} leaves none of the {len(labels):,} training "
-                f"images of {self.name} to train on; use fewer"
+                f"dataset.holdout={self.holdout} must be below the {len(labels):,} training images "
+                f"of {self.name}, which leaves some to train on"
             )
         rng = generator("holdout", self.subset_seed)
         held = torch.zeros(len(labels), dtype=torch.bool)
@@ -153,26 +179,26 @@ class Dataset:
             test=Split(images[held], labels[held]),
         )
 
-    def indices(self, labels: torch.Tensor, part: str) -> torch.Tensor:
-        """Sorted indices (n,) int64 of the images to keep, given all labels (N,) of a part.
+    def indices(self, labels: torch.Tensor, split: str) -> torch.Tensor:
+        """Return sorted indices (n,) int64 of the images to keep, given all true labels (N,).
 
-        `part` is "train" or "test"; n is `train_size` or `test_size`, or N where that is null.
+        `split` is "train" or "test"; n is `train_size` or `test_size`, or N where that is null.
         """
-        size = {"train": self.train_size, "test": self.test_size}[part]
+        size = {"train": self.train_size, "test": self.test_size}[split]
         if size is None:
             return torch.arange(len(labels))
         if size > len(labels):
             raise ValueError(
-                f"dataset.{part}_size={size} exceeds the {len(labels):,} {part} images of "
+                f"dataset.{split}_size={size} exceeds the {len(labels):,} {split} images of "
                 f"{self.name}; use 1 to {len(labels)}, or null for all"
             )
-        return balanced_subset(labels, size, generator(f"subset/{part}", self.subset_seed))
+        return balanced_subset(labels, size, generator(f"subset/{split}", self.subset_seed))
 
 
 def balanced_subset(labels: torch.Tensor, size: int, rng: torch.Generator) -> torch.Tensor:
-    """Sorted indices (size,) of a subset with as equal a number from each class as possible.
+    """Return sorted indices (size,) of a subset, balanced over the classes as far as possible.
 
-    A class that is too small gives all it has. Subsets of one `rng` seed are nested: a larger
+    A class that is too small gives all its images. Subsets of one `rng` seed are nested: a larger
     one contains every smaller one.
     """
     order = torch.randperm(len(labels), generator=rng)

@@ -8,7 +8,7 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -16,18 +16,29 @@ import torch
 from ..store.files import write_atomic
 from . import Data, Dataset, Split
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 CACHE = ".randlabels-cache"
-"""Folder under the root that holds decoded images; it may be deleted at any time."""
+"""Folder under the root with decoded images; it may be deleted at any time."""
+
+DECODER = 2
+"""Version of `_decode`, so that a cache of an earlier version is not read."""
+
+IGNORED = ("thumbs.db", "desktop.ini")
+"""Files that Windows adds to folders of images, in lower case."""
 
 
 @dataclass
 class ImageFolder(Dataset):
-    """Any images Pillow reads, one sub-folder per class, resized to `size` x `size` pixels.
+    """Images of any format that Pillow reads, in one folder per class.
 
-    Classes are the sorted folder names under `train`. Hidden files are passed over. With
-    `holdout`, `test` is not looked at.
-    `channels`: 3 for colour (RGB), 1 for grey. Resizing is bilinear with antialiasing and does
-    not keep the aspect ratio.
+    Classes are the sorted folder names under `train`. Hidden files are ignored. With `holdout`,
+    `test` is not read. Images become what a viewer shows: turned as their EXIF orientation says,
+    transparent pixels over white, 16 bits scaled to 8. They are resized to `size` x `size`
+    pixels, bilinearly with antialiasing, without keeping the aspect ratio.
+
+    channels: 3 for colour (RGB), 1 for grey.
     """
 
     name: ClassVar[str] = "image_folder"
@@ -55,23 +66,21 @@ class ImageFolder(Dataset):
             return Data(train, Split(train.images[:0], train.labels[:0]), len(classes))
         return Data(train, self._split("test", classes), len(classes))
 
-    def _split(self, part: str, classes: list[str]) -> Split:
+    def _split(self, name: str, classes: list[str]) -> Split:
         files: list[Path] = []
         labels: list[int] = []
-        for label, name in enumerate(classes):
-            folder = self.folder / part / name
-            of_class = sorted(
-                p for p in folder.glob("*") if p.is_file() and not p.name.startswith(".")
-            )
-            if not of_class and (part == "train" or folder.is_dir()):
+        for label, class_name in enumerate(classes):
+            folder = self.folder / name / class_name
+            images = _image_files(folder) if folder.is_dir() else []
+            if not images and (name == "train" or folder.is_dir()):
                 raise ValueError(f"{folder} has no image; add some or remove the folder")
-            files += of_class
-            labels += [label] * len(of_class)
-        return Split(self._decode(files), torch.tensor(labels, dtype=torch.int64))
+            files += images
+            labels += [label] * len(images)
+        return Split(self._read_all(files), torch.tensor(labels, dtype=torch.int64))
 
-    def _decode(self, files: list[Path]) -> torch.Tensor:
-        """Images (N, C, H, W) uint8, from the cache where the same files were decoded before."""
-        digest = hashlib.sha256(f"{self.size} {self.channels}".encode())
+    def _read_all(self, files: list[Path]) -> torch.Tensor:
+        """Return images (N, C, H, W) uint8, from the cache if these files were decoded before."""
+        digest = hashlib.sha256(f"{DECODER} {self.size} {self.channels}".encode())
         for file in files:
             try:
                 digest.update(hashlib.sha256(file.read_bytes()).digest())
@@ -89,30 +98,58 @@ class ImageFolder(Dataset):
 
         mode = "RGB" if self.channels == 3 else "L"
         try:
-            with Image.open(file) as opened:
-                image: Image.Image = opened
-                if image.mode.startswith("I"):  # 16 bits, which `convert` would clip to 255
-                    image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-                small = image.convert(mode).resize(
-                    (self.size, self.size), Image.Resampling.BILINEAR
-                )
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"{file} is no readable image ({error}); repair or remove it"
-            ) from error
+            with Image.open(file) as image:
+                shown = _as_shown(image).convert(mode)
+            small = shown.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        except Exception as error:  # each of Pillow's decoders fails in its way on damaged files
+            raise ValueError(f"{file} cannot be decoded ({error}); repair or remove it") from error
         pixels = np.asarray(small).reshape(self.size, self.size, self.channels)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _as_shown(image: Image) -> Image:
+    """Return an image as a viewer shows it: turned upright, over white, with 8 bits per channel."""
+    from PIL import Image, ImageOps
+
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its mode {image.mode} has no range of values; save it with 8 or 16 bits")
+    image = ImageOps.exif_transpose(image)
+    transparent = image.info.get("transparency")
+    if image.mode.startswith("I;16"):  # `convert` would clip it to 255
+        levels = np.asarray(image)
+        levels = np.where(levels == transparent, 65535, levels)
+        return Image.fromarray((levels // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """Return the sorted files of a class; ValueError if it has folders."""
+    entries = sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name.lower() not in IGNORED
+    )
+    for path in entries:
+        if path.is_dir():
+            raise ValueError(
+                f"{path} must not be a folder in the folder of a class; move its images up, "
+                "or remove it"
+            )
+    return entries
 
 
 def _folders(parent: Path) -> list[str]:
     if not parent.parent.is_dir():
         raise ValueError(
-            f"{parent.parent} is no folder; set dataset.root, or RANDLABELS_DATA, to the one that "
-            "has train/<class>/*"
+            f"{parent.parent} must be a folder with train/<class>/*; set dataset.root, or "
+            "RANDLABELS_DATA, to it"
         )
     if not parent.is_dir():
         raise ValueError(
-            f"{parent} is no folder, {parent.parent} has "
+            f"{parent} must be a folder, and {parent.parent} has "
             f"{', '.join(_visible(parent.parent)) or 'none'}; image_folder reads "
             "<root>/train/<class>/* and <root>/test/<class>/*, so move or rename them; without a "
             "test folder, dataset.holdout=N tests on N of the training images"
@@ -128,7 +165,7 @@ def _visible(parent: Path) -> list[str]:
 
 
 def _read_cache(path: Path) -> np.ndarray | None:
-    """Decoded images, or None where there are none that are whole (zip checks their CRC)."""
+    """Return decoded images, or None if the file is missing or damaged (zip checks its CRC)."""
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             return file["images"]
@@ -137,7 +174,7 @@ def _read_cache(path: Path) -> np.ndarray | None:
 
 
 def _write_cache(path: Path, images: np.ndarray) -> None:
-    """Keep decoded images; where that fails, they are decoded again next time."""
+    """Keep decoded images; if that fails, they are decoded again next time."""
     buffer = io.BytesIO()
     np.savez(buffer, images=images)
     with contextlib.suppress(OSError):

@@ -14,8 +14,7 @@ from . import Data, Dataset, Split
 
 @dataclass
 class _Vision(Dataset):
-    """The class of this or a base's name in `torchvision.datasets`, whose constructor takes root, a
-    part and download."""
+    """Base class of the sets that `torchvision.datasets` has under the name of the class."""
 
     published_moments: ClassVar[tuple[list[float], list[float]] | None] = None
 
@@ -27,7 +26,7 @@ class _Vision(Dataset):
     def _split(self, *, train: bool) -> Split:
         try:
             source = self._published()(
-                str(self.folder), download=self.download, **self._part(train)
+                str(self.folder), download=self.download, **self._arguments(train)
             )
         except (OSError, RuntimeError, EOFError, ValueError) as error:
             raise ValueError(self._explain(error)) from error
@@ -39,19 +38,27 @@ class _Vision(Dataset):
         names = [cls.__name__ for cls in type(self).__mro__]
         return next(getattr(datasets, name) for name in names if hasattr(datasets, name))
 
-    def _part(self, train: bool) -> dict[str, Any]:
+    def _arguments(self, train: bool) -> dict[str, Any]:
         return {"train": train}
+
+    def _files(self) -> list[str]:
+        """Return the paths, below the root, of the files that torchvision reads."""
+        cls = self._published()
+        names = [name for name, _ in [*cls.train_list, *cls.test_list]]
+        return [f"{cls.base_folder}/{name}" for name in (*names, cls.meta["filename"])]
 
     def _explain(self, error: Exception) -> str:
         where = f"{self.name} in {self.folder}"
         if self.download:
             return (
                 f"{where} could not be downloaded or read ({_first_line(error)}); "
-                "place its files there, or point RANDLABELS_DATA or dataset.root to them"
+                f"place {', '.join(self._files())} there, or set RANDLABELS_DATA or dataset.root "
+                "to the folder that has them"
             )
         return (
             f"{where} is missing or fails its checksum ({_first_line(error)}); set "
-            "dataset.download=true, or point RANDLABELS_DATA or dataset.root to the files"
+            "dataset.download=true, or RANDLABELS_DATA or dataset.root to the folder that has "
+            f"{', '.join(self._files())}"
         )
 
     def _tensors(self, source: Any) -> Split:
@@ -94,8 +101,12 @@ class MNIST(_Vision):
         self._check_archives()
         return split
 
+    def _files(self) -> list[str]:
+        cls = self._published()
+        return [f"{cls.__name__}/raw/{name}" for name, _ in cls.resources]
+
     def _check_archives(self) -> None:
-        """torchvision checks md5 only while downloading, and never the files that it reads."""
+        """ValueError for damaged files: torchvision checks md5 while downloading only."""
         from torchvision.datasets.utils import check_integrity
 
         cls = self._published()
@@ -123,8 +134,11 @@ class SVHN(_Vision):
 
     name: ClassVar[str] = "svhn"
 
-    def _part(self, train: bool) -> dict[str, Any]:
+    def _arguments(self, train: bool) -> dict[str, Any]:
         return {"split": "train" if train else "test"}
+
+    def _files(self) -> list[str]:
+        return [self._published().split_list[name][1] for name in ("train", "test")]
 
     def _tensors(self, source: Any) -> Split:
         images = torch.as_tensor(np.ascontiguousarray(source.data))  # already N×C×H×W

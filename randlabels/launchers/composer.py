@@ -12,8 +12,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import Config, parse
-from ..schema import plain
+from ..config import Config, parse_composed
 
 
 class Composer:
@@ -32,7 +31,7 @@ class Composer:
     def config(self, overrides: Sequence[str]) -> Config:
         """Return the typed config of one run; a committed sweep names its folder."""
         tree, sweep = self.tree(overrides)
-        return parse(plain(tree), sweep)
+        return parse_composed(tree, sweep)
 
     def tree(self, overrides: Sequence[str]) -> tuple[DictConfig, str | None]:
         """Return a run's composed tree without the key `hydra`, and the name of its sweep."""

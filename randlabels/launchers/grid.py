@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from ..cli.help import as_typed
 from ..console import counted, log, logging_to
 from ..machine.stopping import exit_code, reason
-from ..schema import plain, typed
+from ..schema import parse_dataclass, to_plain
 from ..store.rundir import FINISHED
 from .composer import Composer
 from .launcher import ANALYSIS, HydraLauncher, Launcher, PlannedRun
@@ -85,9 +85,10 @@ class GridSweeper(Sweeper):
         if not configs[0].plan:
             self.executor.check(to_do)
 
-        from . import launch  # imports torch
+        from ..checks import check  # imports torch
+        from . import launch
 
-        launch.check(configs, here=self.executor.local)
+        check(configs, here=self.executor.local)
         if configs[0].plan:
             launch.show_plan(configs)
             if request := self.executor.request(to_do):
@@ -147,9 +148,9 @@ def own_launcher(keys: DictConfig | str) -> Launcher | None:
     """
     if isinstance(keys, str):
         raise ValueError(f"hydra.launcher={keys} must have a slash; use hydra/launcher={keys}")
-    values = plain(keys)
+    values = to_plain(keys)
     cls: Any = OWN_LAUNCHERS.get(values.pop("_target_"))
-    launcher: Launcher | None = typed(cls, values, "hydra.launcher.") if cls else None
+    launcher: Launcher | None = parse_dataclass(cls, values, "hydra.launcher.") if cls else None
     return launcher
 
 

@@ -10,60 +10,12 @@ from typing import Any
 from ..cli.help import as_typed
 from ..config import Config
 from ..console import counted, log, print_table
-from ..experiment import load, relabel
-from ..machine.resources import check_machine
-from ..solve import check_model
+from ..experiment import load
 from ..store.rundir import FINISHED, flat_keys, merge_plan, planned_records, read_json
 from .launcher import ANALYSIS, Errors, PlannedRun
-from .packed import by_data
 
 IN_RUN_ID = ("model", "dataset", "corruption", "corrupt", "seed")
 """Keys that a run id shows."""
-
-
-def check(configs: Sequence[Config], *, here: bool = True) -> None:
-    """Find out what any run would be refused for: device, data set, sizes, labels, model.
-
-    Missing data are downloaded here, once, before any worker asks for them. What several runs have
-    in common is checked once. Unless `here`, the runs are executed on other machines, whose GPUs
-    and memory cannot be seen.
-
-    Raises:
-        ValueError: one sentence with the value, the rule and the remedy.
-    """
-    checked: set[str] = set()
-
-    def new(*keys: object) -> bool:
-        """Nothing with these keys was checked before."""
-        size = len(checked)
-        checked.add(repr(keys))
-        return len(checked) > size
-
-    for config in by_data(configs):
-        dataset = config.dataset
-        if here and new("device", config.device):
-            check_machine(config)
-        data = load(dataset)
-        if new("labels", dataset, config.corruption, config.corrupt):
-            dataset.indices(data.train.labels, "train")
-            dataset.indices(data.test.labels, "test")
-            relabel(config, data, "train")
-            relabel(config, data, "test")
-        resources = config.device, config.precision
-        if new("model", *resources, dataset, config.model, config.preprocess):
-            check_model(config, data, here=here)
-        if config.force and config.run.state() == "running":
-            raise ValueError(
-                f"{config.run.path} is being executed by {config.run.holder()}; "
-                "stop that first, or launch without force=true"
-            )
-        before = (read_json(config.run.environment) or {}).get("data_sha256", data.sha256)
-        if before != data.sha256 and not config.force:
-            raise ValueError(
-                f"{config.run.path} was computed on other data than {dataset.name} in "
-                f"{dataset.folder} is now; give this launch a name=, or force=true to set "
-                "the old results aside"
-            )
 
 
 def begin(runs: Sequence[PlannedRun]) -> None:

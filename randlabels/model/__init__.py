@@ -2,26 +2,30 @@
 
 To add one, add one file with one dataclass: its fields are the config keys, its class
 attribute `name` is what users type after `model=`, `lr` is its default learning rate, and
-`build` returns the module. Options whose names have no file in `conf/model/` take their
-defaults from the dataclass.
+`build` returns the module.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..schema import Option
 
-class Model(Protocol):
-    """Interface of the options of the group `model`."""
 
-    name: ClassVar[str]
-    lr: float | None
+class Model(Option):
+    """Base class of the group `model`.
+
+    lr: default learning rate; an option without this key needs `optimizer.lr`.
+    """
+
+    lr: float | None = None
 
     @property
     def bf16_on_cpu(self) -> bool:
@@ -33,12 +37,12 @@ class Model(Protocol):
         """
         return False
 
+    @abstractmethod
     def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
         """Return a float32 module on the CPU with weights drawn from `rng`.
 
         It maps images (B, C, H, W) float32, with (C, H, W) = `image`, to logits (B, classes).
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -73,34 +77,39 @@ class Fit:
     report: dict[str, Any]
 
 
-class ExactModel(Protocol):
-    """A model whose weights are the solution of equations: `solve` in place of `build`, `lr` null.
+class ExactModel(Model):
+    """Base class of models whose weights are the solution of equations, `lr` null.
 
     Labels become `encode`d targets, and outputs are `decode`d into classes; several sets of
     labels on the same images are solved together.
     """
 
-    name: ClassVar[str]
-    lr: float | None
+    def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
+        """Raise TypeError: `solve` takes its place."""
+        raise TypeError(f"model={self.name} is solved, not trained")
 
     @property
+    @abstractmethod
     def draws(self) -> bool:
-        """The fit depends on the run's seed."""
-        ...
+        """Whether the fit depends on the run's seed."""
 
+    @abstractmethod
     def check(self, images: torch.Tensor, test: int, classes: int, options: SolveOptions) -> int:
-        """Bytes of memory that the fit needs for training images (n, C, H, W) uint8, `test` test
-        images and one set of labels; ValueError if the images cannot be fitted."""
-        ...
+        """Return the bytes of memory that the fit of one set of labels needs.
 
+        images: training images (n, C, H, W) uint8. test: number of test images. ValueError if the
+        images cannot be fitted.
+        """
+
+    @abstractmethod
     def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
-        """Targets (n, C) float64 from labels (n,) int64 in [0, K)."""
-        ...
+        """Return targets (n, C) float64 from labels (n,) int64 in [0, K)."""
 
+    @abstractmethod
     def decode(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Classes (n,) int64 from outputs (n, C) float64."""
-        ...
+        """Return classes (n,) int64 from outputs (n, C) float64."""
 
+    @abstractmethod
     def solve(
         self,
         train: torch.Tensor,
@@ -109,9 +118,8 @@ class ExactModel(Protocol):
         rng: torch.Generator,
         options: SolveOptions,
     ) -> list[Fit]:
-        """One fit for each of `targets`, from preprocessed images (n, C, H, W) float32.
+        """Return one fit for each of `targets`, from preprocessed images (n, C, H, W) float32.
 
         Raises:
             ArithmeticError: the equations cannot be solved in this precision; one sentence.
         """
-        ...

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import Model
 from .init import initialize
 from .padding import pad_same
 
@@ -54,7 +55,7 @@ class SmallAlexNet(nn.Module):
 
 
 @dataclass
-class AlexNet:
+class AlexNet(Model):
     """1,387,786 parameters on 28x28x3 pixels and ten classes (Zhang et al. 2017, table 1).
 
     Learning rate 0.01: appendix A. The paper does not give the initial weights; they follow Glorot

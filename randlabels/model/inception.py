@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import Model
 from .init import initialize
 from .padding import pad_same
 
@@ -80,7 +81,7 @@ class SmallInception(nn.Module):
 
 
 @dataclass
-class Inception:
+class Inception(Model):
     """1,649,402 parameters on three channels and ten classes (Zhang et al. 2017, table 1).
 
     Learning rate 0.1: appendix A. The paper does not give the initial weights. These follow Glorot
@@ -98,7 +99,7 @@ class Inception:
 
 
 @dataclass
-class InceptionNoBN:
+class InceptionNoBN(Model):
     """The same network without batch normalisation, with the same number of parameters."""
 
     name: ClassVar[str] = "inception_no_bn"

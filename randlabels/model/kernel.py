@@ -18,7 +18,7 @@ from filelock import FileLock
 from ..kernels import features, functions, random_conv, system
 from ..kernels.cholesky import TILE, Breakdown, Triangle
 from ..kernels.rows import Rows
-from . import Fit, SolveOptions
+from . import ExactModel, Fit, SolveOptions
 
 log = logging.getLogger("randlabels")
 
@@ -37,7 +37,7 @@ successors, and the blocks that these are put into. 0.04 GiB at n = 60,000 with 
 
 
 @dataclass
-class Kernel:
+class Kernel(ExactModel):
     """argmax of K(x, X)·A with (K + λI)·A = one-hot labels; without ridge, the interpolation of
     the labels that has the smallest norm ‖w‖ = √tr(Aᵀ·K·A).
 

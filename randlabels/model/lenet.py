@@ -8,12 +8,14 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from . import Model
+
 MIN_IMAGE_SIDE = 12  # pixels; below, the second pooling has no input
 MAX_INITIAL_WEIGHT = 0.2  # phuber/network.py truncates its normal distribution here
 
 
 @dataclass
-class LeNet:
+class LeNet(Model):
     """conv5x5-6 (padding 2), ReLU, mean-pool 2, conv5x5-16, ReLU, mean-pool 2, linear layers of
     120, 84 and K outputs with ReLU between them: 61,706 parameters on 28x28x1 and ten classes.
 

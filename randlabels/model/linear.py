@@ -9,11 +9,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from . import Model
 from .init import initialize
 
 
 @dataclass
-class Linear:
+class Linear(Model):
     """One linear layer from all pixels to the logits, initialised like the layers of the MLP."""
 
     name: ClassVar[str] = "linear"

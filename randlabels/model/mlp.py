@@ -10,13 +10,14 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from . import Model
 from .init import initialize
 
 MIN_BF16_WIDTH = 512  # with 64 units, conversions make bf16 slower (0.6 times)
 
 
 @dataclass
-class MLP:
+class MLP(Model):
     """Linear layers with ReLU between them; `hidden` lists the widths.
 
     3072-512-10 without biases, the original code's `--mlp-spec=512`, has 1,577,984 parameters.

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import Model
 from .init import initialize
 
 
@@ -57,7 +58,7 @@ class ResNet(nn.Module):
 
 
 @dataclass
-class ResNet18:
+class ResNet18(Model):
     """11,173,962 parameters on CIFAR-10. Any image size.
 
     Learning rate 0.1: He et al. 2016, section 4.2. Initial weights: He et al. 2015, as in

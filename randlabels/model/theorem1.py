@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import torch
 
-from . import Fit, SolveOptions
+from . import ExactModel, Fit, SolveOptions
 
 
 @dataclass
-class Theorem1:
+class Theorem1(ExactModel):
     """c(x) = Σ_j w_j·max(⟨a, x⟩ - b_j, 0) with c(x_i) = y_i, the label as a number.
 
     Zhang et al. 2017, theorem 1: a ∈ R^d, b and w ∈ R^n. The direction a is drawn from N(0, I) by

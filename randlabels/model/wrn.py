@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import Model
 from .dropout import Dropout
 from .init import initialize
 
@@ -63,7 +64,7 @@ class WideResNet(nn.Module):
 
 
 @dataclass
-class WRN:
+class WRN(Model):
     """WRN-depth-widen. Depth 28, widen 1 on CIFAR-10 has 369,498 parameters.
 
     Source: Zagoruyko & Komodakis 2016; the original code's defaults (cmd_args.py).

@@ -19,7 +19,7 @@ from randlabels import fit
 from randlabels.config import parse
 from randlabels.console import print_table
 from randlabels.dataset import Data, Split
-from randlabels.experiment import Examples, Experiment, build_model
+from randlabels.experiment import Experiment, build_model
 from randlabels.machine.resources import Resources
 
 CIFAR, MNIST, CROPPED, DIGITS = (3, 32, 32), (1, 28, 28), (3, 28, 28), (1, 8, 8)
@@ -59,7 +59,7 @@ def epoch(case: str, precision: str) -> tuple[float, float]:
     labels = torch.randint(0, 10, (size,), generator=rng)
     config = parse({"model": model, "epochs": 1, "batch_size": batch_size})
     data = Data(Split(images, labels), Split(images[:8], labels[:8]), 10)
-    train, test = Examples(images, labels, labels), Examples(images[:8], labels[:8], labels[:8])
+    train, test = Split(images, labels, labels), Split(images[:8], labels[:8], labels[:8])
     built = Experiment(config, train, test, data.moments, build_model(config, data), {}, "")
     resources = Resources("cpu", precision, 1)
     state = fit.start(built, resources)

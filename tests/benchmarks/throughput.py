@@ -25,7 +25,7 @@ from randlabels import fit
 from randlabels.config import parse
 from randlabels.console import print_table
 from randlabels.dataset import Data, Split
-from randlabels.experiment import Examples, Experiment, build_model
+from randlabels.experiment import Experiment, build_model
 from randlabels.machine.resources import resolve
 
 MEAN, DEVIATION = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
@@ -34,7 +34,7 @@ MEAN, DEVIATION = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 class PlainDataset(VisionDataset):
     """Return one image at a time, as torchvision's CIFAR10 does."""
 
-    def __init__(self, split: Split | Examples) -> None:
+    def __init__(self, split: Split) -> None:
         self.images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = split.labels.tolist()
         normalize = transforms.Normalize(
@@ -52,7 +52,7 @@ class PlainDataset(VisionDataset):
 
 
 def plain_epoch(
-    model: nn.Module, train_part: Split | Examples, test_part: Split | Examples, lr: float
+    model: nn.Module, train_part: Split, test_part: Split, lr: float
 ) -> tuple[float, float]:
     """Return the seconds of training and of both evaluations with a plain loop."""
     train = DataLoader(PlainDataset(train_part), 128, shuffle=True, num_workers=1)
@@ -78,8 +78,8 @@ def plain_epoch(
 def our_epoch(model_name: str, data: Data) -> tuple[float, float]:
     """Return the seconds of training and of both evaluations, from the record of an epoch."""
     config = parse({"model": {"name": model_name}, "epochs": 1})
-    train = Examples(data.train.images, data.train.labels, data.train.labels)
-    test = Examples(data.test.images, data.test.labels, data.test.labels)
+    train = Split(data.train.images, data.train.labels, data.train.labels)
+    test = Split(data.test.images, data.test.labels, data.test.labels)
     model = build_model(config, data)
     built = Experiment(config, train, test, data.moments, model, {}, "")
     resources = resolve(config, None)

@@ -1,0 +1,132 @@
+"""Everything that a run can be refused for, apart from the values of its keys (`config`).
+
+All runs of a launch are checked before the first one starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from .config import Config
+from .dataset import Data
+from .experiment import build_model, image_shape, label_checksums, load
+from .machine.resources import check_machine, free_memory, resolve
+from .model import ExactModel
+from .registry import errors_in
+from .solve import memory_options
+from .store.rundir import read_json
+
+
+def check(configs: Sequence[Config], *, here: bool = True) -> None:
+    """Check the device, data set, sizes, labels, model and earlier results of runs.
+
+    Missing data are downloaded once, before any worker needs them. What several runs have in
+    common is checked once.
+
+    here: the runs are executed on this machine, whose GPUs and memory are checked.
+
+    Raises:
+        ValueError: one sentence with the value, the rule and the remedy.
+    """
+    checked: set[str] = set()
+    checksums: dict[str, dict[str, str]] = {}
+
+    def first(*keys: object) -> bool:
+        """Whether nothing with these keys was checked before."""
+        known = repr(keys) in checked
+        checked.add(repr(keys))
+        return not known
+
+    for config in sorted(configs, key=lambda config: repr(config.dataset)):  # loads each data once
+        if here and first("device", config.device, config.compile):
+            check_machine(config)
+        data = load(config.dataset)
+        key = repr((config.dataset, config.corruption, config.corrupt))
+        if key not in checksums:
+            checksums[key] = label_checksums(config, data)
+        resources = config.device, config.precision
+        if first("model", *resources, config.dataset, config.model, config.preprocess):
+            check_model(config, data, here=here)
+        if config.force and config.run.state() == "running":
+            raise ValueError(
+                f"{config.run.path} is being executed by {config.run.holder()}; "
+                "stop that first, or launch without force=true"
+            )
+        check_earlier_results(config, data.sha256, checksums[key])
+
+
+def check_earlier_results(config: Config, data_sha256: str, labels: dict[str, str]) -> None:
+    """ValueError if the run's folder has results of other images or labels than these.
+
+    labels: checksums by the keys of corruption.json, such as `experiment.label_checksums` gives.
+    """
+    if config.force:
+        return
+    remedy = "give this launch a name=, or force=true to set the old results aside"
+    stored = read_json(config.run.environment) or {}
+    if stored.get("data_sha256", data_sha256) != data_sha256:
+        raise ValueError(
+            f"{config.run.path} was computed on other data than {config.dataset.name} in "
+            f"{config.dataset.folder} is now; {remedy}"
+        )
+    stored = read_json(config.run.corruption) or {}
+    for key in ("sha256", "train_sha256", "test_sha256"):
+        if stored.get(key, labels[key]) != labels[key]:
+            raise ValueError(
+                f"{config.run.path} was computed on other labels ({key} of corruption.json) than "
+                f"corruption={config.corruption.name} gives now; {remedy}"
+            )
+
+
+def check_model(config: Config, data: Data, *, here: bool = True) -> None:
+    """Build a network, or compute the memory of an exact fit, for these data.
+
+    Raises:
+        ValueError: the model does not fit the images, or the free memory of this machine.
+    """
+    if isinstance(config.model, ExactModel):
+        _check_memory(config, config.model, data, here=here)
+    else:
+        _check_network(config, data)
+
+
+def _check_network(config: Config, data: Data) -> None:
+    """Let the model see two images."""
+    name, image = f"model={config.model.name}", image_shape(config, data)
+    with errors_in(config.model):
+        model = build_model(config, data)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{name} builds {model!r}; build must return an nn.Module")
+    if any(isinstance(layer, _DropoutNd) for layer in model.modules()):
+        raise ValueError(
+            f"{name} has torch's dropout, which a resumed run could not repeat; use Dropout from "
+            "randlabels.model.dropout"
+        )
+    with torch.no_grad(), errors_in(config.model):
+        logits = model.eval()(torch.zeros(2, *image))
+    is_tensor = isinstance(logits, torch.Tensor)
+    given = tuple(logits.shape) if is_tensor else f"a {type(logits).__name__}"
+    if given != (2, data.classes):
+        raise ValueError(
+            f"{name} returns {given} for 2 images of shape {image}; it must return "
+            f"(2, {data.classes}), a logit for each class"
+        )
+
+
+def _check_memory(config: Config, model: ExactModel, data: Data, *, here: bool) -> None:
+    resources = resolve(config if here else replace(config, device="cpu"), None)
+    images = data.train.images[config.dataset.indices(data.train.labels, "train")]
+    test = len(config.dataset.indices(data.test.labels, "test"))
+    cropped = config.preprocess.crop(images)
+    needed = model.check(cropped, test, data.classes, memory_options(resources))
+    if here and needed > (free := free_memory(resources.device)):
+        raise ValueError(
+            f"model={model.name} on {len(images):,} images in {resources.precision} needs "
+            f"{needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are free; use "
+            "dataset.train_size= for fewer images, or a machine with more memory"
+        )

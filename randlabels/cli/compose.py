@@ -1,0 +1,34 @@
+"""Configs from command-line overrides, composed by Hydra from the files in conf/."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from ..config import Config, parse_composed
+from ..registry import without_file
+from .help import options_help
+
+PACKAGE = Path(__file__).parent.parent
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+"""The config folder: inside the package once installed, next to it in a checkout."""
+
+
+def prepare_hydra() -> None:
+    """Make the help text, and the options without a file in conf/, known to Hydra."""
+    extra = list(without_file(CONF))
+    for group, name, keys in extra:
+        ConfigStore.instance().store(name, keys, group)
+    OmegaConf.register_new_resolver("options_help", lambda: options_help(CONF, extra), replace=True)
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """Return the config of one run from overrides such as `model=mlp` and `corrupt=0.4`."""
+    prepare_hydra()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse_composed(hydra_compose("config", list(overrides)))
