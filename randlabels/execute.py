@@ -167,9 +167,7 @@ def _solve(configs: Sequence[Config], job: int | None, cores: int) -> None:
                         watch()
 
                     caption(f"{counted(len(mine), 'set')} of labels")
-                    options = solve.solve_options(
-                        experiments[0], resources, share=job is not None, tick=tick
-                    )
+                    options = solve.solve_options(resources, tick)
                     solved = solve.solve(experiments, resources, options)
             except Interrupted as reason:
                 log.warning("Stopped by %s; the same command solves it anew.", reason)

@@ -1,8 +1,7 @@
-"""Exact fits: labels represented by solving equations, all sets of labels at once."""
+"""Exact fits: equations solved for the labels, all label sets of the same images at once."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -22,8 +21,8 @@ from .randomness import generator
 from .store.metrics import LOSSES, Record
 
 
-class Solved(NamedTuple):
-    """One run's record, its number of weights, and what else its solution reports."""
+class ExactRecord(NamedTuple):
+    """One run's record, its number of weights, and further results of its fit."""
 
     record: Record
     parameters: int
@@ -31,8 +30,10 @@ class Solved(NamedTuple):
 
 
 def system_key(config: Config) -> str:
-    """What runs that share one system of equations have in common: all but their labels, and
-    the seed where nothing is drawn with it."""
+    """Return a text that is equal for runs with the same equations.
+
+    These are runs that differ in their labels alone, or in a seed that the model does not use.
+    """
     identity = config.identity()
     if not config.alters_images:
         identity.pop("corruption", None)
@@ -43,44 +44,38 @@ def system_key(config: Config) -> str:
 
 
 def solve_options(
-    experiment: Experiment,
-    resources: Resources,
-    *,
-    share: bool,
-    tick: Callable[[float], None] = lambda share: None,
+    resources: Resources, tick: Callable[[float], None] = lambda share: None
 ) -> SolveOptions:
-    """How a fit computes; `share` says that other processes may be solving the same system."""
-    config = experiment.config
-    wanted = getattr(config.model, "cache", False)
-    cache = None
-    if share if wanted is None else wanted:
-        key = f"{system_key(config)} {experiment.data_sha256} {resources.precision}"
-        name = hashlib.sha256(key.encode()).hexdigest()[:16]
-        cache = config.folder / ".factors" / f"{name}.npy"
-    memory = free_memory(resources.device)
-    return SolveOptions(_dtype(resources), cache, tick, memory, _threads(resources))
+    """Return how a fit computes with these resources; for `tick` see `SolveOptions`."""
+    return SolveOptions(_dtype(resources.precision), tick, free_memory(resources.device))
 
 
 def check_model(config: Config, data: Data, *, here: bool = True) -> None:
-    """Find out what the model would be refused for on these data, and `here` for lack of memory.
+    """Check that the model can be built for, or fitted to, these data; `here` also the memory.
 
     Raises:
-        ValueError: it cannot be built for, or fitted to, such images, or not in the free memory.
+        ValueError: it cannot; one sentence.
     """
     if not config.exact:
         check_network(config, data)
         return
     resources = resolve(config if here else replace(config, device="cpu"), None)
     images = data.train.images[config.dataset.indices(data.train.labels, "train")]
+    images = config.preprocess.crop(images)
     test = len(config.dataset.indices(data.test.labels, "test"))
-    cropped = config.preprocess.crop(images)
-    options = SolveOptions(_dtype(resources), threads=_threads(resources))
-    needed = _model(config).check(cropped, test, data.classes, options)
+
+    def memory(precision: str) -> int:
+        options = SolveOptions(_dtype(precision))
+        return _model(config).check(images, test, data.classes, options)
+
+    needed = memory(resources.precision)
     if here and needed > (free := free_memory(resources.device)):
+        smaller = resources.precision == "fp64" and memory("fp32") <= free
+        remedy = "precision=fp32, which fits" if smaller else "dataset.train_size= for fewer images"
         raise ValueError(
             f"model={config.model.name} on {len(images):,} images in {resources.precision} needs "
             f"{needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are free; use "
-            "dataset.train_size= for fewer images, or a machine with more memory"
+            f"{remedy}, or a machine with more memory"
         )
 
 
@@ -88,23 +83,18 @@ def _model(config: Config) -> ExactModel:
     return cast(ExactModel, config.model)
 
 
-def _dtype(resources: Resources) -> torch.dtype:
-    return torch.float64 if resources.precision == "fp64" else torch.float32
-
-
-def _threads(resources: Resources) -> int:
-    """Which need memory of their own: on a GPU one thread computes, as in `products.cores`."""
-    return resources.threads if resources.device == "cpu" else 1
+def _dtype(precision: str) -> torch.dtype:
+    return torch.float64 if precision == "fp64" else torch.float32
 
 
 def solve(
     experiments: Sequence[Experiment],
     resources: Resources,
     options: SolveOptions,
-) -> list[Solved]:
-    """Solve the experiments of one `system_key` together.
+) -> list[ExactRecord]:
+    """Return the record of each experiment; all must have one `system_key`.
 
-    The seconds of a record are its share of the whole.
+    The seconds of a record are an equal share of the whole.
 
     Raises:
         ArithmeticError: there is no solution in this precision, or an output is not finite.
@@ -113,17 +103,14 @@ def solve(
     first = experiments[0]
     model, device, classes = _model(first.config), resources.device, first.corruption["classes"]
 
-    def encoded(labels: torch.Tensor) -> torch.Tensor:
-        return model.encode(labels, classes)
-
     def loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Squared error, mean over the outputs of an image."""
-        return (outputs - encoded(labels)).square().mean(1)
+        """Return the squared error, averaged over the outputs of an image."""
+        return (outputs - model.encode(labels, classes)).square().mean(1)
 
     fits = model.solve(
         inputs(first, first.train, device),
         inputs(first, first.test, device),
-        [encoded(experiment.train.labels.to(device)) for experiment in experiments],
+        [model.encode(e.train.labels.to(device), classes) for e in experiments],
         generator("init", first.config.seed),
         options,
     )
@@ -134,7 +121,7 @@ def solve(
         if not all(math.isfinite(measured[key] or 0.0) for key in LOSSES):
             raise ArithmeticError("an output of the solution is not finite; use precision=fp64")
         record: Record = {"epoch": 0, "lr": None, **measured}
-        solved.append(Solved(record, fit.parameters, fit.report))
+        solved.append(ExactRecord(record, fit.parameters, fit.report))
     seconds = (time.perf_counter() - started) / len(experiments)
     for each in solved:
         each.record.update({"seconds": seconds, "images_per_second": None})
@@ -142,7 +129,7 @@ def solve(
 
 
 def inputs(experiment: Experiment, examples: Examples, device: str) -> torch.Tensor:
-    """Preprocessed images (N, C, H, W) float32 on the device."""
+    """Return preprocessed images (N, C, H, W) float32 on the device."""
     preprocess = experiment.config.preprocess
     mean, deviation = (moment.to(device) for moment in experiment.moments)
     parts = (

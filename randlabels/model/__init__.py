@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -33,28 +32,24 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class SolveOptions:
-    """What an exact fit works with.
+    """How an exact fit computes.
 
     dtype: float32 or float64, the precision of the largest matrix.
-    cache: file that shares the costly part with other processes; None to share nothing.
-    tick: is told the share of the work done since it last was.
-    memory: bytes that the fit may take; how many sets of labels it solves at once depends on it.
-    threads: CPU threads that compute, each of which needs memory of its own.
+    tick: is called with the share of the work done since its last call, and may raise to stop.
+    memory: bytes that the fit may use, which limit the number of label sets solved at once.
     """
 
     dtype: torch.dtype = torch.float64
-    cache: Path | None = None
     tick: Callable[[float], None] = lambda share: None
     memory: int = 2**63
-    threads: int = 1
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What an exact fit makes of one set of labels.
+class ExactFit:
+    """The exact fit of one label set.
 
     train: (n, C) float64, the outputs on the training images; test: (m, C), on the test images.
-    parameters: the number of weights. report: what else is worth writing down, by name.
+    parameters: the number of weights. report: further results by name, for done.json.
     """
 
     train: torch.Tensor
@@ -64,10 +59,10 @@ class Fit:
 
 
 class ExactModel(Protocol):
-    """A model whose weights are the solution of equations: `solve` in place of `build`, `lr` null.
+    """A model whose weights solve equations: it has `solve` instead of `build`, and `lr` null.
 
-    Labels become `encode`d targets, and outputs are `decode`d into classes; several sets of
-    labels on the same images are solved together.
+    Labels are encoded as targets, and outputs are decoded into classes. Several label sets of the
+    same images are solved together.
     """
 
     name: ClassVar[str]
@@ -75,20 +70,25 @@ class ExactModel(Protocol):
 
     @property
     def draws(self) -> bool:
-        """The fit depends on the run's seed."""
+        """Whether the fit depends on the run's seed."""
         ...
 
     def check(self, images: torch.Tensor, test: int, classes: int, options: SolveOptions) -> int:
-        """Bytes of memory that the fit needs for training images (n, C, H, W) uint8, `test` test
-        images and one set of labels; ValueError if the images cannot be fitted."""
+        """Return the bytes that a fit of one label set needs.
+
+        images: (n, C, H, W) uint8, for training; test: the number of test images.
+
+        Raises:
+            ValueError: the images cannot be fitted; one sentence.
+        """
         ...
 
     def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
-        """Targets (n, C) float64 from labels (n,) int64 in [0, K)."""
+        """Return targets (n, C) float64 for labels (n,) int64 in [0, K)."""
         ...
 
     def decode(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Classes (n,) int64 from outputs (n, C) float64."""
+        """Return classes (n,) int64 for outputs (n, C) float64."""
         ...
 
     def solve(
@@ -98,8 +98,8 @@ class ExactModel(Protocol):
         targets: list[torch.Tensor],
         rng: torch.Generator,
         options: SolveOptions,
-    ) -> list[Fit]:
-        """One fit for each of `targets`, from preprocessed images (n, C, H, W) float32.
+    ) -> list[ExactFit]:
+        """Return one fit for each of `targets`, from preprocessed images (n, C, H, W) float32.
 
         Raises:
             ArithmeticError: the equations cannot be solved in this precision; one sentence.
