@@ -54,7 +54,7 @@ def check_model(config: Config, data: Data, *, here: bool = True) -> None:
     """Check that the model can be built for, or fitted to, these data; `here` also the memory.
 
     Raises:
-        ValueError: it cannot; one sentence.
+        ValueError: the data do not suit the model, or memory is short; one sentence.
     """
     if not config.exact:
         check_network(config, data)
@@ -97,7 +97,7 @@ def solve(
     The seconds of a record are an equal share of the whole.
 
     Raises:
-        ArithmeticError: there is no solution in this precision, or an output is not finite.
+        ArithmeticError: the equations are singular in this precision, or an output is not finite.
     """
     started = time.perf_counter()
     first = experiments[0]

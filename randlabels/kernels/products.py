@@ -26,7 +26,12 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def integer_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return a·bᵀ (m, n) float64 for (m, k) and (n, k) int8, exactly, at the speed of float32."""
-    total = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
-    for x, y in zip(a.split(EXACT_TERMS, 1), b.split(EXACT_TERMS, 1), strict=True):
-        total += product(x.float(), y.float())
+
+    def partial(start: int) -> torch.Tensor:
+        x, y = (matrix[:, start : start + EXACT_TERMS].float() for matrix in (a, b))
+        return product(x, y)
+
+    total = partial(0).double()
+    for start in range(EXACT_TERMS, a.shape[1], EXACT_TERMS):
+        total += partial(start)
     return total
