@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from randlabels.kernels.products import EXACT_TERMS, integer_product, product
+from randlabels.kernels.products import EXACT_TERMS, integer_product, product, subtract_product
 
 
 def column_major(matrix: torch.Tensor) -> torch.Tensor:
@@ -14,11 +14,13 @@ def column_major(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.T.contiguous().T
 
 
+@pytest.mark.parametrize("vectors", ["AVX2", "AVX512"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [1, 65])
 def test_product_is_a_times_b_transposed_in_any_memory_layout(
-    dtype: torch.dtype, rows: int
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rows: int, vectors: str
 ) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
     a, b = torch.randn(rows, 90, dtype=dtype), torch.randn(70, 90, dtype=dtype)
     expected = a.double().numpy() @ b.double().numpy().T
     for x in (a, column_major(a)):
@@ -26,6 +28,9 @@ def test_product_is_a_times_b_transposed_in_any_memory_layout(
             found = product(x, y)
             assert found.dtype is dtype
             np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-5)
+            target = torch.full((rows, 70), 3.0, dtype=dtype)
+            subtract_product(target, x, y)
+            np.testing.assert_allclose(target, 3 - expected, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("terms", [1, EXACT_TERMS, 3 * EXACT_TERMS + 5])

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from .products import product
+from .products import product, subtract_product
 
 HEAD = 250
 """Columns of the first panel, whose products are in float64: n²·HEAD operations."""
 
-BLOCK = 2000
+BLOCK = 1000
 """Columns of the widest panel, and rows of one product: large enough for the full speed of matrix
 products. What is computed above the diagonal adds 5 % to n³/3 at n = 60,000."""
 
@@ -103,7 +103,7 @@ class Triangle:
             for first, before in self.panels[1:index]:
                 below = before[start - first :]
                 for target, left in zip(panel.split(BLOCK), below.split(BLOCK), strict=True):
-                    target.sub_(product(left, below[:width]))
+                    subtract_product(target, left, below[:width])
                 tick(2.0 * panel.numel() * before.shape[1] / operations)
             corner = _cholesky(panel[:width].double(), start)
             panel[:width] = corner

@@ -11,17 +11,24 @@ EXACT_TERMS = 1024
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return a·bᵀ for (m, k) and (n, k), in their own precision.
 
-    On a CPU, float32 goes through oneDNN: torch's own route, MKL, uses only half of an AVX-512
-    vector on processors of AMD.
+    With AVX-512, float32 goes through oneDNN: torch's own route, MKL, uses only half of these
+    vectors on processors of AMD.
     """
-    fast = a.dtype is torch.float32 and torch.backends.mkldnn.is_available()
-    if not fast or a.device.type != "cpu":
+    if not _use_onednn(a):
         return a @ b.T
     b = b if b.T.is_contiguous() else b.contiguous()
     linear: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
         a.contiguous(), b, None, "none", [], ""
     )
     return linear
+
+
+def subtract_product(target: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Subtract a·bᵀ from `target` (m, n), in place, for (m, k) and (n, k) of its dtype."""
+    if _use_onednn(a):
+        target.sub_(product(a, b))
+    else:
+        target.addmm_(a, b.T, alpha=-1)
 
 
 def integer_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -35,3 +42,12 @@ def integer_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     for start in range(EXACT_TERMS, a.shape[1], EXACT_TERMS):
         total += partial(start)
     return total
+
+
+def _use_onednn(a: torch.Tensor) -> bool:
+    return (
+        a.dtype is torch.float32
+        and a.device.type == "cpu"
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkldnn.is_available()
+    )
