@@ -16,9 +16,9 @@ from .config import Config
 from .dataset import Data
 from .experiment import build_model, image_shape, label_checksums, load
 from .machine.resources import check_machine, free_memory, resolve
-from .model import ExactModel
+from .model import ExactModel, SolveOptions
 from .registry import errors_in
-from .solve import memory_options
+from .solve import dtype_of
 from .store.rundir import read_json
 
 
@@ -123,10 +123,16 @@ def _check_memory(config: Config, model: ExactModel, data: Data, *, here: bool) 
     images = data.train.images[config.dataset.indices(data.train.labels, "train")]
     test = len(config.dataset.indices(data.test.labels, "test"))
     cropped = config.preprocess.crop(images)
-    needed = model.check(cropped, test, data.classes, memory_options(resources))
+
+    def memory(precision: str) -> int:
+        return model.check(cropped, test, data.classes, SolveOptions(dtype_of(precision)))
+
+    needed = memory(resources.precision)
     if here and needed > (free := free_memory(resources.device)):
+        smaller = resources.precision == "fp64" and memory("fp32") <= free
+        remedy = "precision=fp32, which fits" if smaller else "dataset.train_size= for fewer images"
         raise ValueError(
             f"model={model.name} on {len(images):,} images in {resources.precision} needs "
             f"{needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are free; use "
-            "dataset.train_size= for fewer images, or a machine with more memory"
+            f"{remedy}, or a machine with more memory"
         )

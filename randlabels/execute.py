@@ -84,7 +84,7 @@ def _compute(
                 gpu.set_arithmetic()
             with gpu.stream(resources.device):
                 if configs[0].exact:
-                    _solve(experiments, resources, share=job is not None, bar=bar, several=several)
+                    _solve(experiments, resources, bar=bar, several=several)
                 else:
                     _fit(experiments[0], resources, bar=bar)
     gpu.exit_if_lost(resources.device)
@@ -147,7 +147,6 @@ def _solve(
     experiments: Sequence[Experiment],
     resources: Resources,
     *,
-    share: bool,
     bar: bool,
     several: bool,
 ) -> None:
@@ -165,7 +164,7 @@ def _solve(
             watch()
 
         caption(f"{counted(len(configs), 'set')} of labels")
-        options = solve.solve_options(experiments[0], resources, share=share, tick=tick)
+        options = solve.solve_options(resources, tick)
         try:
             solved = solve.solve(experiments, resources, options)
         except Interrupted as reason:

@@ -235,11 +235,14 @@ def final_state(run: RunDir) -> list[bytes]:
 
 
 @pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many panels and tiles in a small matrix."""
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Many panels and tiles in a small matrix, by one thread: so little work gains by no second."""
     from randlabels.kernels import cholesky, random_conv
 
-    for module in (cholesky, random_conv):
-        monkeypatch.setattr(module, "BLOCK", 64)
-    monkeypatch.setattr(cholesky, "TILE", 32)
-    monkeypatch.setattr(cholesky, "HEAD", 8)
+    monkeypatch.setattr(random_conv, "ROWS_AT_ONCE", 64)
+    for name, size in (("BLOCK", 64), ("TILE", 32), ("HEAD", 8)):
+        monkeypatch.setattr(cholesky, name, size)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

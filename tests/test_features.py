@@ -17,8 +17,7 @@ from randlabels.model.kernel import Kernel
 @pytest.fixture
 def conv_features(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> random_conv.ConvFeatures:
     """70 training and 20 test images, 30 filters in two pieces."""
-    for name, size in (("FILTERS", 16), ("WIDTH", 48), ("OUTPUTS", 1)):
-        monkeypatch.setattr(random_conv, name, size)
+    monkeypatch.setattr(random_conv, "FILTERS_AT_ONCE", 16)
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(90, 3, 12, 12, generator=rng)
     return random_conv.ConvFeatures(images[:70], images[70:], 30, 4, 2, 0.5, rng, lambda: None)
@@ -48,7 +47,7 @@ def test_random_convolutional_features_are_their_formula(
         pieces = [np.array(means)[:, part].T for part in (slice(16), slice(16, None))]
         features.append(np.concatenate([piece.flatten() for piece in pieces]))
     phi = np.array(features)
-    known = phi[:70]  # all of them, fewer than STATISTICS
+    known = phi[:70]  # all of them, fewer than STATISTICS_IMAGES
     expected = (20 * (phi - known.mean(0)) / known.std(0)).clip(-127, 127)
     codes = torch.cat([conv_features.train, conv_features.test]).double().numpy()
     assert np.abs(codes - expected).max() < 3  # of 20 in a deviation; bfloat16 keeps 8 bits
@@ -60,27 +59,23 @@ def test_random_convolutional_kernel_is_exact(conv_features: random_conv.ConvFea
     inner, cross = x @ x.T / (400 * 120) + 0.01, z @ x.T / (400 * 120) + 0.01
     beaten: list[None] = []
     equations = random_conv.ConvSystem(conv_features, 0.25, lambda: beaten.append(None))
-    for rows, columns, _ in Triangle.empty(70, torch.float64, "cpu").tiles():
-        expected = inner[rows, columns]
-        np.testing.assert_allclose(equations.tile(rows, columns), expected, rtol=1e-13, atol=1e-13)
-    a = torch.randn(70, 2, dtype=torch.float64)
-    np.testing.assert_allclose(equations.outputs(a), inner @ a.numpy(), rtol=1e-12, atol=1e-12)
-    few = torch.tensor([5, 66, 3])
-    np.testing.assert_array_equal(equations.outputs_at(a, few), equations.outputs(a)[few])
-    beats = len(beaten)
-    equations.outputs(a)
-    assert len(beaten) == beats + 2 * (2 + 2), "for two outputs, blocks of weights and of rows"
-    np.testing.assert_allclose(equations.predictions(a), cross @ a.numpy(), rtol=1e-12, atol=1e-12)
-    factor = Triangle.empty(70, torch.float32, "cpu")
+    tile = equations.tile(slice(5, 70), slice(0, 40))
+    np.testing.assert_allclose(tile, inner[5:, :40], rtol=1e-13, atol=1e-13)
+    a = torch.randn(2, 70, dtype=torch.float64)
+    np.testing.assert_allclose(equations.outputs(a), a.numpy() @ inner, rtol=1e-12, atol=1e-12)
+    assert len(beaten) == 2 + 2, "two blocks of images for the weights, two for the outputs"
+    found = equations.predictions(a)
+    np.testing.assert_allclose(found, a.numpy() @ cross.T, rtol=1e-12, atol=1e-12)
+    factor = Triangle(70, torch.float32)
     factor.fill(equations.tile, equations.ridge)
     factor.factorise()
-    (solution,) = system.solve(equations, factor, [a])
-    exact = np.linalg.solve(inner + 0.25 * np.eye(70), a.numpy())
+    (solution,) = system.solutions(equations, factor, [a.T])
+    exact = np.linalg.solve(inner + 0.25 * np.eye(70), a.numpy().T)
     np.testing.assert_allclose(solution.test, cross @ exact, atol=1e-5)
 
 
 def test_ridges_share_the_random_convolutional_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    made: list[object] = []
     original = random_conv.ConvFeatures.__init__
 
     def counted(self: random_conv.ConvFeatures, *arguments: object) -> None:
@@ -136,7 +131,7 @@ def test_memory_of_random_convolutional_features_is_foreseen() -> None:
     assert codes + half < needed < 1.15 * (codes + half) and needed < 18 * 2**30
 
 
-def test_gabor_filters_ignore_brightness_and_tell_orientations_apart() -> None:
+def test_gabor_filters_ignore_brightness_and_distinguish_orientations() -> None:
     filters = features.gabor_filters(4, 4.0)
     assert filters.sum((1, 2)).abs().max() < 1e-6
     y, x = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")

@@ -1,4 +1,4 @@
-"""Features of images that kernels are taken of: Gabor wavelets."""
+"""Gabor wavelets, as features for kernels."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ import torch.nn.functional as F
 def gabor(
     images: torch.Tensor, orientations: int, wavelengths: list[float], pool: int
 ) -> torch.Tensor:
-    """(N, C·orientations·len(wavelengths)·h·w) float32 from images (N, C, H, W) float32.
+    """Return (N, C·orientations·len(wavelengths)·h·w) float32 for images (N, C, H, W) float32.
 
     For each orientation in [0, π) and each wavelength (pixels), the modulus of the complex
-    response, averaged over cells of `pool` x `pool` pixels (h = ⌈H/pool⌉). The paper says
-    "Gabor filters (wavelet)" and gives no parameter (Table 3): these are ours, chosen on
-    held-out training images (sweeps/paper/table3.yaml).
+    response is averaged over cells of `pool` x `pool` pixels (h = ⌈H/pool⌉). The paper says
+    "Gabor filters (wavelet)" and gives no parameter (Table 3). Those of sweeps/paper/table3.yaml
+    were chosen on held-out training images.
     """
     channels = images.shape[1]
-    found = []
+    scales = []
     for wavelength in wavelengths:
         filters = gabor_filters(orientations, wavelength).to(images.device)
         margin = filters.shape[-1] // 2
         bank = filters.repeat(channels, 1, 1)[:, None]
-        for part in images.split(500):
-            response = F.conv2d(part, bank, padding=margin, groups=channels)
+        cells = []
+        for few in images.split(500):
+            response = F.conv2d(few, bank, padding=margin, groups=channels)
             pairs = response.unflatten(1, (channels * orientations, 2))
             modulus = pairs.square().sum(2).sqrt()
-            cells = F.avg_pool2d(modulus, pool, ceil_mode=True, count_include_pad=False)
-            found.append(cells.flatten(1))
-    parts = len(found) // len(wavelengths)
-    scales = [torch.cat(found[s * parts : (s + 1) * parts]) for s in range(len(wavelengths))]
+            means = F.avg_pool2d(modulus, pool, ceil_mode=True, count_include_pad=False)
+            cells.append(means.flatten(1))
+        scales.append(torch.cat(cells))
     return torch.cat(scales, 1)
 
 
 def gabor_filters(orientations: int, wavelength: float) -> torch.Tensor:
-    """(2·orientations, k, k) float32: real and imaginary part of each orientation.
+    """Return real and imaginary part of each orientation's filter, (2·orientations, k, k) float32.
 
-    exp(-|u|²/(2σ²))·(exp(i·2π·u_θ/wavelength) - c) with σ = wavelength/2 (an octave's bandwidth,
-    about), k = 2·⌈2σ⌉ + 1, c such that the mean is zero (Morlet), and unit L1 norm.
+    exp(-|u|²/(2σ²))·(exp(i·2π·u_θ/wavelength) - c) with σ = wavelength/2 (a bandwidth of about an
+    octave), k = 2·⌈2σ⌉ + 1, c such that the mean is zero (Morlet), and unit L1 norm.
     """
     deviation = wavelength / 2
     radius = math.ceil(2 * deviation)

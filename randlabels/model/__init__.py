@@ -10,7 +10,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,28 +46,24 @@ class Model(Option):
 
 @dataclass(frozen=True)
 class SolveOptions:
-    """What an exact fit works with.
+    """How an exact fit computes.
 
     dtype: float32 or float64, the precision of the largest matrix.
-    cache: file that shares the costly part with other processes; None to share nothing.
-    tick: is told the share of the work done since it last was.
-    memory: bytes that the fit may take; how many sets of labels it solves at once depends on it.
-    threads: CPU threads that compute, each of which needs memory of its own.
+    tick: is called with the share of the work done since its last call, and may raise to stop.
+    memory: bytes that the fit may use, which limit the number of label sets solved at once.
     """
 
     dtype: torch.dtype = torch.float64
-    cache: Path | None = None
     tick: Callable[[float], None] = lambda share: None
     memory: int = 2**63
-    threads: int = 1
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What an exact fit makes of one set of labels.
+class ExactFit:
+    """The exact fit of one label set.
 
     train: (n, C) float64, the outputs on the training images; test: (m, C), on the test images.
-    parameters: the number of weights. report: what else is worth writing down, by name.
+    parameters: the number of weights. report: further results by name, for done.json.
     """
 
     train: torch.Tensor
@@ -78,10 +73,10 @@ class Fit:
 
 
 class ExactModel(Model):
-    """Base class of models whose weights are the solution of equations, `lr` null.
+    """Base class of models whose weights solve equations; they have `lr` null.
 
-    Labels become `encode`d targets, and outputs are `decode`d into classes; several sets of
-    labels on the same images are solved together.
+    Labels are encoded as targets, and outputs are decoded into classes. Several label sets of the
+    same images are solved together.
     """
 
     def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
@@ -95,7 +90,13 @@ class ExactModel(Model):
 
     @abstractmethod
     def check(self, images: torch.Tensor, test: int, classes: int, options: SolveOptions) -> int:
-        """Return the bytes of memory that the fit of one set of labels needs.
+        """Return the bytes that a fit of one label set needs.
+
+        images: (n, C, H, W) uint8, for training; test: the number of test images.
+
+        Raises:
+            ValueError: the images cannot be fitted; one sentence.
+        """
 
         images: training images (n, C, H, W) uint8. test: number of test images. ValueError if the
         images cannot be fitted.
@@ -103,11 +104,11 @@ class ExactModel(Model):
 
     @abstractmethod
     def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
-        """Return targets (n, C) float64 from labels (n,) int64 in [0, K)."""
+        """Return targets (n, C) float64 for labels (n,) int64 in [0, K)."""
 
     @abstractmethod
     def decode(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Return classes (n,) int64 from outputs (n, C) float64."""
+        """Return classes (n,) int64 for outputs (n, C) float64."""
 
     @abstractmethod
     def solve(
@@ -117,7 +118,7 @@ class ExactModel(Model):
         targets: list[torch.Tensor],
         rng: torch.Generator,
         options: SolveOptions,
-    ) -> list[Fit]:
+    ) -> list[ExactFit]:
         """Return one fit for each of `targets`, from preprocessed images (n, C, H, W) float32.
 
         Raises:

@@ -4,54 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
 
-from ..kernels import features, functions, random_conv, system
-from ..kernels.cholesky import TILE, Breakdown, Triangle
+from ..kernels import features, functions, random_conv
+from ..kernels.cholesky import HEAD, TILE, Breakdown, Triangle
 from ..kernels.rows import Rows
-from . import ExactModel, Fit, SolveOptions
+from ..kernels.system import KernelSystem, System, solutions
+from . import ExactFit, ExactModel, SolveOptions
 
 log = logging.getLogger("randlabels")
 
 KERNELS = ("gaussian", "laplacian", "polynomial", "linear")
 FEATURES = ("raw", "gabor", "random_conv")
 
-AT_ONCE = 64
-"""Sets of labels solved as one block, if their arrays find room in memory: see ARRAYS."""
+MAX_SETS_AT_ONCE = 64
+"""Label sets solved as one block, if memory suffices."""
 
-TILES = 5
-"""Float64 tiles that a thread has at once: inner products, K, products, and what they are of."""
+ARRAYS_PER_SET = 10
+"""Float64 arrays (n, K) of a label set while it is solved: target, coefficients, residual, their
+successors and copies. Together 0.045 GiB at n = 60,000 with ten classes."""
 
-ARRAYS = 8
-"""(n, K) float64 arrays of a set that is being solved: target, coefficients, residual and their
-successors, and the blocks that these are put into. 0.04 GiB at n = 60,000 with ten classes."""
+TILES = 6
+"""Float64 tiles in memory at once: inner products, K, and temporary results."""
 
 
 @dataclass
 class Kernel(ExactModel):
-    """argmax of K(x, X)·A with (K + λI)·A = one-hot labels; without ridge, the interpolation of
-    the labels that has the smallest norm ‖w‖ = √tr(Aᵀ·K·A).
+    """argmax of K(x, X)·A with (K + λI)·A = one-hot labels.
 
-    Zhang et al. 2017, section 5. The defaults are those of the original code's MNIST notebook
-    (mnist_1_pt_2): exp(-0.02·‖x - x′‖²) on pixels in 0..1, test error 1.22 %.
+    Without ridge, that is the interpolation of the labels with the smallest norm
+    ‖w‖ = √tr(Aᵀ·K·A); Zhang et al. 2017, section 5. The defaults are those of the original
+    README for MNIST: exp(-0.02·‖x - x′‖²) on pixels in 0..1, test error 1.22 %.
 
-    kernel: gaussian exp(-γ‖x-x′‖²), laplacian exp(-γ‖x-x′‖), polynomial ⟨x/‖x‖, x′/‖x′‖⟩^degree,
-        or linear ⟨x, x′⟩.
+    kernel: gaussian exp(-γ‖x-x′‖²), laplacian exp(-γ‖x-x′‖), polynomial ⟨x/‖x‖, x′/‖x′‖⟩^degree
+        (0 for a black image), or linear ⟨x, x′⟩.
     features: what x is; see `randlabels.kernels.features` for gabor (`orientations`,
         `wavelengths`, `pool`) and `randlabels.kernels.random_conv` for random_conv (`filters`,
         `patch`, `stride`, `bias`), which takes the linear kernel.
     ridge: λ, added to the diagonal of K.
-    cache: share the factorisation with other processes through a file of n²/2 numbers (null: in
-        a sweep whose runs are processes of their own, but not for a single run).
     """
 
     name: ClassVar[str] = "kernel"
@@ -68,7 +64,6 @@ class Kernel(ExactModel):
     stride: int = 1
     bias: float = 1.0
     ridge: float = 0.0
-    cache: bool | None = None
     lr: float | None = None
 
     def __post_init__(self) -> None:
@@ -105,21 +100,22 @@ class Kernel(ExactModel):
                     f"model.patch={self.patch} leaves no two patches on images of "
                     f"{height}x{width} pixels; use a smaller one"
                 )
-        return self._shared_memory(images, test, options) + _memory(len(images), classes)
+        return self._shared_memory(images, test, options) + _set_memory(len(images), classes)
 
     def _shared_memory(self, images: torch.Tensor, test: int, options: SolveOptions) -> int:
-        """Bytes that a fit needs however many sets of labels there are."""
-        side = min(TILE, len(images))
-        tile = TILES * side**2 * 8
+        """Return the bytes of a fit that do not depend on the number of label sets."""
+        n, pixels = len(images), images[0].numel()
         if self.features == "random_conv":
-            row = 4 * self.filters + 4 * images[0].numel()  # 8-bit codes, and float32 pixels
+            row = 4 * pixels + 4 * self.filters  # float32 pixels, int8 codes
+            temporary = random_conv.ROWS_AT_ONCE * 4 * self.filters * 8
         else:
             width = self._rows(images[:1].float()).values.shape[1]
-            row = 5 * width  # float32, and 8-bit codes
-            tile += 2 * side * width * 8  # rows in float64
-        rows = (len(images) + test) * row
-        matrix = Triangle.size(len(images)) * options.dtype.itemsize
-        return matrix + rows + options.threads * tile + 2**29
+            row = 4 * pixels + 4 * width  # both float32
+            temporary = 2 * TILE * width * 8  # two tiles' rows in float64
+        temporary += TILES * min(TILE, n) ** 2 * 8
+        head = 2 * n * min(HEAD, n) * 8  # float64, and its successor
+        matrix = Triangle.size(n) * options.dtype.itemsize
+        return matrix + (n + test) * row + head + temporary + 2**29
 
     def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
         return F.one_hot(labels, classes).double()
@@ -134,34 +130,42 @@ class Kernel(ExactModel):
         targets: list[torch.Tensor],
         rng: torch.Generator,
         options: SolveOptions,
-    ) -> list[Fit]:
-        shared = self._shared_memory(train, len(test), options)
-        at_once = (options.memory - shared) // _memory(*targets[0].shape)
+    ) -> list[ExactFit]:
         equations = self._system(train, test, rng, lambda: options.tick(0.0))
         try:
-            solutions = _solved(
-                equations, targets, min(max(at_once, 1), AT_ONCE), options, str(train.device)
-            )
+            factor = _factorise(equations, options, str(train.device))
+            # Equal label sets, such as those of all corruption seeds at p = 0, are solved once.
+            keys = [hashlib.sha256(t.cpu().numpy().tobytes()).digest() for t in targets]
+            distinct = dict(zip(keys, targets, strict=True))
+            free = options.memory - self._shared_memory(train, len(test), options)
+            at_once = min(max(free // _set_memory(*targets[0].shape), 1), MAX_SETS_AT_ONCE)
+            sets = list(distinct.values())
+            started = time.perf_counter()
+            solved = [
+                solution
+                for start in range(0, len(sets), at_once)
+                for solution in solutions(equations, factor, sets[start : start + at_once])
+            ]
         except Breakdown as error:
             precise = "" if options.dtype is torch.float64 else " or precision=fp64"
             raise ArithmeticError(
                 f"K is singular in {str(options.dtype).removeprefix('torch.')}: {error}; "
                 f"use a larger model.ridge{precise}"
             ) from error
-        return [
-            Fit(
-                train=solution.train,
-                test=solution.test,
-                parameters=target.numel(),
-                report={
-                    "relative_residual": solution.relative_residual,
-                    "smallest_pivot": solution.smallest_pivot,
-                    "interpolation_error": float((solution.train - target).abs().max()),
-                    "norm": solution.norm,
-                },
-            )
-            for solution, target in zip(solutions, targets, strict=True)
-        ]
+        seconds = time.perf_counter() - started
+        log.info("%d distinct label sets solved in %.1f s.", len(sets), seconds)
+        by_key = dict(zip(distinct, solved, strict=True))
+        fits = []
+        for key, target in zip(keys, targets, strict=True):
+            solution = by_key[key]
+            report = {
+                "relative_residual": solution.relative_residual,
+                "smallest_pivot": factor.smallest_pivot(),
+                "interpolation_error": float((solution.train - target).abs().max()),
+                "norm": solution.norm,
+            }
+            fits.append(ExactFit(solution.train, solution.test, target.numel(), report))
+        return fits
 
     def _system(
         self,
@@ -169,7 +173,7 @@ class Kernel(ExactModel):
         test: torch.Tensor,
         rng: torch.Generator,
         beat: Callable[[], None],
-    ) -> system.System:
+    ) -> System:
         if self.features == "random_conv":
             size = self.filters, self.patch, self.stride, self.bias
             return random_conv.ConvSystem(
@@ -182,7 +186,7 @@ class Kernel(ExactModel):
             "linear": functions.linear,
         }[self.kernel]()
         rows = self._rows(train), self._rows(test)
-        return system.KernelSystem(*rows, kernel, self.ridge, beat)
+        return KernelSystem(*rows, kernel, self.ridge, beat)
 
     def _rows(self, images: torch.Tensor) -> Rows:
         if self.features == "gabor":
@@ -190,100 +194,24 @@ class Kernel(ExactModel):
         return Rows(images.flatten(1))
 
 
-def _solved(
-    equations: system.System,
-    targets: list[torch.Tensor],
-    at_once: int,
-    options: SolveOptions,
-    device: str,
-) -> list[system.Solution]:
-    """With L of K + λI from the cache, if it is there; one process at a time works on a cache.
-
-    The residual tells whether a factorisation was good: where one from the cache was not, it is
-    computed anew.
-    """
-    if options.cache is None:
-        return _solutions(equations, _factorised(equations, options, device), targets, at_once)
-    options.cache.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(options.cache.with_suffix(".lock"))
-    with lock:
-        factor = found = _opened(options.cache, equations.n, device)
-        if factor is None:
-            factor = _factorised(equations, options, device)
-            _save(factor, options.cache)
-        else:
-            log.info("Factorisation found in %s.", options.cache)
-    try:
-        return _solutions(equations, factor, targets, at_once)
-    except Breakdown as error:
-        if found is None:
-            raise
-        log.warning("%s is damaged and is replaced: %s", options.cache, error)
-    with lock:
-        options.cache.unlink(missing_ok=True)
-    return _solved(equations, targets, at_once, options, device)
+def _set_memory(n: int, classes: int) -> int:
+    """Return the bytes of one label set while it is solved."""
+    return ARRAYS_PER_SET * n * classes * 8
 
 
-def _solutions(
-    equations: system.System, factor: Triangle, targets: list[torch.Tensor], at_once: int
-) -> list[system.Solution]:
-    """Equal targets, such as those of all corruption seeds at p = 0, are solved once."""
-    keys = [hashlib.sha256(target.cpu().numpy().tobytes()).digest() for target in targets]
-    distinct = dict(zip(keys, targets, strict=True))
-    different = list(distinct.values())
+def _factorise(equations: System, options: SolveOptions, device: str) -> Triangle:
+    """Return L of K + λI."""
     started = time.perf_counter()
-    solutions = [
-        solution
-        for start in range(0, len(different), at_once)
-        for solution in system.solve(equations, factor, different[start : start + at_once])
-    ]
-    took = time.perf_counter() - started
-    log.info("%d different sets of labels solved for in %.1f s.", len(different), took)
-    solved = dict(zip(distinct, solutions, strict=True))
-    return [solved[key] for key in keys]
-
-
-def _memory(n: int, classes: int) -> int:
-    """Bytes of a set of labels that is being solved."""
-    return ARRAYS * n * classes * 8
-
-
-def _factorised(equations: system.System, options: SolveOptions, device: str) -> Triangle:
-    started = time.perf_counter()
-    factor = Triangle.empty(equations.n, options.dtype, device)
+    factor = Triangle(equations.n, options.dtype, device)
     factor.fill(equations.tile, equations.ridge, lambda: options.tick(0.0))
     built = time.perf_counter()
-    operations = factor.operations()
-    factor.factorise(lambda done: options.tick(done / operations))
-    took = time.perf_counter() - built
+    factor.factorise(options.tick)
+    seconds = time.perf_counter() - built
     log.info(
-        "K of %d images built in %.1f s and factorised in %.1f s, n³/3 at %.0f GFLOP/s.",
-        equations.n,
+        "K of %s images computed in %.1f s and factorised in %.1f s (%.0f GFLOP/s).",
+        f"{equations.n:,}",
         built - started,
-        took,
-        equations.n**3 / 3 / took / 1e9,
+        seconds,
+        equations.n**3 / 3 / seconds / 1e9,
     )
     return factor
-
-
-def _opened(file: Path, n: int, device: str) -> Triangle | None:
-    """What the cache holds, if it is whole."""
-    try:
-        factor = Triangle.open(file, n)
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as error:
-        log.warning("%s is damaged and is replaced: %s", file, error)
-        return None
-    return factor if device == "cpu" else Triangle(factor.values.to(device), n)
-
-
-def _save(factor: Triangle, file: Path) -> None:
-    """Write the cache as a whole; a file that cannot be written costs the cache, not the run."""
-    temporary = file.with_suffix(".tmp")  # ours alone, since we hold the lock
-    try:
-        factor.save(temporary)
-        os.replace(temporary, file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        log.warning("The factorisation could not be cached: %s", error)

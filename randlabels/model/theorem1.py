@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from . import ExactModel, Fit, SolveOptions
+from . import ExactFit, ExactModel, SolveOptions
 
 
 @dataclass
@@ -19,6 +19,7 @@ class Theorem1(ExactModel):
     Zhang et al. 2017, theorem 1: a ∈ R^d, b and w ∈ R^n. The direction a is drawn from N(0, I) by
     the run's seed; with the images in the order of ⟨a, x⟩, each threshold b_i lies between its
     image and the one before, so that the equations are triangular and are solved in O(n).
+    That is always done on the CPU, which sums in sequence; a GPU's parallel sums lose six digits.
     """
 
     name: ClassVar[str] = "theorem1"
@@ -41,7 +42,7 @@ class Theorem1(ExactModel):
         return labels.double()[:, None]
 
     def decode(self, outputs: torch.Tensor) -> torch.Tensor:
-        """The nearest whole number, which on unseen images need not be a class."""
+        """Return the nearest whole number, which on unseen images need not be a class."""
         return outputs[:, 0].round().clamp(-1, 2**62).long()
 
     def solve(
@@ -51,16 +52,18 @@ class Theorem1(ExactModel):
         targets: list[torch.Tensor],
         rng: torch.Generator,
         options: SolveOptions,
-    ) -> list[Fit]:
+    ) -> list[ExactFit]:
         dimensions = train[0].numel()
-        direction = torch.randn(dimensions, generator=rng, dtype=torch.float64).to(train.device)
-        x, z = project(train, direction), project(test, direction)
+        direction = torch.randn(dimensions, generator=rng, dtype=torch.float64)
+        x, z = project(train.cpu(), direction), project(test.cpu(), direction)
         fits = []
         for target in targets:
-            thresholds, weights = represent(x, target[:, 0])
-            outputs, predictions = (evaluate(p, thresholds, weights)[:, None] for p in (x, z))
+            thresholds, weights = represent(x, target[:, 0].cpu())
+            outputs, predictions = (
+                evaluate(p, thresholds, weights)[:, None].to(train.device) for p in (x, z)
+            )
             fits.append(
-                Fit(
+                ExactFit(
                     train=outputs,
                     test=predictions,
                     parameters=len(direction) + len(thresholds) + len(weights),
@@ -75,18 +78,18 @@ class Theorem1(ExactModel):
 
 
 def project(images: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-    """⟨a, x⟩ (n,) float64 of images (n, C, H, W)."""
+    """Return ⟨a, x⟩ (n,) float64 of images (n, C, H, W)."""
     return torch.cat([part.flatten(1).double() @ direction for part in images.split(1000)])
 
 
 def represent(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Thresholds b and weights w, each (n,) float64, with Σ_j w_j·max(x_i - b_j, 0) = y_i.
+    """Return thresholds b and weights w, each (n,) float64, with Σ_j w_j·max(x_i - b_j, 0) = y_i.
 
     x: (n,) float64, distinct. y: (n,) float64.
 
-    b_i is the next number of float64 above the x before it: strictly between the two, as the
-    theorem's proof has it, and so near that c between two images is all but the line between
-    their labels. In the middle, as the proof suggests first, errors grow a million times larger.
+    b_i is the float64 number next above the x before it: strictly between the two, as in the
+    theorem's proof, and so near that c is almost the line between neighbouring labels. With
+    midpoints, the proof's first suggestion, errors are a million times larger.
 
     Raises:
         ArithmeticError: two x are so close that no number lies between them.
@@ -113,10 +116,10 @@ def represent(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 
 def evaluate(x: torch.Tensor, thresholds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """c(x) (n,) float64, from the slope and the value at the threshold left of each x.
+    """Return c(x) (n,) float64, from slope and value at the threshold to the left of each x.
 
-    The plain sum Σ w_j·max(x - b_j, 0) is the same number; but its terms are 10^10 times as
-    large as the result, which would lose its digits.
+    The terms of the plain sum Σ w_j·max(x - b_j, 0) are 10^10 times as large as the result, whose
+    digits would be lost.
     """
     slopes = weights.cumsum(0)
     gaps = thresholds.diff()

@@ -38,7 +38,6 @@ NOT_HASHED = frozenset(
         "dataset.download",
         "corruption.path",
         "model.lr",  # it counts through optimizer.lr, which it fills
-        "model.cache",
     }
 )
 """Config keys that cannot change the numbers of a run, and so do not tell two runs apart."""
