@@ -15,7 +15,7 @@ import pytest
 from analysis import collect, report, status
 
 from .golden import EXPECTED, RUNS, analyse
-from .synthetic import Shuffled, contents
+from .synthetic import contents, shuffled_walk
 
 
 def copied(folder: Path) -> Path:
@@ -100,7 +100,7 @@ def test_report_is_the_same_bytes_when_repeated_in_any_directory_order(
 ) -> None:
     first = contents(reported / "summary")
     assert len([name for name in first if name.endswith((".png", ".pdf"))]) == 14
-    monkeypatch.setattr("os.scandir", Shuffled)
+    monkeypatch.setattr("os.walk", shuffled_walk)
     report.main([str(reported), "--out", str(tmp_path / "again")])
     monkeypatch.undo()
     again = contents(tmp_path / "again")

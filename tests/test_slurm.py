@@ -89,7 +89,7 @@ def epochs(run: RunDir) -> int:
 
 def states(folder: Path) -> dict[str, str]:
     """What `analysis.status` tells, by run id."""
-    return {run["run_id"]: run["state"] for run in survey(folder, {})[0]}
+    return {run["run_id"]: run["state"] for run in survey(folder)[0]}
 
 
 @pytest.mark.slurm

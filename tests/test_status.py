@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from analysis import folders, status
+from analysis import status
 from randlabels.config import parse
 from randlabels.store import metrics, rundir
 
@@ -19,7 +19,7 @@ from .synthetic import record, write_run
 
 
 def survey(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    runs, problems = status.survey(root, {})
+    runs, problems = status.survey(root)
     return {run["run_id"]: run for run in runs}, problems
 
 
@@ -62,24 +62,24 @@ def test_running_run_shows_progress_speed_and_time_left(tmp_path: Path) -> None:
     lines = [record(epoch, 0.5, 0.25) | {"seconds": 2.0} for epoch in range(3)]
     run.metrics.write_text("".join(metrics.encode(line) + "\n" for line in lines))
     with held(run):
-        runs, _ = status.survey(tmp_path, {})
+        runs, _ = status.survey(tmp_path)
     (found,) = runs
     assert found["state"] == "running"
     assert (found["epoch"], found["epochs"], found["seconds_left"]) == (3, 4, 2.0)
     assert (found["train_acc"], found["test_acc"]) == (0.5, 0.25)
     summed = status.totals(runs)
     assert (summed["epochs_done"], summed["epochs_left"], summed["seconds_left"]) == (3, 1, 2.0)
-    assert status.survey(tmp_path, {})[0][0]["state"] == "interrupted"
+    assert status.survey(tmp_path)[0][0]["state"] == "interrupted"
 
 
 def test_run_on_another_host_is_running_while_it_writes_and_stale_after(tmp_path: Path) -> None:
     run = write_run(tmp_path, [0.1], state="interrupted")
     content = json.loads(run.environment.read_text()) | {"host": "elsewhere"}
     run.environment.write_text(json.dumps(content))
-    assert status.survey(tmp_path, {})[0][0]["state"] == "running"
-    long_ago = time.time() - status.PATIENCE - 10
+    assert status.survey(tmp_path)[0][0]["state"] == "running"
+    long_ago = time.time() - status.STALE_AFTER_SECONDS - 10
     os.utime(run.metrics, (long_ago, long_ago))
-    (found,) = status.survey(tmp_path, {})[0]
+    (found,) = status.survey(tmp_path)[0]
     assert found["state"] == "stale" and found["age"] == pytest.approx(130, abs=20)
 
 
@@ -87,30 +87,12 @@ def test_run_that_holds_its_lock_without_a_sign_of_life_is_stale(tmp_path: Path)
     """A process that hangs, or that was stopped; one that only takes long gives signs."""
     run = write_run(tmp_path, [0.1], state="interrupted")
     with run.lock():
-        long_ago = time.time() - status.PATIENCE - 10
+        long_ago = time.time() - status.STALE_AFTER_SECONDS - 10
         for file in (run.metrics, run.path / ".lock"):
             os.utime(file, (long_ago, long_ago))
-        assert status.survey(tmp_path, {})[0][0]["state"] == "stale"
+        assert status.survey(tmp_path)[0][0]["state"] == "stale"
         run.beat()
-        assert status.survey(tmp_path, {})[0][0]["state"] == "running"
-
-
-def test_unchanged_folders_are_not_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_run(tmp_path, [0.5])
-    second = write_run(tmp_path, [0.5], seed=1)
-    known: dict[str, Any] = {}
-    first = status.survey(tmp_path, known)[0]
-    read: list[Path] = []
-    original = folders._read_run
-    monkeypatch.setattr(folders, "_read_run", lambda run: (read.append(run.path), original(run))[1])
-    assert [run["state"] for run in status.survey(tmp_path, known)[0]] == ["done", "done"]
-    assert read == []
-    second.done.unlink()
-    assert [r["state"] for r in status.survey(tmp_path, known)[0]].count("interrupted") == 1
-    assert read == [second.path]
-    assert first[0]["run_id"] == status.survey(tmp_path, known)[0][0]["run_id"]
+        assert status.survey(tmp_path)[0][0]["state"] == "running"
 
 
 def test_exact_fit_has_one_record_to_write(cli: Cli, tmp_path: Path) -> None:
@@ -119,7 +101,7 @@ def test_exact_fit_has_one_record_to_write(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "default"
     planned = parse({"dataset": {"name": "digits"}, "model": {"name": "theorem1"}})
     rundir.merge_plan(folder, [{"run_id": planned.run_id, "config": planned.tree()}])
-    runs, _ = status.survey(folder, {})
+    runs, _ = status.survey(folder)
     progress = [(run["state"], run["epoch"], run["epochs"]) for run in runs]
     assert progress == [("done", 1, 1), ("planned", 0, 1)]
     assert status.totals(runs)["epochs_left"] == 1
@@ -192,7 +174,7 @@ def test_accuracies_are_the_latest_that_were_measured(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     lines[2] |= dict.fromkeys(metrics.MEASURED)
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (found,) = status.survey(tmp_path, {})[0]
+    (found,) = status.survey(tmp_path)[0]
     assert (found["epoch"], found["train_acc"]) == (3, 0.75)
 
 
