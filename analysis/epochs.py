@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,20 +29,20 @@ Damage = dict[int, tuple[str, bool]]
 """By run: what is wrong with its metrics.jsonl, and whether the records are unusable."""
 
 
-def read(folders: Iterable[str], expected: Iterable[float]) -> tuple[pa.Table, Damage]:
+def read(folders: pd.Series, expected: pd.Series) -> tuple[pa.Table, Damage]:
     """Return the records of the runs in `folders`, and what is damaged.
 
     expected: by run, the number of records of a finished run; NaN for others.
 
-    The table has the columns `run` (position in `folders`), `metrics.KEYS`, `metrics.SENSITIVITY`
-    where a record has them, and every other numeric key, sorted. A metric that a record lacks is
-    null. A run whose records are unusable has none.
+    The table has the columns `run` (of the index of `folders`), `metrics.KEYS`,
+    `metrics.SENSITIVITY` where a record has them, and every other numeric key, sorted. A metric
+    that a record lacks is null. A run whose records are unusable has none.
     """
     damage: Damage = {}
     tables = [SCHEMA.empty_table().append_column("run", pa.array([], pa.int64()))]
     batch: dict[int, bytes] = {}
-    for i, (folder, records) in enumerate(zip(folders, expected, strict=True)):
-        content = _read_lines(Path(folder) / "metrics.jsonl", records, damage, i)
+    for i, records in expected[folders.index].items():
+        content = _read_lines(Path(folders[i]) / "metrics.jsonl", records, damage, i)
         if content:
             batch[i] = content
         if sum(map(len, batch.values())) > BYTES_PARSED_AT_ONCE:

@@ -90,7 +90,8 @@ def read(root: Path, fit_threshold: float | None = None) -> Collection:
     swept = _find_swept([row["keys"] for row in chosen.values()])
     runs = _build_frame(list(chosen.values()), keys)
     runs = runs.sort_values([*swept, "run_id"], kind="stable", ignore_index=True, key=rank)
-    records, damage = epochs.read(runs["folder"], runs["records"])
+    read_in_full = ~runs["state"].isin(["planned", "foreign", "damaged"])
+    records, damage = epochs.read(runs.loc[read_in_full, "folder"], runs["records"])
     problems += [
         f"{runs['folder'].iloc[i]}/metrics.jsonl {reason}" for i, (reason, _) in damage.items()
     ]

@@ -189,9 +189,9 @@ def render(
         "host": [run["host"] or "-" for run in shown],
     }
     table = Table(title=str(root), title_justify="left", box=SIMPLE_HEAD)
-    used = 0
+    used = 2
     for name, cells in columns.items():  # the most important first
-        used += max(map(len, [name, *cells])) + 2
+        used += max(map(len, [name, *cells])) + 3  # with padding and a divider
         if name in ("run", "state", "epoch") or used <= width:
             left = name in ("run", "state", "host")
             table.add_column(name, justify="left" if left else "right", overflow="fold")

@@ -188,8 +188,8 @@ EVERY_NUMBER = [
 
 
 def verdict(number: Any, values: list[float]) -> str:
-    values = pd.Series(values)
-    return verdicts.judge(number, verdicts.Ours(values.mean(), values.std(), len(values)), 0)
+    deviation = np.std(values, ddof=1) if len(values) > 1 else math.nan
+    return verdicts.judge(number, verdicts.Ours(np.mean(values), deviation, len(values)), 0)
 
 
 def agreeing(number: Any, wrong: float) -> list[list[float]]:

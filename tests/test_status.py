@@ -1,7 +1,8 @@
-"""`analysis.status`: states, progress and time left, told from the files alone."""
+"""`analysis.status`: states, progress and time left, from the files alone."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from analysis import status
 from randlabels.config import parse
@@ -23,7 +25,7 @@ def survey(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     return {run["run_id"]: run for run in runs}, problems
 
 
-def test_every_state_is_told_apart(tmp_path: Path) -> None:
+def test_every_state_is_distinguished(tmp_path: Path) -> None:
     """Half done, one failed, diverged, torn, foreign, of another schema, damaged, planned."""
     done = write_run(tmp_path, [0.5, 1.0])
     failed = write_run(tmp_path, [0.5], state="failed", seed=1)
@@ -49,11 +51,11 @@ def test_every_state_is_told_apart(tmp_path: Path) -> None:
         planned.run_id: "planned",
     }
     assert runs[torn.run_id]["epoch"] == 1
-    told = "\n".join(sorted(problems))
-    assert f"{torn.path}: the last line of metrics.jsonl is torn" in told
-    assert f"{newer.path} is passed over: it was written as schema 2" in told
-    assert f"{foreign} is passed over: config.yaml is none of this program" in told
-    assert f"{damaged.path} is damaged and passed over: " in told
+    text = "\n".join(sorted(problems))
+    assert f"{torn.path}: the last line of metrics.jsonl is torn" in text
+    assert f"{newer.path} is skipped: it was written as schema 2" in text
+    assert f"{foreign} is skipped: config.yaml was not written by randlabels" in text
+    assert f"{damaged.path} is skipped: damaged (" in text
     assert len(problems) == 4
 
 
@@ -70,6 +72,20 @@ def test_running_run_shows_progress_speed_and_time_left(tmp_path: Path) -> None:
     summed = status.totals(runs)
     assert (summed["epochs_done"], summed["epochs_left"], summed["seconds_left"]) == (3, 1, 2.0)
     assert status.survey(tmp_path)[0][0]["state"] == "interrupted"
+
+
+def test_time_left_is_that_of_all_unfinished_runs(tmp_path: Path) -> None:
+    """One run at 2 s an epoch has one epoch to go, and a planned one all four."""
+    run = write_run(tmp_path, [0.1] * 4, state="interrupted")
+    lines = [record(epoch, 0.5, 0.25) | {"seconds": 2.0} for epoch in range(3)]
+    run.metrics.write_text("".join(metrics.encode(line) + "\n" for line in lines))
+    keys = {"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "epochs": 4, "seed": 1}
+    planned = parse(keys)
+    rundir.merge_plan(tmp_path, [{"run_id": planned.run_id, "config": planned.tree()}])
+    with held(run):
+        runs, _ = status.survey(tmp_path)
+    assert status.totals(runs)["seconds_left"] == 2.0 * (1 + 4)
+    assert "5 to go" in status.summary(runs) and "about 10 s left" in status.summary(runs)
 
 
 def test_run_on_another_host_is_running_while_it_writes_and_stale_after(tmp_path: Path) -> None:
@@ -121,23 +137,38 @@ def test_table_and_json_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixtu
         status.main([str(tmp_path / "nowhere")])
 
 
+def test_runs_are_named_in_full_on_a_narrow_terminal(tmp_path: Path) -> None:
+    """The last columns are left out where they do not fit; nothing is cut."""
+    run = write_run(tmp_path, [0.5, 1.0])
+    runs, problems = status.survey(tmp_path)
+    for width, columns in ((80, "run state epoch"), (200, "host images/s age")):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(status.render(tmp_path, runs, problems, width))
+        shown = console.export_text()
+        assert all(name in shown for name in [run.run_id, *columns.split()])
+        assert ("host" in shown) == (width == 200)
+
+
 def test_watching_ends_when_all_runs_are_finished_or_on_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    """Through a pipe, the totals are printed whenever they change."""
     run = write_run(tmp_path, [0.5, 1.0])
     finished = run.done.read_text()
     run.done.unlink()
-    shown = 0
+    looks = 0
 
     def finish(seconds: float) -> None:
-        nonlocal shown
-        shown += 1
-        if shown == 3:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
             run.done.write_text(finished)
 
     monkeypatch.setattr("analysis.status.time.sleep", finish)
     status.main([str(tmp_path), "--watch"])
-    assert shown == 3 and "1 run: 1 done" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert looks == 3 and shown.count("1 run: 1 interrupted. 2 epochs done") == 1
+    assert shown.index("1 run: 1 interrupted") < shown.index("1 run: 1 done")
 
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
@@ -148,10 +179,31 @@ def test_watching_ends_when_all_runs_are_finished_or_on_interrupt(
     assert "1 run: 1 interrupted" in capsys.readouterr().out
 
 
-def test_a_failure_is_told_with_its_error_and_log_and_ends_the_watching(
+def test_watching_ends_some_time_after_an_interrupted_launch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Nobody tries such a run again without another launch."""
+    """One run was interrupted, another never started; a launch that has not begun is awaited."""
+    planned = parse({"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "seed": 1})
+    rundir.merge_plan(tmp_path, [{"run_id": planned.run_id, "config": planned.tree()}])
+    now, begun_at = 0.0, 10 * status.IDLE_SECONDS
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now == begun_at:
+            write_run(tmp_path, [0.5, 1.0], state="interrupted")
+
+    monkeypatch.setattr("analysis.status.time.sleep", sleep)
+    monkeypatch.setattr("analysis.status.time.monotonic", lambda: now)
+    status.main([str(tmp_path), "--watch", "--interval", str(status.IDLE_SECONDS / 2)])
+    assert begun_at + status.IDLE_SECONDS <= now <= begun_at + 3 * status.IDLE_SECONDS
+    assert "2 runs: 1 interrupted, 1 planned" in capsys.readouterr().out
+
+
+def test_failure_is_shown_with_its_error_and_log_and_ends_the_watching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Such a run is only tried again by another launch."""
     write_run(tmp_path, [0.5])
     failed = write_run(tmp_path, [0.5], state="failed", seed=1)
     rundir.write_json(failed.error, {"exception": "RuntimeError: CUDA error\nin a kernel"})
