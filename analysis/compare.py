@@ -1,228 +1,150 @@
-"""`python -m analysis.compare DIR --to seed|paper|noise`: published numbers beside the runs' own.
+"""`python -m analysis.compare DIR --to seed|paper|noise`: compare runs with published numbers.
 
-The original code's logs, Zhang et al. 2017, and label noise (dmizr/phuber on robust losses).
-
-A run covers a published number only if every config key that stands beside the number is equal;
-our number is the mean over the seeds that are done, and n_diverged counts those that diverged. The
-verdict is `agrees` if the difference is at most the tolerance, else `differs`; `diverged` if all
-runs did, `not fitted` if a time to fit is asked of runs of which one never fitted, `missing` if no
-run covers the number. Where the paper says that training failed to converge, a run that diverged
-agrees. The tolerance is 3·s·√(1 + 1/n) from the sample deviation s of n seeds, as for one more draw
-from the same distribution, where n is at least 3; and never less than 0.01 for accuracies and
-errors, 5 % of a published loss (0.01 at least) or norm, 20 % of a published ratio of times, or the
-uncertainty with which the number was read from a figure.
+The targets are the original code's logs, Zhang et al. 2017, and label noise (dmizr/phuber on
+robust losses). A run covers a published number if all config keys of its experiment are equal. Our
+number is the mean over the distinct runs that are done. `docs/metrics.md` explains the verdicts.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import yaml
 
 from randlabels.console import print_table, until_nobody_reads
-from randlabels.store.metrics import LOSSES
-from randlabels.store.rundir import FINISHED
 
+from . import published
 from .collect import collect, parser
-from .folders import SOLUTION
 from .formats import write_csv, write_for_papers
-from .runs import Collection
-
-PUBLISHED = Path(__file__).parent / "published"
-"""CSV files, one per target: row, metric, epoch (0-based, or `last`), value (empty where training
-failed to converge), uncertainty (of reading a figure), source, note, keys."""
+from .published import covering
+from .rows import SOLUTION
+from .runs import Collection, epochs_to_fit
+from .verdicts import Ours, judge
 
 ERRORS = {"test_error": "test_acc", "test_error_noisy": "test_acc_noisy"}
 """Published as errors, logged as accuracies."""
-
-ROUNDING = 1e-9
-"""So that 0.87 differs from 0.86 by 0.01 and not by more."""
-
-MOST_LACKING = 4
-"""Keys in which a run may differ from a published one to be named as near."""
-
-FEWEST_SEEDS = 3
-"""Runs from which a deviation is taken seriously."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Collect, compare, print, and write `compare_<target>.csv`, `.md` and `.tex`."""
     options = parser(__doc__)
-    targets = sorted(file.stem for file in PUBLISHED.glob("*.csv"))
-    options.add_argument("--to", choices=targets, required=True, help="whose numbers")
+    options.add_argument("--to", choices=published.targets(), required=True, help="whose numbers")
     chosen = options.parse_args(arguments)
-    found, _ = collect(chosen.dir, chosen.out, chosen.fit_threshold)
-    published = pd.read_csv(PUBLISHED / f"{chosen.to}.csv", keep_default_na=True)
-    table = compare(found, published)
-    out = found.out / f"compare_{chosen.to}.csv"
-    write_csv(table, out)
+    out = chosen.out or chosen.dir / "summary"
+    found, _ = collect(chosen.dir, out, chosen.fit_threshold)
+    numbers = published.read(chosen.to)
+    table = compare(found, numbers)
+    file = out / f"compare_{chosen.to}.csv"
+    write_csv(table, file)
     readable = for_reading(table)
-    write_for_papers(readable, out.with_suffix(""))
-    covered = readable[table["verdict"] != "missing"]
-    if len(covered):
-        title = f"{chosen.dir} beside {chosen.to}"
-        print_table(title, covered.columns.tolist(), covered.values.tolist())
-    missing = table.loc[table["verdict"] == "missing"]
-    print(f"{len(covered)} of {len(table)} published numbers have runs; none covers")
-    for source, numbers in missing.groupby("source", sort=False):
-        near = nearest(found.runs, published.loc[numbers.index, "keys"].unique().tolist())
-        print(f"  {source}: {len(numbers)} numbers, as of {numbers['row'].iloc[0]}{near}")
-    print(out)
+    write_for_papers(readable, file.with_suffix(""))
+    covered = table["verdict"] != "missing"
+    if covered.any():
+        title = f"{chosen.dir} and {chosen.to}"
+        print_table(title, readable.columns.tolist(), readable[covered].values.tolist())
+        print(count_verdicts(table[covered]))
+    print(f"{covered.sum()} of {len(table)} published numbers have runs; none covers")
+    for source, missing in table[~covered].groupby("source", sort=False):
+        near = published.nearest(found.runs, numbers.loc[missing.index, "keys"].unique().tolist())
+        print(f"  {source}: {len(missing)} numbers, such as {missing['row'].iloc[0]}{near}")
+    print(file)
     sys.stdout.flush()
 
 
-def compare(found: Collection, published: pd.DataFrame) -> pd.DataFrame:
-    """Each published number with ours: mean, deviation, n, difference and verdict."""
-    matches = {keys: covering(found.runs, keys) for keys in published["keys"].unique()}
+def compare(found: Collection, numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return each published number with ours: mean, deviation, n, difference and verdict."""
+    covered = {keys: covering(found.runs, keys) for keys in numbers["keys"].unique()}
     rows = []
     number: Any
-    for number in published.itertuples(index=False):
-        runs = found.runs[matches[number.keys]]
-        values = _values(found, runs[runs["state"] == "done"], number)
-        rows.append(_judged(number, values, int((runs["state"] == "diverged").sum())))
-    return pd.DataFrame(rows).astype({"n": int})
+    for number in numbers.itertuples(index=False):
+        runs = covered[number.keys]
+        diverged = int((runs & (found.runs["state"] == "diverged")).sum())
+        ours = _measure(found, runs & found.counted, number)
+        rows.append(
+            {
+                "row": number.row,
+                "metric": number.metric,
+                "epoch": number.epoch,
+                "published": number.value,
+                "ours": ours.mean,
+                "sd": ours.deviation,
+                "n": ours.n,
+                "n_diverged": diverged,
+                "difference": ours.mean - number.value,
+                "verdict": judge(number, ours, diverged),
+                "chosen": number.chosen,
+                "source": number.source,
+                "note": number.note,
+            }
+        )
+    return pd.DataFrame(rows)
 
 
-def covering(runs: pd.DataFrame, keys: str) -> pd.Series:
-    """Which runs (N,) bool are finished and have all `keys`, `key=value` separated by spaces."""
-    fits = runs["state"].isin(FINISHED)
-    for key, value in _pairs(keys):
-        if key not in runs or not fits.any():
-            return fits & False
-        fits &= runs[key].map(_canonical) == _canonical(value)
-    return fits
-
-
-def nearest(runs: pd.DataFrame, choices: list[str]) -> str:
-    """The finished run that comes closest to any of `choices` of keys, and what it lacks of them;
-    nothing if more than `MOST_LACKING` keys differ."""
-    finished = runs[runs["state"].isin(FINISHED)]
-    canonical: dict[str, pd.Series] = {}
-    found, least = "", MOST_LACKING + 1
-    for keys in choices:
-        wanted = dict(_pairs(keys))
-        if finished.empty or not wanted.keys() <= set(finished.columns):
-            continue
-        for key in wanted.keys() - canonical.keys():
-            canonical[key] = finished[key].map(_canonical)
-        differs = pd.DataFrame({k: canonical[k] != _canonical(v) for k, v in wanted.items()})
-        run: Any = differs.sum(axis=1).idxmin()
-        lacking = [key for key in wanted if differs.loc[run, key]]
-        if len(lacking) < least:
-            least = len(lacking)
-            texts = [f"{k}={_text(finished.loc[run, k])}, not {_text(wanted[k])}" for k in lacking]
-            found = f"; nearest is {finished.loc[run, 'run_id']} with {'; '.join(texts)}"
-    return found
-
-
-def _pairs(keys: str) -> list[tuple[str, Any]]:
-    """Keys and values of `key=value` texts separated by spaces."""
-    pairs = (part.partition("=") for part in keys.split())
-    return [(key, yaml.safe_load(value)) for key, _, value in pairs]
-
-
-def _text(value: Any) -> str:
-    return "null" if _canonical(value) == "null" else str(value)
-
-
-def _canonical(value: Any) -> str:
-    """Equal for values that mean the same: 1 and 1.0, null and missing."""
-    if isinstance(value, list):
-        return str(value)
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return "null"
-    try:
-        return str(value) if isinstance(value, bool) else repr(float(value))
-    except ValueError:
-        return str(value)
-
-
-def _values(found: Collection, runs: pd.DataFrame, number: Any) -> pd.Series:
-    """The values (n,) of a published number's metric in `runs`; NaN where one never fitted."""
+def _measure(found: Collection, chosen: pd.Series, number: Any) -> Ours:
+    """Return our value of a published number's metric over the `chosen` runs (N,) bool."""
+    runs = found.runs[chosen]
     if number.metric == "relative":
-        keys = number.keys.split()
-        clean = " ".join("corrupt=0.0" if key.startswith("corrupt=") else key for key in keys)
-        base = found.runs.loc[covering(found.runs, clean), "epochs_to_fit"]
-        return runs["epochs_to_fit"] / base.mean(skipna=False) if len(base) else base
+        return _measure_ratio(found, chosen, number)
     if number.metric in ERRORS:
-        return 1 - runs[f"final_{ERRORS[number.metric]}"]
-    if number.metric in SOLUTION:
-        return runs.get(number.metric, pd.Series(dtype=float))
-    if number.epoch == "last":
-        return runs[f"final_{number.metric}"]
-    records = found.epochs.read(number.metric)
-    wanted = records["run"].isin(runs.index) & (records["epoch"] == int(number.epoch))
-    return records.loc[wanted, number.metric].dropna()
-
-
-def _judged(number: Any, values: pd.Series, diverged: int) -> dict[str, Any]:
-    """One row of the comparison."""
-    value, metric = number.value, number.metric
-    ours, deviation = values.mean(skipna=False), values.std(skipna=False)
-    if not len(values):
-        verdict = "diverged" if diverged else "missing"
-        if diverged and pd.isna(value):
-            verdict = "agrees"
-    elif pd.isna(ours):
-        verdict = "not fitted"
-    elif pd.isna(value):
-        verdict = "differs"
+        values = 1 - runs[f"final_{ERRORS[number.metric]}"]
+    elif number.metric in SOLUTION:
+        values = runs.get(number.metric, pd.Series(dtype=float))
+    elif number.epoch == "last":
+        values = runs[f"final_{number.metric}"]
     else:
-        verdict = "agrees" if abs(ours - value) <= tolerance(number, values) else "differs"
-    return {
-        "row": number.row,
-        "metric": metric,
-        "epoch": str(number.epoch),
-        "published": value,
-        "ours": ours,
-        "sd": deviation,
-        "n": len(values),
-        "n_diverged": diverged,
-        "difference": ours - value,
-        "verdict": verdict,
-        "source": number.source,
-        "note": number.note,
-    }
+        records = found.metrics(number.metric)
+        wanted = records["run"].isin(runs.index) & (records["epoch"] == int(number.epoch))
+        values = records.loc[wanted, number.metric].dropna()
+    return Ours(values.mean(skipna=False), values.std(skipna=False), len(values))
 
 
-def tolerance(number: Any, values: pd.Series) -> float:
-    """The largest difference that agrees, by the rule at the top of this file."""
-    floor = 0.01
-    if number.metric in SOLUTION:
-        floor = 0.05 * number.value
-    elif number.metric in LOSSES:
-        floor = max(0.01, 0.05 * number.value)
-    elif number.metric == "relative":
-        floor = 0.2 * number.value
-    if pd.notna(number.uncertainty):
-        floor = max(floor, number.uncertainty)
-    n = len(values)
-    spread = 3 * values.std() * math.sqrt(1 + 1 / n) if n >= FEWEST_SEEDS else 0.0
-    return max(floor, spread) + ROUNDING
+def _measure_ratio(found: Collection, chosen: pd.Series, number: Any) -> Ours:
+    """Return the time to fit over that on true labels, at the published number's threshold."""
+    threshold = pd.Series(number.fit_threshold, index=found.runs.index)
+    times = epochs_to_fit(found.runs, found.records, threshold)
+    pairs = [pair for pair in number.keys.split() if not pair.startswith("corrupt")]
+    clean = times[covering(found.runs, " ".join([*pairs, "corrupt=0.0"])) & found.counted]
+    mine = times[chosen]
+    if not len(clean):
+        return Ours(np.nan, np.nan, 0)
+    mean, base = mine.mean(skipna=False), clean.mean(skipna=False)
+    deviation = mean / base * math.hypot(mine.std() / mean, clean.std() / base)
+    return Ours(mean / base, deviation, len(mine))
+
+
+def count_verdicts(table: pd.DataFrame) -> str:
+    """Return how many numbers have which verdict, such as `27 agree, 12 differ`."""
+    counts = Counter(table["verdict"].replace({"agrees": "agree", "differs": "differ"}))
+    text = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
+    chosen = int(((table["verdict"] == "agrees") & (table["chosen"] != "")).sum())
+    if chosen:
+        verb = "has" if chosen == 1 else "have"
+        text += f"; of those that agree, {chosen} {verb} a setting that was chosen on its row"
+    return f"Verdicts: {text}."
 
 
 def for_reading(table: pd.DataFrame) -> pd.DataFrame:
-    """The comparison as texts, accuracies and errors in %."""
+    """Return the comparison as texts, accuracies and errors in %."""
     percent = table["metric"].str.contains("acc|error")
 
-    def text(column: str, sign: str = "") -> list[str]:
+    def format_column(column: str, sign: str = "") -> list[str]:
         return [
             "-" if pd.isna(v) else f"{100 * v:{sign}.2f}" if p else f"{v:{sign}.4f}"
             for v, p in zip(table[column], percent, strict=True)
         ]
 
-    spread = [f" ± {s}" if s != "-" else "" for s in text("sd")]
+    deviations = [f" ± {s}" if s != "-" else "" for s in format_column("sd")]
     readable = table[["row", "metric", "epoch"]].copy()
-    readable["published"] = text("published")
-    readable["ours"] = [o + s for o, s in zip(text("ours"), spread, strict=True)]
-    readable["n"] = table["n"]
-    readable["n_diverged"] = table["n_diverged"]
-    readable["difference"] = text("difference", "+")
-    readable["verdict"] = table["verdict"]
+    readable["published"] = format_column("published")
+    readable["ours"] = [o + s for o, s in zip(format_column("ours"), deviations, strict=True)]
+    readable[["n", "n_diverged"]] = table[["n", "n_diverged"]]
+    readable["difference"] = format_column("difference", "+")
+    chosen = [f" ({setting} chosen on this row)" if setting else "" for setting in table["chosen"]]
+    readable["verdict"] = table["verdict"] + chosen
     return readable.astype("str")
 
 

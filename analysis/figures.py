@@ -1,4 +1,4 @@
-"""The paper's figures from the runs that are done, each a matplotlib figure in one style."""
+"""Draw the paper's figures from the runs that are done, all in one style."""
 
 from __future__ import annotations
 
@@ -11,28 +11,36 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .memorisation import SHARES, derive
-from .panels import COLOURS, MARKERS, STYLE, curve, lay_out, lay_out_rows, legend, over_time, shades
+from .panels import (
+    COLOURS,
+    MARKERS,
+    STYLE,
+    curve,
+    lay_out,
+    lay_out_rows,
+    legend,
+    level_colour,
+    over_time,
+)
 from .runs import Collection
-from .series import series
+from .series import MAX_DRAWN_SERIES, series
 from .tables import configurations, curves, over_seeds, spread, time_to_fit
 
 NOTHING_DONE = "no run is done"
-"""Why a panel is empty, in most figures."""
+"""The text of most empty panels."""
 
-LEVELS = 4
-"""Corruption levels of a series that stand side by side."""
+MAX_LEVELS = 4
+"""Corruption levels of a series in the figure of memorisation."""
 
-USUAL = 0.98
-"""Share of the points of the learning curves for which their axis has room at least."""
-
-MOST = 6
-"""Series in one figure; the tables hold all of them."""
+SHARE_IN_VIEW = 0.98
+"""Of the points of the learning curves; beyond it, rare peaks are cut off."""
 
 
 def build(found: Collection) -> dict[str, tuple[Figure, str]]:
-    """All figures by name, each with its caption, which ends with the number of seeds. Only runs
-    that are done are in them."""
-    matplotlib.use("agg")
+    """Return all figures by name, each with its caption, which ends with the number of seeds.
+
+    They show only runs that are done.
+    """
     figures: dict[str, tuple[Callable[[Collection], Figure], str]] = {
         "learning_curves": (
             learning_curves,
@@ -44,8 +52,8 @@ def build(found: Collection) -> dict[str, tuple[Figure, str]]:
         ),
         "memorisation": (
             memorisation,
-            "What the network says of the training images whose label was changed: the label it "
-            f"was trained on (memorised), the true one, or neither. At up to {LEVELS} levels.",
+            "Predictions for the training images whose label was changed: the label trained on "
+            f"(memorised), the true one, or neither. At up to {MAX_LEVELS} levels.",
         ),
         "time_to_fit": (
             fit_times,
@@ -68,7 +76,7 @@ def build(found: Collection) -> dict[str, tuple[Figure, str]]:
 
 
 def repetitions(found: Collection) -> str:
-    """A sentence: over how many runs the means are."""
+    """Return a sentence on the number of runs in a mean."""
     table, _ = configurations(found)
     numbers = sorted({int(n) for n in table["n_done"] if n})
     if len(numbers) < 2 and sum(numbers) < 2:
@@ -78,14 +86,17 @@ def repetitions(found: Collection) -> str:
 
 
 def learning_curves(found: Collection) -> Figure:
-    """Without the room that a peak of one epoch would take from all curves; chance has room."""
+    """Draw the training loss. The axis ends above most points and above chance, since the peak of
+    one epoch would flatten all curves."""
     figure = _over_epochs(
         found, "train loss", {"train_loss": "-"}, lambda level: True, NOTHING_DONE
     )
     drawn = [line.get_ydata() for panel in figure.axes for line in panel.lines]
     if drawn:
         losses = np.concatenate(drawn)
-        room = 1.1 * np.fmax(np.quantile(losses, USUAL), np.log(found.runs["classes"].max()))
+        room = 1.1 * np.fmax(
+            np.quantile(losses, SHARE_IN_VIEW), np.log(found.runs["classes"].max())
+        )
         if losses.max() > 2 * room:
             for panel in figure.axes:
                 panel.set_ylim(top=room)
@@ -93,18 +104,19 @@ def learning_curves(found: Collection) -> Figure:
 
 
 def clean_and_corrupted(found: Collection) -> Figure:
+    """Draw the train accuracy on unchanged and on corrupted labels."""
     styles = {"train_acc_clean": "-", "train_acc_corrupted": "--"}
     empty = "no run with corrupted labels is done"
     return _over_epochs(found, "train accuracy (%)", styles, lambda level: 0 < level, empty)
 
 
 def memorisation(found: Collection) -> Figure:
-    """A row of panels for each series, a panel for each level, a line for each share."""
+    """Draw a row of panels per series, a panel per level, a line per share."""
     table, configuration, listed = series(found)
     measured = over_seeds(found, derive(found), configuration, len(table))
     known = ~np.isnan(measured["memorised"][0]).all(1)
-    shown = [one for one in listed if known[one.rows].any()][:MOST]
-    rows = [spread([row for row in one.rows if known[row]], LEVELS) for one in shown]
+    shown = [one for one in listed if known[one.rows].any()][:MAX_DRAWN_SERIES]
+    rows = [spread([row for row in one.rows if known[row]], MAX_LEVELS) for one in shown]
     figure, axes = lay_out_rows([len(chosen) for chosen in rows] or [1])
     for one, chosen, panels in zip(shown, rows, axes, strict=False):
         panels[0].set_ylabel(f"{one.label}\n% of changed labels")
@@ -124,29 +136,25 @@ def _over_epochs(
     shown: Callable[[float], bool],
     empty: str,
 ) -> Figure:
-    """One panel a series, one colour a corruption level, bands of one deviation over seeds."""
+    """Draw one panel per series, one colour per corruption level, and bands of one deviation."""
     table, configuration, listed = series(found)
-    figure, panels = lay_out(len(listed[:MOST]), label)
+    figure, panels = lay_out(len(listed[:MAX_DRAWN_SERIES]), label)
     scale = 100 if "%" in label else 1
-    levels = sorted(level for level in table["corrupt"].unique() if shown(level))
-    colours = dict(zip(levels, shades(len(levels)), strict=True))
     for metric, style in styles.items():
         mean, deviation = curves(found, metric, configuration, len(table))
         for panel, one in zip(panels, listed, strict=False):
             panel.set_title(one.label)
             for row in one.rows:
-                if (level := table["corrupt"].iloc[row]) in colours:
+                if shown(level := table["corrupt"].iloc[row]):
                     band = scale * mean[row], scale * deviation[row]
-                    curve(panel, *band, style, colours[level], f"{level:g}")
+                    curve(panel, *band, style, level_colour(level), f"{level:g}")
     over_time(figure, panels, empty, title="corruption")
     return figure
 
 
 def fit_times(found: Collection) -> Figure:
+    """Draw the time to fit relative to that of true labels."""
     table = time_to_fit(found)
-    table["relative_sd"] = table["epochs_to_fit_sd"] * (
-        table["relative"] / table["epochs_to_fit_mean"]
-    )
     table["relative"] = table["relative"].where(table["n_fitted"] == table["n_done"])
     label = "time to fit (× true labels)"
     empty = "no level was fitted by all its runs,\nor none at corrupt = 0"
@@ -154,6 +162,7 @@ def fit_times(found: Collection) -> Figure:
 
 
 def errors(found: Collection, accuracy: str, label: str) -> Figure:
+    """Draw one minus a final accuracy, and the error of guessing."""
     table = _final(found, 100 * (1 - found.runs[accuracy]))
     figure = _over_levels(found, table, "mean", "sd", label, NOTHING_DONE)
     for classes in sorted(found.runs["classes"].dropna().unique()):
@@ -163,6 +172,7 @@ def errors(found: Collection, accuracy: str, label: str) -> Figure:
 
 
 def gaps(found: Collection) -> Figure:
+    """Draw the final train accuracy minus the final test accuracy."""
     table = _final(found, 100 * (found.runs["final_train_acc"] - found.runs["final_test_acc"]))
     figure = _over_levels(found, table, "mean", "sd", "generalization gap (points)", NOTHING_DONE)
     if table["mean"].min() < 0:  # a model that fits its wrong labels less than the true ones
@@ -173,26 +183,26 @@ def gaps(found: Collection) -> Figure:
 
 
 def _final(found: Collection, values: pd.Series) -> pd.DataFrame:
-    """The table of configurations with mean and deviation of the runs' `values` (N,)."""
+    """Return the table of configurations with mean and deviation of the runs' `values` (N,)."""
     table, configuration = configurations(found)
-    groups = values.where(found.runs["state"] == "done").groupby(configuration)
+    groups = values.where(found.counted).groupby(configuration)
     return table.assign(mean=groups.mean(), sd=groups.std())
 
 
 def _over_levels(
     found: Collection, table: pd.DataFrame, mean: str, deviation: str, label: str, empty: str
 ) -> Figure:
-    """One line a series over the corruption level, with error bars of one deviation."""
+    """Draw one line per series over the corruption level, with error bars of one deviation where
+    several runs are known."""
     _, _, listed = series(found)
     figure, (panel,) = lay_out(1, label)
-    for one, colour, marker in zip(listed[:MOST], COLOURS, MARKERS, strict=False):
+    for one, colour, marker in zip(listed[:MAX_DRAWN_SERIES], COLOURS, MARKERS, strict=False):
         rows = table.iloc[one.rows].dropna(subset=[mean])
         if len(rows):
-            known = rows[deviation].notna().any()
             panel.errorbar(
                 rows["corrupt"],
                 rows[mean],
-                rows[deviation].fillna(0.0) if known else None,
+                rows[deviation] if rows[deviation].notna().any() else None,
                 color=colour,
                 marker=marker,
                 markersize=4,

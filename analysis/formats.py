@@ -1,11 +1,15 @@
-"""Tables as files: CSV, and for papers Markdown and LaTeX; names are escaped in each."""
+"""Write tables as CSV, Markdown and LaTeX; names are escaped in each."""
 
 from __future__ import annotations
 
 import csv
 import html
 import io
+import os
 import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -15,26 +19,26 @@ import pyarrow.csv
 
 from randlabels.store.rundir import write_atomic
 
-LONGEST = 200
-"""Rows up to which a table is also written for reading, as Markdown and LaTeX."""
+MAX_READABLE_ROWS = 200
+"""Rows of a table that are also written as Markdown and LaTeX."""
 
 FORMULA = r"^([=+\-@\t\r])"
-"""How a text begins that a spreadsheet takes for a formula."""
+"""The beginning of a text that a spreadsheet takes for a formula."""
 
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash ", "~": r"\textasciitilde ", "^": r"\textasciicircum "}
     | {"±": r"$\pm$", "×": r"$\times$"}
 )
-"""What has a meaning in LaTeX, or is not in its fonts, as what prints it."""
+"""Escapes for characters that have a meaning in LaTeX or are missing in its fonts."""
 
 
 def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
-    """CSV with numbers in full; a missing value is an empty cell.
+    """Return a table as CSV with all digits of numbers; a missing value is an empty cell.
 
-    A text that a spreadsheet would take for a formula (`=cmd`) has an apostrophe before it.
+    An apostrophe is put before a text that a spreadsheet would take for a formula (`=cmd`).
     """
-    texts = [i for i, kind in enumerate(table.schema.types) if _is_text(kind)]
+    texts = [i for i, kind in enumerate(table.schema.types) if is_text(kind)]
     quotes = "none"
     for i in texts:
         values = table.column(i).unique()
@@ -55,16 +59,28 @@ def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """`table` as CSV, replaced as a whole."""
+    """Write `table` as CSV; the file is replaced as a whole."""
     write_atomic(path, as_csv(pa.Table.from_pandas(table, preserve_index=False)))
 
 
-def _is_text(kind: pa.DataType) -> bool:
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file to write to that replaces `path` at the end, or is removed after an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds text."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def write_for_papers(table: pd.DataFrame, path: Path) -> None:
-    """`<path>.md` and `<path>.tex` of a table of texts; booktabs rules, numbers to the right."""
+    """Write `<path>.md` and `<path>.tex` of a table of texts; numbers are aligned right."""
     table = table.map(lambda cell: " ".join(cell.split()))  # one line each
     numbers = [numeric(table[name]) for name in table]
     rows = [list(table), *table.values.tolist()]
@@ -73,34 +89,34 @@ def write_for_papers(table: pd.DataFrame, path: Path) -> None:
 
 
 def markdown(rows: list[list[str]], numbers: list[bool]) -> str:
-    """A Markdown table, the first row its head; what has a meaning there is escaped."""
+    """Return a Markdown table, escaped, with the first row as its head."""
 
-    def escaped(text: str) -> str:
+    def escape(text: str) -> str:
         return re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", html.escape(text, quote=False))
 
-    head, *body = [[escaped(cell) for cell in row] for row in rows]
+    head, *body = [[escape(cell) for cell in row] for row in rows]
     rule = ["---:" if number else "---" for number in numbers]
     return "".join(f"| {' | '.join(row)} |\n" for row in [head, rule, *body])
 
 
 def latex(rows: list[list[str]], numbers: list[bool]) -> str:
-    """A booktabs `tabular`, the first row its head; \\usepackage{booktabs} is all it needs."""
+    """Return a `tabular` with the first row as its head; it needs \\usepackage{booktabs}."""
 
-    def escaped(text: str) -> str:
-        # A space after a command's name ends the name; \space is one that prints.
+    def escape(text: str) -> str:
+        # LaTeX drops a space after a command's name; \space prints one.
         return text.translate(LATEX).replace("  ", r" \space ")
 
-    head, *body = [" & ".join(escaped(cell) for cell in row) + r" \\" for row in rows]
+    head, *body = [" & ".join(escape(cell) for cell in row) + r" \\" for row in rows]
     begin = rf"\begin{{tabular}}{{{''.join('r' if number else 'l' for number in numbers)}}}"
     lines = [begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
 
 def numeric(cells: pd.Series) -> bool:
-    """All cells look like numbers, or are missing."""
+    """Return whether all cells look like numbers or are missing."""
     return bool(cells.astype("str").str.fullmatch(r"-?[\d.,]+%?( ± [\d.]+)?|-|").all())
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction in %, with two decimals; `-` where it is missing."""
+    """Return a fraction in % with two decimals, or `-` if it is missing."""
     return "-" if pd.isna(fraction) else f"{100 * fraction:.2f}"

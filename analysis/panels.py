@@ -1,12 +1,12 @@
-"""How figures look: one style, panels in rows, curves with bands, one legend."""
+"""The look of figures: one style, panels in rows, curves with bands, one legend."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -32,35 +32,38 @@ STYLE: Any = {
 }
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-"""Okabe & Ito 2008: colour-blind readers tell them apart."""
+"""Okabe & Ito 2008: distinct for colour-blind readers."""
 
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
-"""By which grey print tells the lines apart."""
+"""They distinguish lines in grey print."""
 
-COLUMNS = 2
-"""Panels side by side; two are still readable in the width of a page."""
+PANELS_IN_A_ROW = 2
+"""Still readable in the width of a page."""
+
+LEGEND_CHARACTERS_PER_INCH = 11
+"""At the font size of a legend, with its handles."""
 
 
 def lay_out(number: int, label: str) -> tuple[Figure, list[Axes]]:
-    """A figure of `number` panels in rows of COLUMNS, with `label` on each row's vertical axis."""
+    """Return a figure of `number` panels in rows, with `label` on each row's vertical axis."""
     if number == 1:
         figure = Figure(figsize=(3.7, 2.8))
         panel = figure.subplots()
         panel.set_ylabel(label)
         return figure, [panel]
-    columns = min(number, COLUMNS)
+    columns = min(number, PANELS_IN_A_ROW)
     rows = -(-number // columns)
     figure = Figure(figsize=(0.4 + 2.9 * columns, 0.7 + 2.6 * rows))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for beginning in axes[:, 0]:
-        beginning.set_ylabel(label)
+    for first in axes[:, 0]:
+        first.set_ylabel(label)
     for unused in axes.flat[number:]:
         unused.remove()
     return figure, list(axes.flat[:number])
 
 
 def lay_out_rows(lengths: list[int]) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of rows of panels, of different lengths."""
+    """Return a figure of rows of panels, of different lengths."""
     if lengths == [1]:
         figure, panels = lay_out(1, "")
         return figure, [panels]
@@ -76,7 +79,7 @@ def lay_out_rows(lengths: list[int]) -> tuple[Figure, list[list[Axes]]]:
 def curve(
     panel: Axes, mean: np.ndarray, deviation: np.ndarray, style: str, colour: Any, label: str
 ) -> None:
-    """A line over the epochs that are known, with a band of one deviation."""
+    """Draw a line over the epochs that were measured, with a band of one deviation."""
     known = ~np.isnan(mean)
     if not known.any():
         return
@@ -87,7 +90,7 @@ def curve(
 
 
 def over_time(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
-    """What all figures over the epochs end with."""
+    """Label the axes of a figure over the epochs, and add its legend."""
     for panel in panels:
         panel.set_xlabel("epoch")
         panel.set_ylim(bottom=0)
@@ -95,7 +98,11 @@ def over_time(figure: Figure, panels: list[Axes], empty: str, title: str) -> Non
 
 
 def legend(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
-    """One legend for all panels; an empty panel says why it is empty."""
+    """Add one legend for all panels; an empty panel shows why it is empty.
+
+    It stands above the panels, at the left, where a narrow screen begins to read. The figure
+    grows by its height, and long labels are wrapped to its width.
+    """
     named: dict[str, Any] = {}
     for panel in panels:
         if not panel.has_data():
@@ -103,28 +110,32 @@ def legend(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
         handles, labels = panel.get_legend_handles_labels()
         for name, handle in zip(labels, handles, strict=True):
             named.setdefault(name, handle)
-    if named:
-        ordered = sorted(named, key=_number_first)
-        handles = [named[name] for name in ordered]
-        if len(panels) == 1:
-            panels[0].legend(handles, ordered, title=title)
-        else:
-            # At the upper left, where a narrow screen begins to read.
-            columns = min(6, len(ordered))
-            above = figure.legend(
-                handles, ordered, title=title, loc="outside upper left", ncols=columns
-            )
-            above.set_alignment("left")
+    if not named:
+        return
+    names = sorted(named, key=float) if all(map(_is_number, named)) else list(named)
+    width, height = figure.get_size_inches()
+    characters = int(width * LEGEND_CHARACTERS_PER_INCH)
+    texts = [textwrap.fill(name, characters - 6) for name in names]
+    columns = max(1, min(6, characters // (6 + max(map(len, "\n".join(texts).split("\n"))))))
+    lines = sum(text.count("\n") + 1 for text in texts) / columns + bool(title)
+    figure.set_size_inches(width, height + 0.17 * lines)
+    above = figure.legend(
+        [named[name] for name in names],
+        texts,
+        title=title,
+        loc="outside upper left",
+        ncols=columns,
+    )
+    above.set_alignment("left")
 
 
-def _number_first(label: str) -> tuple[float, str]:
-    try:
-        return float(label), label
-    except ValueError:
-        return 0.0, label
+def _is_number(label: str) -> bool:
+    return label.replace(".", "", 1).isdecimal()
 
 
-def shades(number: int) -> Iterator[tuple[float, float, float, float]]:
-    """Colours that also get lighter in grey print, from dark to light."""
-    scale = matplotlib.colormaps["viridis"]
-    return (scale(0.85 * i / max(1, number - 1)) for i in range(number))
+def level_colour(level: float) -> tuple[float, float, float, float]:
+    """Return the colour of a corruption level (0..1): the same in every figure.
+
+    From dark to light, so that grey print keeps the order.
+    """
+    return colormaps["viridis"](0.85 * level)

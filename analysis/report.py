@@ -1,51 +1,57 @@
-"""`python -m analysis.report DIR [--out OUT]`: figures, and one HTML file that needs no other."""
+"""`python -m analysis.report DIR [--out OUT]`: draw the figures and write report.html."""
 
 from __future__ import annotations
 
 import base64
 import io
+import os
 import shlex
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from randlabels import __version__
 from randlabels.console import until_nobody_reads
 from randlabels.store.rundir import write_atomic
 
-from . import figures
-from .collect import collect, mixtures, parser, thresholds
-from .formats import LONGEST, numeric, percent
+from .collect import collect, parser, thresholds, warnings
+from .formats import MAX_READABLE_ROWS, numeric, percent
 from .runs import LEADING_KEYS, Collection
-from .series import series
+from .series import MAX_DRAWN_SERIES, series
 from .tables import for_papers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CAPTIONS = {
     "test_error": "Final test error, against the true labels",
     "time_to_fit": "Epochs until the training set is fitted",
     "corruption_vs_epochs": "Train accuracy in % after an epoch (0-based)",
 }
-"""Tables of means that stand whole in the report."""
+"""The tables of means in the report, with their captions."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Collect, draw, and write `figures/*.png`, `figures/*.pdf` and `report.html`."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's, inherited, may not be installed here
+    from . import figures
+
     given = sys.argv[1:] if arguments is None else arguments
     options = parser(__doc__).parse_args(given)
-    found, tables = collect(options.dir, options.out, options.fit_threshold)
-    out, drawn = found.out, figures.build(found)
+    out = options.out or options.dir / "summary"
+    found, tables = collect(options.dir, out, options.fit_threshold)
+    drawn = figures.build(found)
     (out / "figures").mkdir(exist_ok=True)
     images = {}
     for name, (figure, _) in drawn.items():
-        images[name] = _image(figure, "png")
+        images[name] = _encode(figure, "png")
         write_atomic(out / "figures" / f"{name}.png", images[name])
-        write_atomic(out / "figures" / f"{name}.pdf", _image(figure, "pdf"))
+        write_atomic(out / "figures" / f"{name}.pdf", _encode(figure, "pdf"))
     write_atomic(out / "report.html", render(options.dir, found, tables, drawn, images, given))
     print(out / "report.html")
     for name, (_, caption) in drawn.items():
@@ -60,7 +66,7 @@ def render(
     images: dict[str, bytes],
     arguments: list[str],
 ) -> str:
-    """The report as HTML; every name in it is escaped."""
+    """Return the report as HTML; every name in it is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -75,13 +81,13 @@ def render(
         version=__version__,
         data=", ".join(sorted(runs["dataset"].dropna().unique())),
         states=dict(sorted(Counter(runs["state"]).items())),
-        warnings=[*found.problems, *mixtures(runs)],
+        warnings=warnings(found),
         figures=[_figure(figure, text, images[name]) for name, (figure, text) in drawn.items()],
         tables=[_table(name, tables[name]) for name in CAPTIONS],
         missing=int((~done).sum()),
         draws=_draws(found),
-        shown=figures.MOST,
-        hidden=max(0, len(listed) - figures.MOST),
+        shown=MAX_DRAWN_SERIES,
+        hidden=max(0, len(listed) - MAX_DRAWN_SERIES),
         config=_shared(found),
         runs=_states(runs),
         commands=f"python -m {__package__}.report {shlex.join(arguments)}",
@@ -91,7 +97,7 @@ def render(
 
 
 def _states(runs: pd.DataFrame) -> list[list[str]]:
-    """Run, state, final accuracies and epochs to fit of each run, as texts."""
+    """Return run, state, final accuracies and epochs to fit of each run, as texts."""
     columns = ["run_id", "state", "final_train_acc", "final_test_acc", "epochs_to_fit"]
     rows: list[Any] = runs[columns].values.tolist()
     return [
@@ -112,12 +118,12 @@ def _figure(figure: Figure, caption: str, png: bytes) -> dict[str, Any]:
 
 
 def _table(name: str, table: pd.DataFrame) -> dict[str, Any]:
-    texts = for_papers(table.head(LONGEST))
+    texts = for_papers(table.head(MAX_READABLE_ROWS))
     return {
         "caption": CAPTIONS[name],
         "columns": [(column, numeric(texts[column])) for column in texts],
         "rows": texts.values.tolist(),
-        "more": max(0, len(table) - LONGEST),
+        "more": max(0, len(table) - MAX_READABLE_ROWS),
         "file": f"{name}.csv",
     }
 
@@ -132,7 +138,7 @@ def _draws(found: Collection) -> str:
 
 
 def _shared(found: Collection) -> str:
-    """The config keys that have one value in all runs, as the command line takes them."""
+    """Return the config keys that have one value in all runs, as the command line takes them."""
     lines = []
     for key in dict.fromkeys([*LEADING_KEYS, *sorted(found.keys)]):
         values = found.runs[key]
@@ -146,7 +152,7 @@ def _shared(found: Collection) -> str:
 
 
 def _origin(runs: pd.DataFrame) -> str:
-    """Commits, versions and devices of the runs."""
+    """Return the commits, versions and devices of the runs."""
     parts = []
     for name, column in (("commit", "git"), ("torch", "used_torch"), ("device", "used_device")):
         values = sorted(runs[column].dropna().astype(str).unique())
@@ -154,8 +160,8 @@ def _origin(runs: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
-def _image(figure: Figure, kind: str) -> bytes:
-    """The figure's file; without a date, so that the same runs give the same bytes."""
+def _encode(figure: Figure, kind: str) -> bytes:
+    """Return the figure's file, without a date, so that the same runs give the same bytes."""
     buffer = io.BytesIO()
     dated = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
     figure.savefig(buffer, format=kind, metadata=dated[kind])

@@ -1,21 +1,21 @@
-"""Run folders as a data frame, one row per run; folders that did not change are not read again."""
+"""All runs under a folder: one table row per run, and the records of all runs."""
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
+import pyarrow as pa
 
 from randlabels.store import metrics
-from randlabels.store.rundir import FINISHED, read_json, write_atomic
+from randlabels.store.rundir import FINISHED
 
-from .epochs import Epochs
-from .folders import CODE, RESOURCES, VERSIONS, Row, read_rows
+from . import epochs, rows
+from .rows import RESOURCES, VERSIONS, Row
 
 LEADING_KEYS = ["dataset", "model", "corruption", "corrupt"]
 """Config keys that every table shows."""
@@ -23,65 +23,61 @@ LEADING_KEYS = ["dataset", "model", "corruption", "corrupt"]
 SEEDS = ["seed", "corruption.seed"]
 """Config keys over which tables take means."""
 
-USED = [f"used_{name}" for name in RESOURCES + VERSIONS]
-"""Columns that say what a run was computed with."""
-
-NUMBERS = [f"{kind}_{key}" for kind in ("final", "best") for key in metrics.MEASURED]
-NUMBERS += ["parameters", "seconds", "share_changed", "records"]
-COLUMNS = ["signature", "fit_threshold", "classes", *NUMBERS, *USED, "git"]
-"""What only some of the runs may have."""
+ORIGIN = [*(f"used_{name}" for name in RESOURCES + VERSIONS), "git"]
+"""Columns that say with what a run was computed."""
 
 PROGRESS = "planned foreign damaged failed interrupted running diverged done".split()
 """States, by how far a run has come."""
 
+EQUAL_DIGITS = 6
+"""Significant digits in which the metrics of a repeated computation agree on other hardware."""
+
 
 @dataclass
 class Collection:
-    """Everything found under a folder.
+    """All runs under a folder.
 
-    runs: one row per run, planned ones included, sorted by the swept keys: run_id, state, all
-        config keys, `final_` and `best_` metrics, epochs_to_fit, parameters, seconds, `used_`
-        resources and versions, git, share_changed (of the labels trained on).
-    epochs: the records of these runs.
-    swept: the leading keys, then every other key that takes several values, seeds included.
+    runs: one row per run, planned runs included, sorted by the swept keys. Columns: run_id, state,
+        folder, all config keys, `final_` and `best_` metrics, epochs_to_fit, fit_threshold,
+        parameters, seconds, `ORIGIN`, share_changed (of the labels trained on), and `repeated`
+        (bool): the same computation is in the table already, so it enters no mean.
+    records: columns `run` (row in `runs`), `epoch` and all metrics, one row per record.
+    swept: the leading keys, then every other key with several values, seeds last.
     keys: all config keys.
-    problems: one sentence for each folder that could not be read, or not in full.
-    out: folder of the tables.
+    problems: one sentence for each folder that could not be read in full.
     """
 
     runs: pd.DataFrame
-    epochs: Epochs
+    records: pa.Table
     swept: list[str]
     keys: set[str]
     problems: list[str]
-    out: Path
+
+    def metrics(self, *names: str) -> pd.DataFrame:
+        """Return the columns `run`, `epoch` and `names` of the records."""
+        columns = {name: self.records[name].to_numpy() for name in ("run", "epoch", *names)}
+        return pd.DataFrame(columns, copy=False)
+
+    @property
+    def counted(self) -> pd.Series:
+        """Which runs (N,) bool enter the means: those that are done and not a repetition."""
+        return (self.runs["state"] == "done") & ~self.runs["repeated"]
 
 
-def read(root: Path, out: Path, fit_threshold: float | None = None) -> Collection:
+def read(root: Path, fit_threshold: float | None = None) -> Collection:
     """Read all runs at or under `root`, whatever their state.
 
-    A run that several folders hold counts once, by the one that has come furthest.
+    A run that stands in several folders counts once, by the folder that has come furthest.
 
-    out: folder of the tables; epochs.csv, epochs.parquet and the cache there are brought up to
-        date.
-    fit_threshold: train accuracy (0..1) from which a run counts as fitted; None: its config's.
+    fit_threshold: train accuracy (0..1) from which a run counts as fitted; None: the one that
+        the run was last launched with.
 
     Raises:
         FileNotFoundError: there is no run.
     """
-    (out / ".cache").mkdir(parents=True, exist_ok=True)
-    with FileLock(out / ".cache" / "lock"):  # two commands may collect at once
-        return _read(root, out, fit_threshold)
-
-
-def _read(root: Path, out: Path, fit_threshold: float | None) -> Collection:
-    cache = out / ".cache" / "runs.json"
-    cached = read_json(cache) or {}
-    known = cached.get("rows", {}) if cached.get("code") == CODE else {}
-    rows, problems = read_rows(root, known)
-    write_atomic(cache, json.dumps({"code": CODE, "rows": known}))
+    listed, problems = rows.read(root)
     chosen: dict[tuple[str, Any], Row] = {}
-    for row in rows:
+    for row in listed:
         key = (row["run_id"], row["keys"].get("dataset.sha256"))
         if key in chosen:
             problems.append(f"{row['folder']} holds the run of another folder; it counts once")
@@ -91,57 +87,94 @@ def _read(root: Path, out: Path, fit_threshold: float | None) -> Collection:
     if not chosen:
         raise FileNotFoundError(f"{root} holds no run; give a folder that a launch wrote to")
     keys = {key for row in chosen.values() for key in row["keys"]}
-    swept = _swept([row["keys"] for row in chosen.values()])
-    runs = _frame(list(chosen.values()), keys)
-    runs = runs.sort_values([*swept, "run_id"], kind="stable", ignore_index=True)
-    epochs = Epochs.update(out, runs, with_seed(swept), CODE)
-    for index, problem in epochs.problems.items():
-        problems.append(problem)
-        if index in epochs.damaged:
-            runs.loc[index, "state"] = "damaged"
+    swept = _find_swept([row["keys"] for row in chosen.values()])
+    runs = _build_frame(list(chosen.values()), keys)
+    runs = runs.sort_values([*swept, "run_id"], kind="stable", ignore_index=True, key=rank)
+    read_in_full = ~runs["state"].isin(["planned", "foreign", "damaged"])
+    records, damage = epochs.read(runs.loc[read_in_full, "folder"], runs["records"])
+    problems += [
+        f"{runs['folder'].iloc[i]}/metrics.jsonl {reason}" for i, (reason, _) in damage.items()
+    ]
+    runs.loc[[i for i, (_, unusable) in damage.items() if unusable], "state"] = "damaged"
+    runs["repeated"] = _find_repeated(runs, swept)
     if fit_threshold is not None:
         runs["fit_threshold"] = fit_threshold
-    runs["epochs_to_fit"] = _epochs_to_fit(runs, epochs)
-    return Collection(runs, epochs, swept, keys, sorted(problems), out)
+    runs["epochs_to_fit"] = epochs_to_fit(runs, records, runs["fit_threshold"])
+    return Collection(runs, records, swept, keys, sorted(problems))
 
 
-def with_seed(keys: list[str]) -> list[str]:
-    """`keys` with the seed among them, for tables of single runs."""
-    return keys if "seed" in keys else [*keys, "seed"]
+def _find_swept(runs: list[dict[str, Any]]) -> list[str]:
+    """Return the keys that tell these runs apart, given the keys of each; seeds come last.
 
-
-def _swept(runs: list[dict[str, Any]]) -> list[str]:
-    """The keys to tell these runs apart by, given the keys of each.
-
-    Null is a value; that an option has no such key is not, since the option tells it apart.
+    Null is a value. A key that an option lacks is not: the name of the option tells it apart.
     """
     first: dict[str, Any] = {}
     several = {
         key for keys in runs for key, value in keys.items() if first.setdefault(key, value) != value
     }
-    return LEADING_KEYS + sorted(several - set(LEADING_KEYS))
+    others = sorted(several - {*LEADING_KEYS, *SEEDS})
+    return [*LEADING_KEYS, *others, *(key for key in reversed(SEEDS) if key in several)]
 
 
-def _frame(rows: list[Row], keys: set[str]) -> pd.DataFrame:
-    """The rows as a table: a column for each of `keys`, and COLUMNS also where all are missing."""
-    configs = [row["keys"] for row in rows]
-    frame = pd.DataFrame([{**row, **row["keys"]} for row in rows]).drop(columns="keys")
+def _build_frame(listed: list[Row], keys: set[str]) -> pd.DataFrame:
+    """Return the rows as a table with a column for each of `keys` and for every result, also for
+    results that no run has yet."""
+    configs = [row["keys"] for row in listed]
+    frame = pd.DataFrame([{**row, **row["keys"]} for row in listed]).drop(columns="keys")
     for key in keys:
         values = [config.get(key) for config in configs]
         types = set(map(type, values))
         if types == {int, type(None)}:
-            frame[key] = pd.array(values, dtype="Int64")  # whole numbers beside null
+            frame[key] = pd.array(values, dtype="Int64")  # integers, some of them null
         elif len(types - {type(None)} - {int, float}) and len(types) > 1:
             frame[key] = ["null" if value is None else str(value) for value in values]
-    absent = [column for column in COLUMNS if column not in frame]
-    return frame.reindex(columns=[*frame.columns, *absent]).astype(dict.fromkeys(NUMBERS, float))
+    numbers = ["parameters", "seconds", "share_changed", "records"]
+    for kind in ("final", "best"):
+        added = {name for name in map(str, frame) if name.startswith(f"{kind}_")}
+        measured = [f"{kind}_{key}" for key in metrics.MEASURED]
+        numbers += [*measured, *sorted(added - set(measured))]
+    results = ["fit_threshold", "classes", *numbers, *ORIGIN]
+    absent = [column for column in results if column not in frame]
+    return frame.reindex(columns=[*frame.columns, *absent]).astype(dict.fromkeys(numbers, float))
 
 
-def _epochs_to_fit(runs: pd.DataFrame, epochs: Epochs) -> pd.Series:
-    """Epochs (1-based) until train_acc reached the threshold, for finished runs."""
-    threshold = runs["fit_threshold"].fillna(np.inf).to_numpy(dtype=float)
-    curves = epochs.read("train_acc")
-    curves = curves[curves["train_acc"].to_numpy() >= threshold[curves["run"]]]
-    first = curves.groupby("run")["epoch"].min() + 1
-    finished = runs["state"].isin(FINISHED)
-    return first.reindex(runs.index).where(finished).astype(float)
+def rank(column: pd.Series) -> pd.Series:
+    """Return a column (N,) as values that sort as a person would: `[16]`, `[64]`, `[256]`."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column
+    values = sorted(set(column.dropna()), key=split_numbers)
+    return column.map({value: i for i, value in enumerate(values)})
+
+
+def split_numbers(value: object) -> list[Any]:
+    """Return a text as a sort key in which whole numbers compare as numbers."""
+    parts = re.split(r"(\d+)", str(value))
+    return [int(part) if part.isdigit() else part for part in parts]
+
+
+def _find_repeated(runs: pd.DataFrame, swept: list[str]) -> pd.Series:
+    """Return which runs (N,) bool repeat a computation of the table, and so are not a sample.
+
+    Without corruption no label is drawn, so that `corruption.seed` has no effect. Beyond that, a
+    run that is done repeats one of the same configuration if all final metrics are equal: a
+    kernel, for instance, draws nothing from `seed`.
+    """
+    identity = runs[swept].astype(object).where(runs[swept].notna(), None)
+    if "corruption.seed" in swept:
+        identity["corruption.seed"] = identity["corruption.seed"].where(runs["corrupt"] > 0, None)
+    furthest = runs["state"].map(PROGRESS.index).sort_values(ascending=False, kind="stable").index
+    repeated = identity.loc[furthest].duplicated().reindex(runs.index)
+    measured = [f"final_{key}" for key in metrics.MEASURED]
+    texts = runs[measured].map(lambda value: f"{value:.{EQUAL_DIGITS}g}")
+    done = (runs["state"] == "done") & ~repeated & runs["final_train_loss"].notna()
+    results = pd.concat([identity.drop(columns=[k for k in SEEDS if k in swept]), texts], axis=1)
+    return repeated | results[done].duplicated().reindex(runs.index, fill_value=False)
+
+
+def epochs_to_fit(runs: pd.DataFrame, records: pa.Table, threshold: pd.Series) -> pd.Series:
+    """Return the epochs (1-based) until train_acc reached the threshold (N,), for finished runs."""
+    needed = threshold.fillna(np.inf).to_numpy(dtype=float)
+    run, accuracy = records["run"].to_numpy(), records["train_acc"].to_numpy()
+    reached = accuracy >= needed[run]
+    first = pd.Series(records["epoch"].to_numpy()[reached]).groupby(run[reached]).min() + 1
+    return first.reindex(runs.index).where(runs["state"].isin(FINISHED)).astype(float)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from .runs import LEADING_KEYS, SEEDS, Collection
-from .tables import configurations, plain
+from .runs import LEADING_KEYS, SEEDS, Collection, rank
+from .tables import configurations, format_plain
+
+MAX_DRAWN_SERIES = 6
+"""In one figure; the tables hold all of them."""
 
 
 @dataclass
 class Series:
     """The configurations that differ in their corruption level alone.
 
-    label: what tells the series from the others. rows: positions in the table of configurations,
-    by rising level.
+    label: what tells the series from the others. rows: rows in the table of configurations, by
+    rising level.
     """
 
     label: str
@@ -23,19 +27,20 @@ class Series:
 
 
 def series(found: Collection) -> tuple[pd.DataFrame, pd.Series, list[Series]]:
-    """The table of configurations, the position of each run's in it, and the series."""
+    """Return the table of configurations, the row of each run in it, and the series."""
     table, configuration = configurations(found)
     keys = _telling(table, [key for key in found.swept if key not in (*SEEDS, "corrupt")])
     listed = []
-    # Where no key tells the rows apart, all have one data set.
-    for values, rows in table.groupby(keys or ["dataset"], dropna=False, sort=True):
-        label = ", ".join(_named(key, value) for key, value in zip(keys, values, strict=False))
+    # If no key tells the rows apart, group by one that all share.
+    ordered = table.sort_values(keys, key=rank, kind="stable") if keys else table
+    for values, rows in ordered.groupby(keys or ["dataset"], dropna=False, sort=False):
+        label = ", ".join(_label(key, value) for key, value in zip(keys, values, strict=False))
         listed.append(Series(label or str(table["model"].iloc[0]), list(rows.index)))
     return table, configuration, listed
 
 
 def _telling(table: pd.DataFrame, keys: list[str]) -> list[str]:
-    """Those of `keys` that tell rows apart which the ones before do not; `model` comes first."""
+    """Return the `keys` that tell rows apart which earlier keys do not; `model` comes first."""
     kept: list[str] = []
     groups = 1
     for key in sorted(keys, key=lambda key: (key != "model", keys.index(key))):
@@ -45,7 +50,7 @@ def _telling(table: pd.DataFrame, keys: list[str]) -> list[str]:
     return kept
 
 
-def _named(key: str, value: object) -> str:
-    """A value as a label: by itself where it says what it is, else with its key."""
-    text = "null" if pd.isna(value) else plain(value)  # type: ignore[call-overload]
+def _label(key: str, value: Any) -> str:
+    """Return a value as a label, with its key unless it says what it is."""
+    text = "null" if pd.isna(value) else format_plain(value)
     return text if key in LEADING_KEYS else f"{key}={text}"

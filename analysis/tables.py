@@ -9,23 +9,25 @@ import pandas as pd
 
 from randlabels.store.metrics import MEASURED
 
-from .folders import SOLUTION
 from .memorisation import DERIVED, derive
-from .runs import SEEDS, USED, Collection, with_seed
+from .rows import SOLUTION
+from .runs import ORIGIN, SEEDS, Collection
 
 
 def runs(found: Collection) -> pd.DataFrame:
-    """One row per run, finished or not: state, swept keys, metrics, cost, origin."""
+    """Return one row per run, finished or not: state, swept keys, metrics, cost, origin."""
     results = [f"{kind}_{key}" for kind in ("final", "best") for key in MEASURED]
+    added = {name for name in map(str, found.runs) if name.startswith(("final_", "best_"))}
+    results += sorted(added - set(results))
     columns = ["run_id", "state", *with_seed(found.swept), *results]
     columns += [key for key in SOLUTION if key in found.runs]
-    columns += ["epochs_to_fit", "parameters", "seconds", *USED, "git"]
+    columns += ["epochs_to_fit", "parameters", "seconds", "share_changed", *ORIGIN]
     table = found.runs.reindex(columns=columns)
     return table.astype({"epochs_to_fit": "Int64", "parameters": "Int64"})
 
 
 def corruption_vs_epochs(found: Collection) -> pd.DataFrame:
-    """Train accuracy (0..1), mean over the seeds, one column per epoch (0-based)."""
+    """Return the train accuracy (0..1), mean over the seeds, one column per epoch (0-based)."""
     table, configuration = configurations(found)
     mean, _ = curves(found, "train_acc", configuration, len(table))
     names = [str(epoch) for epoch in range(mean.shape[1])]
@@ -33,37 +35,61 @@ def corruption_vs_epochs(found: Collection) -> pd.DataFrame:
 
 
 def time_to_fit(found: Collection) -> pd.DataFrame:
-    """Epochs (1-based) until the train accuracy reaches the threshold, over the seeds.
+    """Return the epochs (1-based) until the train accuracy reaches the threshold, over the seeds.
 
-    `n_fitted` of the `n_done` runs reached it, and the mean and sample deviation are theirs.
-    `relative` is the mean over that of the same configuration at corrupt = 0 (Fig. 1b).
+    `n_fitted` of the `n_done` runs reached it; mean and sample deviation are theirs. `relative`
+    is the mean over that of the true-label runs (Fig. 1b): those of equal keys at corrupt = 0,
+    whatever their kind of corruption. `relative_sd` combines the deviations of both; it is missing
+    where either has one run, and for the true-label runs themselves. `eval_every` is the resolution
+    of `epochs_to_fit` in epochs, `fit_threshold` the train accuracy that counts as fitted; each is
+    missing where the runs of a row differ.
     """
     table, configuration = configurations(found)
-    groups = _done(found, "epochs_to_fit").groupby(configuration)
-    table["epochs_to_fit_mean"] = groups.mean().reindex(table.index)
-    table["epochs_to_fit_sd"] = groups.std().reindex(table.index)
+    groups = found.runs["epochs_to_fit"].where(found.counted).groupby(configuration)
+    table["epochs_to_fit_mean"] = groups.mean()
+    table["epochs_to_fit_sd"] = groups.std()
     table["n_fitted"] = groups.count().reindex(table.index, fill_value=0)
-    others = [key for key in found.swept if key not in (*SEEDS, "corrupt")]
-    clean = table.loc[table["corrupt"] == 0, [*others, "epochs_to_fit_mean"]]
-    base = table.merge(clean, on=others, how="left", suffixes=("", "_clean"))
-    table["relative"] = table["epochs_to_fit_mean"] / base["epochs_to_fit_mean_clean"]
+    mean, deviation = _true_label_times(found, table)
+    table["relative"] = table["epochs_to_fit_mean"] / mean
+    relative_deviations = (
+        table["epochs_to_fit_sd"] / table["epochs_to_fit_mean"],
+        deviation / mean,
+    )
+    table["relative_sd"] = table["relative"] * np.hypot(*relative_deviations)
+    table.loc[table["corrupt"] == 0, "relative_sd"] = np.nan
+    for name in ("eval_every", "fit_threshold"):
+        if name not in table:
+            values = found.runs[name].groupby(configuration)
+            table[name] = values.first().where(values.nunique() == 1)
     return table
+
+
+def _true_label_times(found: Collection, table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return mean and deviation of `epochs_to_fit` of the true-label runs for each row of `table`.
+
+    Without corruption its kind has no effect, so that runs of several kinds with one seed are one.
+    """
+    keys = [key for key in found.swept if key != "corrupt" and not key.startswith("corruption")]
+    clean = found.runs[found.counted & (found.runs["corrupt"] == 0)]
+    clean = clean.drop_duplicates([*keys, "seed"])
+    keys = [key for key in keys if key not in SEEDS]
+    times = clean.groupby(keys, dropna=False)["epochs_to_fit"].agg(["mean", "std"]).reset_index()
+    base = table[keys].merge(times, on=keys, how="left")
+    return base["mean"], base["std"]
 
 
 def test_error(found: Collection) -> pd.DataFrame:
-    """Final error (0..1) on the true test labels, mean and sample deviation (Fig. 1c)."""
+    """Return the final error (0..1) on the true test labels, mean and deviation (Fig. 1c)."""
     table, configuration = configurations(found)
-    groups = (1 - _done(found, "final_test_acc")).groupby(configuration)
-    table["test_error_mean"] = groups.mean().reindex(table.index)
-    table["test_error_sd"] = groups.std().reindex(table.index)
-    return table
+    groups = (1 - found.runs["final_test_acc"]).where(found.counted).groupby(configuration)
+    return table.assign(test_error_mean=groups.mean(), test_error_sd=groups.std())
 
 
 def memorisation(found: Collection) -> pd.DataFrame:
-    """One row per configuration and epoch (0-based): what became of the changed labels.
+    """Return what became of the changed labels, a row per configuration and epoch (0-based).
 
-    Means over the seeds of the metrics of `analysis.memorisation`, fractions; a share is empty
-    where no label was changed. A configuration of which no run is done has one row without epoch.
+    Means over the seeds of the metrics of `analysis.memorisation`, fractions; a share is missing
+    where no label was changed. A configuration without a finished run has one row without epoch.
     """
     table, configuration = configurations(found)
     measured = over_seeds(found, derive(found), configuration, len(table))
@@ -80,46 +106,54 @@ TABLES = {
     "test_error": test_error,
     "memorisation": memorisation,
 }
-"""File names without their endings; epochs.csv is `analysis.epochs`."""
+"""By file name without its ending; `analysis.epochs` writes epochs.csv."""
+
+
+def with_seed(keys: list[str]) -> list[str]:
+    """Return `keys` with the seed among them, for tables of single runs."""
+    return keys if "seed" in keys else [*keys, "seed"]
 
 
 def configurations(found: Collection) -> tuple[pd.DataFrame, pd.Series]:
-    """The configurations apart from the seeds, sorted, and the position of each run's among them.
+    """Return the configurations apart from the seeds, and each run's row (N,) among them.
 
-    `n` counts the runs of a configuration, planned ones included; `n_done` those that a mean
-    is taken over.
+    `n` counts the distinct runs of a configuration, planned ones included; `n_done` those that
+    enter the means. `share_changed` is the mean share of training labels (or images) changed.
     """
     keys = [key for key in found.swept if key not in SEEDS]
-    done = (found.runs["state"] == "done").rename("done")
-    groups = found.runs[keys].assign(done=done).groupby(keys, dropna=False, sort=True)
-    table = groups["done"].agg(n="size", n_done="sum").reset_index()
-    return table, groups.ngroup().rename("configuration")
+    columns = {"n": ~found.runs["repeated"], "n_done": found.counted}
+    columns["share_changed"] = found.runs["share_changed"].where(found.counted)
+    groups = found.runs[keys].assign(**columns).groupby(keys, dropna=False, sort=False)
+    table = groups.agg(
+        n=("n", "sum"), n_done=("n_done", "sum"), share_changed=("share_changed", "mean")
+    )
+    return table.reset_index(), groups.ngroup().rename("configuration")
 
 
 def curves(
     found: Collection, metric: str, configuration: pd.Series, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`over_seeds` of a metric that is logged."""
-    return over_seeds(found, found.epochs.read(metric), configuration, size)[metric]
+    """Return `over_seeds` of a logged metric."""
+    return over_seeds(found, found.metrics(metric), configuration, size)[metric]
 
 
 def over_seeds(
     found: Collection, records: pd.DataFrame, configuration: pd.Series, size: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Mean and sample deviation of each metric by configuration and epoch, over the runs done.
+    """Return mean and sample deviation of each metric by configuration and epoch.
 
-    records: columns `run` (position in the table of runs), `epoch`, then the metrics.
+    records: columns `run` (row in the table of runs), `epoch`, then the metrics.
 
     By metric, two arrays (size, epochs) float64, NaN where nothing was measured (or one run, for
     the deviation).
     """
     run, epoch = records["run"].to_numpy(), records["epoch"].to_numpy()
-    done = (found.runs["state"] == "done").to_numpy()[run]
-    shape = (size, int(epoch[done].max()) + 1 if done.any() else 0)
+    counted = found.counted.to_numpy()[run]
+    shape = (size, int(epoch[counted].max()) + 1 if counted.any() else 0)
     cells, length = (configuration.to_numpy() * shape[1])[run] + epoch, shape[0] * shape[1]
     measured = {}
     for metric in records.columns[2:]:
-        known = done & ~np.isnan(values := records[metric].to_numpy())
+        known = counted & ~np.isnan(values := records[metric].to_numpy())
         cell, value = cells[known], values[known]
         n = np.bincount(cell, minlength=length)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -131,22 +165,20 @@ def over_seeds(
     return measured
 
 
-def _done(found: Collection, column: str) -> pd.Series:
-    return found.runs[column].where(found.runs["state"] == "done")
-
-
-def runs_in_short(table: pd.DataFrame, swept: list[str]) -> pd.DataFrame:
-    """The table of runs with what is read first: accuracies in %, epochs to fit, seconds."""
+def shorten_runs(table: pd.DataFrame, swept: list[str]) -> pd.DataFrame:
+    """Return the table of runs with a reader's columns: accuracies in %, epochs to fit, seconds."""
     short = table[["run_id", "state", *with_seed(swept)]].copy()
     for name in ("train_acc", "test_acc"):
-        values = (100 * table[f"final_{name}"]).round(2)
-        short[f"{name.replace('_', ' ')} (%)"] = values
+        short[f"{name.replace('_', ' ')} (%)"] = (100 * table[f"final_{name}"]).round(2)
     return short.assign(**{"epochs to fit": table["epochs_to_fit"], "seconds": table["seconds"]})
 
 
 def for_papers(table: pd.DataFrame, epochs_shown: int = 8) -> pd.DataFrame:
-    """A table as texts to read: mean ± deviation in one column, accuracies and errors in %, at
-    most `epochs_shown` epochs, evenly spaced, the first and last among them."""
+    """Return a table as texts to read.
+
+    Mean ± deviation in one column, accuracies, errors and shares in %, and at most `epochs_shown`
+    epochs, evenly spaced, with the first and the last.
+    """
     epochs = [c for c in table.columns if c.isdecimal()]
     shown = spread(epochs, epochs_shown)
     text: dict[str, pd.Series] = {}
@@ -158,32 +190,32 @@ def for_papers(table: pd.DataFrame, epochs_shown: int = 8) -> pd.DataFrame:
             base = name.removesuffix("_mean")
             deviation = scale * table[f"{base}_sd"]
             text[base.replace("_", " ") + unit] = _texts(scale * table[name], deviation)
-        elif name in DERIVED:
+        elif name in (*DERIVED, "share_changed"):
             text[f"{name.replace('_', ' ')} (%)"] = _texts(100 * table[name], None)
         elif name == "relative":
-            text[name] = _texts(table[name], None, ".2f")
+            text[name] = _texts(table[name], table["relative_sd"], ".2f")
         elif name not in epochs and not name.endswith("_sd"):
-            text[name] = table[name].map(plain)
+            text[name] = table[name].map(format_plain)
     return pd.DataFrame(text, index=table.index).astype("str")
 
 
 def spread(values: list[Any], number: int) -> list[Any]:
-    """At most `number` of `values`, evenly spaced, the first and the last among them."""
+    """Return at most `number` of `values`, evenly spaced, with the first and the last."""
     steps = min(number, len(values))
     return [values[round(i * (len(values) - 1) / max(1, steps - 1))] for i in range(steps)]
 
 
 def _texts(mean: pd.Series, deviation: pd.Series | None, spec: str = ".1f") -> pd.Series:
-    spread = [np.nan] * len(mean) if deviation is None else deviation
+    deviations = [np.nan] * len(mean) if deviation is None else deviation
     return pd.Series(
         [
             "-" if pd.isna(m) else format(m, spec) + (f" ± {s:{spec}}" if pd.notna(s) else "")
-            for m, s in zip(mean, spread, strict=True)
+            for m, s in zip(mean, deviations, strict=True)
         ],
         index=mean.index,
     )
 
 
-def plain(value: object) -> str:
-    """A cell as text: `-` where missing, floats without trailing zeros."""
-    return "-" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)  # type: ignore[call-overload]
+def format_plain(value: Any) -> str:
+    """Return a cell as text: `-` where missing, floats without trailing zeros."""
+    return "-" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,9 +1,10 @@
-"""Run folders made by hand, whose means are known, and what collect makes of them."""
+"""Run folders made by hand, whose means are known, and helpers to collect them."""
 
 from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,18 @@ CURVES = {
 }
 
 OTHER_METRICS = 0.25
-"""The value of every metric that a test does not give."""
+"""The value of every metric that a test does not set."""
 
 
 def record(epoch: int, train_acc: float, test_acc: float) -> dict[str, Any]:
+    """Return a record with `OTHER_METRICS` for all other metrics."""
     values = dict.fromkeys(metrics.KEYS, OTHER_METRICS)
     values |= {"epoch": epoch, "lr": 0.1, "train_acc": train_acc, "test_acc": test_acc}
     return values | {"train_acc_corrupted": None}
 
 
 def write_run(root: Path, curve: list[float], state: str = "done", **keys: Any) -> RunDir:
-    """A run folder as a run leaves it; test accuracy is 0.9 - 0.8·corrupt + 0.01·seed."""
+    """Write a run folder as a run does; test accuracy is 0.9 - 0.8·corrupt + 0.01·seed."""
     model = keys.pop("model", {"name": "mlp"})
     config = parse({"dataset": {"name": "digits"}, "model": model, "epochs": len(curve), **keys})
     run = RunDir(root / config.run_id)
@@ -44,7 +46,7 @@ def write_run(root: Path, curve: list[float], state: str = "done", **keys: Any) 
     records = [record(epoch, acc, test_acc) for epoch, acc in enumerate(curve)]
     run.metrics.write_text("".join(metrics.encode(r) + "\n" for r in records))
     if state in rundir.FINISHED:
-        last = {key: records[-1][key] for key in metrics.MEASURED}
+        last = metrics.final(records)
         result = {"config_hash": config.hash, "state": state, "parameters": 592, "seconds": 1.0}
         result["epochs"] = len(records)
         result |= {"final": last, "best": metrics.best(records)}
@@ -57,29 +59,23 @@ def write_run(root: Path, curve: list[float], state: str = "done", **keys: Any) 
 
 
 def table(root: Path, name: str, fit_threshold: float | None = None) -> pd.DataFrame:
-    """A table of the runs under `root` as collect builds it, or epochs.csv."""
+    """Return a table of the runs under `root` as collect builds it, or epochs.csv."""
     _, tables = collect.collect(root, None, fit_threshold)
     return pd.read_csv(root / "summary" / "epochs.csv") if name == "epochs" else tables[name]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a summary but its cache, by name."""
+    """Return the content of all files under a folder by name."""
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
-    return {name: content for name, content in found.items() if not name.startswith(".cache")}
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
-class Shuffled(list):
-    """`os.scandir` in another order."""
+def shuffled_walk(*arguments: Any, **keys: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk as `os.walk` does, through the entries of each folder in another order."""
+    for path, folders, files in os_walk(*arguments, **keys):
+        random.Random(1).shuffle(folders)
+        random.Random(2).shuffle(files)
+        yield path, folders, files
 
-    listing = staticmethod(os.scandir)
 
-    def __init__(self, path: str | Path) -> None:
-        with self.listing(path) as found:
-            super().__init__(found)
-        random.Random(1).shuffle(self)
-
-    __enter__ = list.copy
-
-    def __exit__(self, *error: object) -> None:
-        pass
+os_walk = os.walk

@@ -1,7 +1,9 @@
-"""Collecting again, at once with others, over damage; names in every format."""
+"""Collect repeatedly, concurrently, with new metrics and over damage; names in every format."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,77 +15,123 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-import yaml
 
-from analysis import collect, epochs, folders, formats, status
+from analysis import collect, epochs, formats, status
+from randlabels import fit
 from randlabels.store import metrics
 
-from .conftest import unread
+from .conftest import TINY, Cli, unread
 from .synthetic import contents, record, table, write_run
 
 ROOT = Path(__file__).parent.parent
 
 
-def many(root: Path, seeds: range) -> None:
+def write_seeds(root: Path, seeds: range) -> None:
     for seed in seeds:
         write_run(root, [seed / 400, 0.5, 1.0], seed=seed)
 
 
-def test_collecting_after_changes_equals_collecting_anew(
+def test_collecting_after_changes_equals_collecting_for_the_first_time(tmp_path: Path) -> None:
+    """Runs that come, go, change and grow; tables that were edited, damaged or lost."""
+    root, summary = tmp_path / "runs", tmp_path / "runs" / "summary"
+    write_seeds(root, range(0, 20))
+    collect.main([str(root)])
+    runs = sorted(root.glob("mlp*"))
+    changed = runs[7] / "metrics.jsonl"
+    changed.write_text(changed.read_text().replace("0.5", "0.75", 1))
+    shutil.rmtree(runs[3])
+    write_seeds(root, range(20, 25))
+    with open(runs[11] / "metrics.jsonl", "a") as file:
+        file.write(metrics.encode(record(3, 1.0, 0.5)) + "\n" + "{torn")
+    (summary / "epochs.csv").write_text("edited")
+    (summary / "test_error.csv").unlink()
+    (summary / "epochs.parquet").write_bytes(b"PAR1")
+    collect.main([str(root)])
+    collect.main([str(root), "--out", str(tmp_path / "first")])
+    assert contents(tmp_path / "first") == contents(summary)
+
+
+def test_runs_parsed_and_written_in_batches_give_the_same_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs that come, go, change and grow; blocks that stay are not parsed again."""
     root = tmp_path / "runs"
-    many(root, range(0, 150))
-    collect.main([str(root)])
-    parsed: list[int] = []
-    parse_block = epochs._parse
-
-    def counting(block: epochs.Block, *arguments: Any) -> Any:
-        parsed.append(len(block.runs))
-        return parse_block(block, *arguments)
-
-    monkeypatch.setattr(epochs, "_parse", counting)
-    collect.main([str(root)])
-    assert parsed == []
-
-    folders = sorted(root.glob("mlp*"))
-    changed = folders[70] / "metrics.jsonl"
-    changed.write_text(changed.read_text().replace("0.5", "0.75", 1))
-    collect.main([str(root)])
-    assert len(parsed) == 1 and parsed[0] < 150
-
-    shutil.rmtree(folders[10])
-    many(root, range(150, 180))
-    with open(folders[20] / "metrics.jsonl", "a") as file:
-        file.write(metrics.encode(record(3, 1.0, 0.5)) + "\n" + "{torn")
-    collect.main([str(root)])
-    assert len(parsed) > 1
-    incremental = contents(root / "summary")
-    collect.main([str(root), "--out", str(tmp_path / "anew")])
-    assert contents(tmp_path / "anew") == incremental
-    assert len([name for name in incremental if "parquet" in name]) > 1
+    write_seeds(root, range(5))
+    damaged = write_run(root, [0.5, 0.6], seed=5)
+    damaged.metrics.write_text("{}\n{}\n")
+    collect.main([str(root), "--out", str(tmp_path / "whole")])
+    monkeypatch.setattr(epochs, "BYTES_PARSED_AT_ONCE", 2000)
+    monkeypatch.setattr(epochs, "ROWS_WRITTEN_AT_ONCE", 4)
+    collect.main([str(root), "--out", str(tmp_path / "parts")])
+    whole, parts = contents(tmp_path / "whole"), contents(tmp_path / "parts")
+    assert whole.pop("epochs.parquet") != parts.pop("epochs.parquet")
+    assert whole == parts
+    frames = [pd.read_parquet(tmp_path / name / "epochs.parquet") for name in ("whole", "parts")]
+    pd.testing.assert_frame_equal(*frames)
 
 
-def test_tables_that_were_edited_damaged_or_lost_are_written_anew(sweep: Path) -> None:
+def test_failed_write_keeps_the_earlier_tables(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     collect.main([str(sweep)])
-    summary = sweep / "summary"
-    first = contents(summary)
-    (block,) = (summary / "epochs.parquet").iterdir()
-    spoilers: list[Callable[[], object]] = [
-        lambda: ((summary / "epochs.csv").write_text("edited"), block.unlink()),
-        lambda: (summary / "test_error.csv").unlink(),
-        lambda: block.write_bytes(block.read_bytes()[:-100]),
-        lambda: [(summary / ".cache" / f"{of}.json").write_text("{}") for of in ("runs", "epochs")],
-        lambda: shutil.rmtree(summary / ".cache"),
-    ]
-    for spoil in spoilers:
-        spoil()
+    before = contents(sweep / "summary")
+
+    def fail(*arguments: object, **keys: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(epochs, "as_csv", fail)
+    with pytest.raises(SystemExit, match="No space left"):
         collect.main([str(sweep)])
-        assert contents(summary) == first
+    assert contents(sweep / "summary") == before
 
 
-# Names
+# Metrics
+
+
+def test_added_metric_reaches_every_table_of_records(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs from before it was added stay whole; a run interrupted before it resumes."""
+    runs = tmp_path / "runs" / "default"
+    assert cli(*TINY).code == 0
+    measure = fit.measure
+
+    def measure_more(loss: Any, train: Any, test: Any, outputs: Any, *others: Any) -> Any:
+        largest = outputs.max().item()
+        return measure(loss, train, test, outputs, *others) | {"largest_logit": largest}
+
+    monkeypatch.setattr(fit, "measure", measure_more)
+    assert cli(*TINY, "seed=1", "eval_every=2", "epochs=3").code == 0
+    collect.main([str(runs)])
+    found = pd.read_csv(runs / "summary" / "epochs.csv")
+    assert list(found.columns)[-len(metrics.KEYS) - 1 :] == [*metrics.KEYS, "largest_logit"]
+    measured = found.sort_values(["seed", "epoch"])["largest_logit"].notna().tolist()
+    assert measured == [False, False, False, True, True]
+    parquet = pd.read_parquet(runs / "summary" / "epochs.parquet")
+    pd.testing.assert_series_equal(parquet["largest_logit"], found["largest_logit"])
+    single = pd.read_csv(runs / "summary" / "runs.csv").set_index("seed")
+    assert single["state"].tolist() == ["done", "done"]
+    last = found.loc[found["seed"] == 1, "largest_logit"].iloc[-1]
+    assert single.loc[1, "final_largest_logit"] == last
+    assert pd.isna(single.loc[0, "final_largest_logit"]) and "best_largest_logit" not in single
+
+
+def test_any_numeric_key_is_a_column_and_others_are_ignored(tmp_path: Path) -> None:
+    """Whole numbers in one run and fractions in another; texts, lists and flags are no metrics."""
+    added = [{"b": 1, "a": 2, "text": "x"}, {"b": 0.5, "list": [1], "flag": True}, {"c": None}]
+    for seed, keys in enumerate(added):
+        run = write_run(tmp_path, [0.5, 0.6], seed=seed)
+        records = [json.loads(line) | keys for line in run.metrics.read_text().splitlines()]
+        for line in records:
+            del line["test_loss_noisy"]
+        run.metrics.write_text("".join(json.dumps(line) + "\n" for line in records))
+    found = table(tmp_path, "epochs").sort_values(["seed", "epoch"])
+    assert list(found.columns)[-len(metrics.KEYS) - 3 :] == [*metrics.KEYS, "a", "b", "c"]
+    assert found["test_loss_noisy"].isna().all()
+    assert found["b"].tolist()[:4] == [1, 1, 0.5, 0.5] and found["b"].isna().sum() == 2
+    assert found["a"].isna().tolist() == [False, False, True, True, True, True]
+
+
+# Damage
 
 
 SPOILERS = {
@@ -116,7 +164,7 @@ SPOILERS = {
 
 @pytest.mark.parametrize("kind", SPOILERS)
 def test_one_bad_folder_spoils_nothing_else(kind: str, sweep: Path, capsys) -> None:
-    """Whatever is wrong with one run, the others' means are right and nothing is counted twice."""
+    """The means of the other runs stay right, and nothing is counted twice."""
     before = table(sweep, "test_error").set_index("corrupt")
     bad = write_run(sweep, [0.5, 0.6, 0.7], corrupt=0.0, seed=7)
     SPOILERS[kind](bad)
@@ -135,9 +183,9 @@ def test_one_bad_folder_spoils_nothing_else(kind: str, sweep: Path, capsys) -> N
         assert curves.loc[0.0, ["0", "1", "2"]].tolist() == pytest.approx([0.75, 1.0, 1.0])
 
 
-def test_damaged_first_run_of_a_block_leaves_nothing_but_text(tmp_path: Path) -> None:
+def test_damaged_run_leaves_no_trace_in_the_records(tmp_path: Path) -> None:
     """epochs.csv is the table without that run; Arrow writes an empty first chunk as garbage."""
-    many(tmp_path / "runs", range(3))
+    write_seeds(tmp_path / "runs", range(3))
     collect.main([str(tmp_path / "runs"), "--out", str(tmp_path / "whole")])
     lines = (tmp_path / "whole" / "epochs.csv").read_bytes().splitlines()
     first = lines[1].partition(b",")[0]
@@ -151,56 +199,44 @@ def test_damaged_first_run_of_a_block_leaves_nothing_but_text(tmp_path: Path) ->
     assert formats.as_csv(parts, header=False) == b"0\n1\n"
 
 
-CONFIGS = {
-    "as written": "a: 1\nb:\n  c: 2\n  d: [1]\ne:\n- 1\n- x\nf: null\n",
-    "key twice": "a: 1\na: 2\n",
-    "text over lines": "a: 'x\n\n  y'\nb: |\n  c: 1\n",
-    "text to the margin": 'a: "x\nb: y"\n',
-    "anchor": "a: &x [1]\nb: *x\n",
-    "comment": "# text\na: 1 # text\n\nb: 2\n",
-    "no end": "a: 1\nb: 2",
-    "no key": "a: 1\nb:2\n",
-    "text": "a:b\n",
-    "two documents": "a: 1\n---\nb: 2\n",
-    "two documents after a list": "a:\n- 1\n---\nb: 2\n",
-}
+def test_plan_that_cannot_be_read_is_a_warning(sweep: Path, capsys) -> None:
+    """A folder of this name, a file of another program, a run without its config."""
+    contents_of_plan: list[tuple[Callable[[Path], object], str]] = [
+        (lambda plan: plan.mkdir(), "plan.jsonl is skipped: Is a directory; runs without a folder"),
+        (lambda plan: plan.write_bytes(b"\xff[1]\n"), "it was not written by randlabels"),
+        (lambda plan: plan.write_text('{"run_id": "a"}\n'), "run a is skipped: no whole config"),
+    ]
+    for spoil, sentence in contents_of_plan:
+        spoil(sweep / "plan.jsonl")
+        collect.main([str(sweep)])
+        assert sentence in capsys.readouterr().out
+        status.main([str(sweep)])
+        assert sentence in capsys.readouterr().out.replace("\n", " ")
+        if (sweep / "plan.jsonl").is_dir():
+            (sweep / "plan.jsonl").rmdir()
+    assert len(table(sweep, "runs")) == 4
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_config_says_what_yaml_says(name: str) -> None:
-    """Whether its keys can be read one by one or not."""
-    said: list[object] = []
-    for read in (yaml.safe_load, folders._config):
-        try:
-            said.append(read(CONFIGS[name].encode()))
-        except yaml.YAMLError as error:
-            said.append(type(error))
-    assert said[0] == said[1]
+def test_folder_without_rights_is_a_warning(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Simulated, since nothing is forbidden to the superuser."""
+    (sweep / "private").mkdir()
+    scan = os.scandir
 
+    def refuse(path: str) -> Any:
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
 
-def test_cache_of_other_code_is_not_believed(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.scandir", refuse)
     collect.main([str(sweep)])
-    names = {name for name in contents(sweep / "summary") if "parquet" in name}
-    monkeypatch.setattr("analysis.runs.CODE", "other")
-    collect.main([str(sweep)])
-    assert names.isdisjoint(contents(sweep / "summary"))
+    assert f"{sweep}/private is skipped: Permission denied" in capsys.readouterr().out
 
 
-def test_moved_folder_is_named_by_its_new_place(tmp_path: Path, capsys) -> None:
-    torn = write_run(tmp_path / "old", [0.5, 0.5], state="interrupted")
-    torn.metrics.write_bytes(torn.metrics.read_bytes()[:-9])
-    collect.main([str(tmp_path / "old")])
-    (tmp_path / "old").rename(tmp_path / "new")
-    capsys.readouterr()
-    collect.main([str(tmp_path / "new")])
-    shown = capsys.readouterr().out
-    assert f"{tmp_path}/new/{torn.run_id}/metrics.jsonl ends with a torn line" in shown
-    assert "/old" not in shown
-
-
-def test_two_collections_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_concurrent_collections_give_whole_tables(tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    many(root, range(60))
+    write_seeds(root, range(60))
     command = [sys.executable, "-m", "analysis.collect", str(root)]
     both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
@@ -252,10 +288,12 @@ def test_names_are_escaped_in_every_format(tmp_path: Path) -> None:
 def test_papers_tables_show_mean_deviation_and_number_of_seeds(sweep: Path) -> None:
     collect.main([str(sweep)])
     lines = (sweep / "summary" / "test_error.md").read_text().splitlines()
-    assert lines[0] == "| dataset | model | corruption | corrupt | n | n\\_done | test error (%) |"
-    assert lines[2] == "| digits | mlp | uniform | 0 | 2 | 2 | 9.5 ± 0.7 |"
+    assert lines[0] == "| dataset | model | corruption | corrupt | n | n\\_done | " + (
+        "share changed (%) | test error (%) |"
+    )
+    assert lines[2] == "| digits | mlp | uniform | 0 | 2 | 2 | - | 9.5 ± 0.7 |"
     tex = (sweep / "summary" / "test_error.tex").read_text()
-    assert r"digits & mlp & uniform & 0 & 2 & 2 & 9.5 $\pm$ 0.7 \\" in tex
+    assert r"digits & mlp & uniform & 0 & 2 & 2 & - & 9.5 $\pm$ 0.7 \\" in tex
 
 
 @pytest.mark.parametrize(
@@ -268,9 +306,7 @@ def test_papers_tables_show_mean_deviation_and_number_of_seeds(sweep: Path) -> N
         "status {} --json": None,
     }.items(),
 )
-def test_output_that_nobody_reads_is_no_error(
-    sweep: Path, command: str, written: str | None
-) -> None:
+def test_closed_pipe_is_not_an_error(sweep: Path, command: str, written: str | None) -> None:
     done = unread(*f"analysis.{command.format(sweep)}".split())
     assert (done.returncode, done.stderr) == (0, "")
     assert written is None or (sweep / "summary" / written).is_file()

@@ -1,12 +1,18 @@
-"""What the figures of a collection show, and say of themselves."""
+"""The figures of a collection: what they show, and their captions."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from analysis import collect, figures, report
 from randlabels.store.rundir import write_json
@@ -15,20 +21,20 @@ from .synthetic import write_run
 
 
 def test_errors_are_drawn_against_true_and_against_noisy_test_labels(sweep: Path) -> None:
-    drawn = figures.build(collect.collect(sweep, None)[0])
+    drawn = figures.build(collect.collect(sweep)[0])
     for name, expected in (("test_error", [9.5, 89.5]), ("test_error_noisy", [75.0, 75.0])):
         (curve,) = drawn[name][0].axes[0].containers
         assert curve.lines[0].get_ydata().tolist() == pytest.approx(expected)
 
 
-def test_figures_tell_the_number_of_seeds_and_bars_stand_for_several(
+def test_captions_state_the_number_of_seeds_and_bars_are_of_several(
     sweep: Path, tmp_path: Path
 ) -> None:
-    several = figures.build(collect.collect(sweep, None)[0])
+    several = figures.build(collect.collect(sweep)[0])
     one = tmp_path / "one"
     for level in (0.0, 1.0):
         write_run(one, [0.5, 1.0], corrupt=level)
-    single = figures.build(collect.collect(one, None)[0])
+    single = figures.build(collect.collect(one)[0])
     for name in ("test_error", "generalization_gap"):
         assert several[name][0].axes[0].containers[0].has_yerr
         assert not single[name][0].axes[0].containers[0].has_yerr
@@ -40,7 +46,7 @@ def test_figures_tell_the_number_of_seeds_and_bars_stand_for_several(
     )
     for seed in (1, 2):
         write_run(one, [0.5, 1.0], corrupt=1.0, seed=seed)
-    found = collect.collect(one, None)[0]
+    found = collect.collect(one)[0]
     assert figures.repetitions(found) == "Means over 1 to 3 runs, and their deviation."
     report.main([str(one)])
     html = (one / "summary" / "report.html").read_text()
@@ -59,7 +65,7 @@ def test_the_peak_of_one_epoch_does_not_flatten_the_learning_curves(
     ]
     lines[0]["train_loss"] = peak
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    figure = figures.learning_curves(collect.collect(tmp_path, None)[0])
+    figure = figures.learning_curves(collect.collect(tmp_path)[0])
     shown = figure.axes[0].get_ylim()[1]
     assert shown == pytest.approx(top) if top else shown > peak
 
@@ -72,7 +78,55 @@ def test_legend_names_a_level_whose_labels_are_all_corrupted(tmp_path: Path) -> 
         for line in lines:
             line |= {"train_acc_corrupted": 0.5, "train_acc_clean": None if level == 1 else 0.5}
         run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found, _ = collect.collect(tmp_path, None)
+    found, _ = collect.collect(tmp_path)
     figure = figures.clean_and_corrupted(found)
-    (legend,) = [panel.get_legend() for panel in figure.axes]
+    (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["0.5", "1"]
+
+
+def test_single_run_has_no_error_bar_next_to_several(tmp_path: Path) -> None:
+    for level, seeds in ((0.0, 1), (0.5, 3)):
+        for seed in range(seeds):
+            write_run(tmp_path, [0.5, 1.0], corrupt=level, seed=seed)
+    figure, _ = figures.build(collect.collect(tmp_path)[0])["test_error"]
+    (bars,) = figure.axes[0].containers[0].lines[2]
+    lengths = [np.ptp(segment[:, 1]) for segment in bars.get_segments() if len(segment)]
+    assert [length for length in lengths if not np.isnan(length)] == [pytest.approx(2.0)]
+
+
+def test_level_has_one_colour_in_all_figures(tmp_path: Path) -> None:
+    """Level 0 is not among the corrupted ones, and some series lack a level."""
+    for level in (0.0, 0.2, 1.0):
+        run = write_run(tmp_path, [0.5, 0.75], corrupt=level)
+        lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+        for line in lines:
+            line |= {"train_acc_corrupted": 0.5, "train_acc_clean": 0.5}
+        run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found, _ = collect.collect(tmp_path)
+    colours: dict[str, set[str]] = {}
+    for draw in (figures.learning_curves, figures.clean_and_corrupted):
+        for line in draw(found).axes[0].lines:
+            colours.setdefault(line.get_label(), set()).add(to_hex(line.get_color()))
+    assert sorted(colours) == ["0", "0.2", "1"]
+    assert {len(of_level) for of_level in colours.values()} == {1}
+    assert len(set.union(*colours.values())) == 3
+
+
+def test_legend_is_whole_and_in_the_order_of_the_lists(tmp_path: Path) -> None:
+    for widths in ([256], [16], [64], [1024, 1024, 1024, 1024, 1024, 1024, 1024]):
+        model = {"name": "mlp", "hidden": widths}
+        write_run(tmp_path, [0.5, 1.0], model=model, optimizer={"lr": 0.01 + widths[0] / 1e4})
+    figure, _ = figures.build(collect.collect(tmp_path)[0])["test_error"]
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert [int(re.findall(r"\d+", name)[0]) for name in names] == [16, 64, 256, 1024]
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+
+
+def test_backend_of_a_notebook_does_not_disturb_the_report(sweep: Path) -> None:
+    environment = os.environ | {"MPLBACKEND": "module://not_installed_here.backend"}
+    command = [sys.executable, "-m", "analysis.report", str(sweep)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -86,11 +86,20 @@ def test_runs_that_are_not_done_are_counted_and_in_no_mean(tmp_path: Path) -> No
     found = table(tmp_path, "memorisation").drop(columns=["dataset", "model", "corruption"])
     expected = pd.DataFrame(
         [
-            *([0.0, 4, 1, 1, epoch, None, None, None, 0.5 - 0.9] for epoch in range(4)),
-            *([0.5, 2, 2, 1, epoch, 0.75, 0.125, 0.125, 0.75 - 0.5] for epoch in range(2)),
-            [1.0, 2, 1, 0, None, None, None, None, None],
+            *([0.0, 4, 1, 1, None, epoch, None, None, None, 0.5 - 0.9] for epoch in range(4)),
+            *([0.5, 2, 2, 1, 0.5, epoch, 0.75, 0.125, 0.125, 0.75 - 0.5] for epoch in range(2)),
+            [1.0, 2, 1, 0, None, None, None, None, None, None],
         ],
-        columns=["corrupt", "epochs", "n", "n_done", "epoch", *SHARES, "generalization_gap"],
+        columns=[
+            "corrupt",
+            "epochs",
+            "n",
+            "n_done",
+            "share_changed",
+            "epoch",
+            *SHARES,
+            "generalization_gap",
+        ],
     )
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
 
@@ -102,8 +111,8 @@ def test_readable_table_holds_the_last_epoch_in_percent(tmp_path: Path) -> None:
     lines = (tmp_path / "summary" / "memorisation.md").read_text().splitlines()
     assert lines[0].endswith("memorised (%) | true (%) | neither (%) | generalization gap (%) |")
     assert lines[2:] == [
-        "| digits | mlp | uniform | 0 | 1 | 1 | 2 | - | - | - | -40.0 |",
-        "| digits | mlp | uniform | 0.5 | 1 | 1 | 2 | 75.0 | 12.5 | 12.5 | 25.0 |",
+        "| digits | mlp | uniform | 0 | 1 | 1 | - | 2 | - | - | - | -40.0 |",
+        "| digits | mlp | uniform | 0.5 | 1 | 1 | 50.0 | 2 | 75.0 | 12.5 | 12.5 | 25.0 |",
     ]
 
 
@@ -115,7 +124,7 @@ def test_figure_shows_at_most_four_levels_of_each_series_with_changed_labels(
     noisy(tmp_path, 3, corrupt=0.5, model={"name": "linear"})
     write_run(tmp_path, [0.5] * 3, corrupt=0.0)
     write_run(tmp_path, [0.5] * 3, corrupt=0.0, model={"name": "wrn"})
-    found, _ = collect.collect(tmp_path, None)
+    found, _ = collect.collect(tmp_path)
     figure = figures.memorisation(found)
     titles = [panel.get_title() for panel in figure.axes]
     assert titles == [f"corrupt {level}" for level in (0.5, 0.1, 0.3, 0.5, 0.7)]
@@ -129,6 +138,6 @@ def test_figure_shows_at_most_four_levels_of_each_series_with_changed_labels(
 
 def test_figure_without_changed_labels_says_so(tmp_path: Path) -> None:
     write_run(tmp_path, [0.5] * 3, corrupt=0.0)
-    found, _ = collect.collect(tmp_path, None)
+    found, _ = collect.collect(tmp_path)
     (panel,) = figures.memorisation(found).axes
     assert [text.get_text() for text in panel.texts] == ["no run with changed labels is done"]

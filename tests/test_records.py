@@ -53,6 +53,17 @@ def test_best_final_and_epochs_to_fit_read_the_curve() -> None:
     assert metrics.final([])["test_acc"] is None
 
 
+def test_metric_has_a_best_only_if_a_direction_is_stated() -> None:
+    """Earlier records lack a metric that was added later: it is missing there."""
+    curve = [record(0, 0.5, 0.9), record(1, 0.6, 0.8) | {"margin": 3.0}]
+    assert "margin" not in metrics.best(curve)
+    assert metrics.final(curve)["margin"] == 3.0
+    assert metrics.final([*curve, record(2, 0.7, 0.7)])["margin"] is None
+    assert metrics.best([{"epoch": 0.0, "lr": 0.1}]) == dict.fromkeys(metrics.MEASURED)
+    assert metrics.final([{"epoch": 0.0, "lr": 0.1}]) == dict.fromkeys(metrics.MEASURED)
+    assert metrics.epochs_to_fit([{"epoch": 0.0, "lr": 0.1}], 0.5) is None
+
+
 def test_atomic_write_keeps_the_old_content_when_it_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,7 +85,7 @@ def test_plan_is_merged_and_survives_a_torn_line(tmp_path: Path) -> None:
     rundir.merge_plan(tmp_path, [{"run_id": "a", "overrides": ["x=2"]}, {"run_id": "c"}])
     plan = rundir.read_plan(tmp_path)
     assert list(plan) == ["a", "b", "c"]
-    assert plan["a"]["overrides"] == ["x=1"]
+    assert plan["a"]["overrides"] == ["x=2"], "what was asked for last"
     file = tmp_path / "plan.jsonl"
     file.write_bytes(file.read_bytes()[:-5])
     assert list(rundir.read_plan(tmp_path)) == ["a", "b"]

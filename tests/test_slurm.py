@@ -90,7 +90,7 @@ def epochs(run: RunDir) -> int:
 
 def states(folder: Path) -> dict[str, str]:
     """Return the states that `analysis.status` shows, by run id."""
-    return {run["run_id"]: run["state"] for run in survey(folder, {})[0]}
+    return {run["run_id"]: run["state"] for run in survey(folder)[0]}
 
 
 @pytest.mark.slurm

@@ -1,7 +1,8 @@
-"""`analysis.status`: states, progress and time left, told from the files alone."""
+"""`analysis.status`: states, progress and time left, from the files alone."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from analysis import folders, status
+from analysis import status
 from randlabels.config import parse
 from randlabels.store import metrics, rundir
 
@@ -19,11 +21,11 @@ from .synthetic import record, write_run
 
 
 def survey(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    runs, problems = status.survey(root, {})
+    runs, problems = status.survey(root)
     return {run["run_id"]: run for run in runs}, problems
 
 
-def test_every_state_is_told_apart(tmp_path: Path) -> None:
+def test_every_state_is_distinguished(tmp_path: Path) -> None:
     """Half done, one failed, diverged, torn, foreign, of another schema, damaged, planned."""
     done = write_run(tmp_path, [0.5, 1.0])
     failed = write_run(tmp_path, [0.5], state="failed", seed=1)
@@ -49,11 +51,11 @@ def test_every_state_is_told_apart(tmp_path: Path) -> None:
         planned.run_id: "planned",
     }
     assert runs[torn.run_id]["epoch"] == 1
-    told = "\n".join(sorted(problems))
-    assert f"{torn.path}: the last line of metrics.jsonl is torn" in told
-    assert f"{newer.path} is passed over: it was written as schema 2" in told
-    assert f"{foreign} is passed over: config.yaml is none of this program" in told
-    assert f"{damaged.path} is damaged and passed over: " in told
+    text = "\n".join(sorted(problems))
+    assert f"{torn.path}: the last line of metrics.jsonl is torn" in text
+    assert f"{newer.path} is skipped: it was written as schema 2" in text
+    assert f"{foreign} is skipped: config.yaml was not written by randlabels" in text
+    assert f"{damaged.path} is skipped: damaged (" in text
     assert len(problems) == 4
 
 
@@ -62,24 +64,38 @@ def test_running_run_shows_progress_speed_and_time_left(tmp_path: Path) -> None:
     lines = [record(epoch, 0.5, 0.25) | {"seconds": 2.0} for epoch in range(3)]
     run.metrics.write_text("".join(metrics.encode(line) + "\n" for line in lines))
     with held(run):
-        runs, _ = status.survey(tmp_path, {})
+        runs, _ = status.survey(tmp_path)
     (found,) = runs
     assert found["state"] == "running"
     assert (found["epoch"], found["epochs"], found["seconds_left"]) == (3, 4, 2.0)
     assert (found["train_acc"], found["test_acc"]) == (0.5, 0.25)
     summed = status.totals(runs)
     assert (summed["epochs_done"], summed["epochs_left"], summed["seconds_left"]) == (3, 1, 2.0)
-    assert status.survey(tmp_path, {})[0][0]["state"] == "interrupted"
+    assert status.survey(tmp_path)[0][0]["state"] == "interrupted"
+
+
+def test_time_left_is_that_of_all_unfinished_runs(tmp_path: Path) -> None:
+    """One run at 2 s an epoch has one epoch to go, and a planned one all four."""
+    run = write_run(tmp_path, [0.1] * 4, state="interrupted")
+    lines = [record(epoch, 0.5, 0.25) | {"seconds": 2.0} for epoch in range(3)]
+    run.metrics.write_text("".join(metrics.encode(line) + "\n" for line in lines))
+    keys = {"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "epochs": 4, "seed": 1}
+    planned = parse(keys)
+    rundir.merge_plan(tmp_path, [{"run_id": planned.run_id, "config": planned.tree()}])
+    with held(run):
+        runs, _ = status.survey(tmp_path)
+    assert status.totals(runs)["seconds_left"] == 2.0 * (1 + 4)
+    assert "5 to go" in status.summary(runs) and "about 10 s left" in status.summary(runs)
 
 
 def test_run_on_another_host_is_running_while_it_writes_and_stale_after(tmp_path: Path) -> None:
     run = write_run(tmp_path, [0.1], state="interrupted")
     content = json.loads(run.environment.read_text()) | {"host": "elsewhere"}
     run.environment.write_text(json.dumps(content))
-    assert status.survey(tmp_path, {})[0][0]["state"] == "running"
-    long_ago = time.time() - status.PATIENCE - 10
+    assert status.survey(tmp_path)[0][0]["state"] == "running"
+    long_ago = time.time() - status.STALE_AFTER_SECONDS - 10
     os.utime(run.metrics, (long_ago, long_ago))
-    (found,) = status.survey(tmp_path, {})[0]
+    (found,) = status.survey(tmp_path)[0]
     assert found["state"] == "stale" and found["age"] == pytest.approx(130, abs=20)
 
 
@@ -87,30 +103,12 @@ def test_run_that_holds_its_lock_without_a_sign_of_life_is_stale(tmp_path: Path)
     """A process that hangs, or that was stopped; one that only takes long gives signs."""
     run = write_run(tmp_path, [0.1], state="interrupted")
     with run.lock():
-        long_ago = time.time() - status.PATIENCE - 10
+        long_ago = time.time() - status.STALE_AFTER_SECONDS - 10
         for file in (run.metrics, run.path / ".lock"):
             os.utime(file, (long_ago, long_ago))
-        assert status.survey(tmp_path, {})[0][0]["state"] == "stale"
+        assert status.survey(tmp_path)[0][0]["state"] == "stale"
         run.beat()
-        assert status.survey(tmp_path, {})[0][0]["state"] == "running"
-
-
-def test_unchanged_folders_are_not_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_run(tmp_path, [0.5])
-    second = write_run(tmp_path, [0.5], seed=1)
-    known: dict[str, Any] = {}
-    first = status.survey(tmp_path, known)[0]
-    read: list[Path] = []
-    original = folders._read_run
-    monkeypatch.setattr(folders, "_read_run", lambda run: (read.append(run.path), original(run))[1])
-    assert [run["state"] for run in status.survey(tmp_path, known)[0]] == ["done", "done"]
-    assert read == []
-    second.done.unlink()
-    assert [r["state"] for r in status.survey(tmp_path, known)[0]].count("interrupted") == 1
-    assert read == [second.path]
-    assert first[0]["run_id"] == status.survey(tmp_path, known)[0][0]["run_id"]
+        assert status.survey(tmp_path)[0][0]["state"] == "running"
 
 
 def test_exact_fit_has_one_record_to_write(cli: Cli, tmp_path: Path) -> None:
@@ -119,7 +117,7 @@ def test_exact_fit_has_one_record_to_write(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "default"
     planned = parse({"dataset": {"name": "digits"}, "model": {"name": "theorem1"}})
     rundir.merge_plan(folder, [{"run_id": planned.run_id, "config": planned.tree()}])
-    runs, _ = status.survey(folder, {})
+    runs, _ = status.survey(folder)
     progress = [(run["state"], run["epoch"], run["epochs"]) for run in runs]
     assert progress == [("done", 1, 1), ("planned", 0, 1)]
     assert status.totals(runs)["epochs_left"] == 1
@@ -139,23 +137,38 @@ def test_table_and_json_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixtu
         status.main([str(tmp_path / "nowhere")])
 
 
+def test_runs_are_named_in_full_on_a_narrow_terminal(tmp_path: Path) -> None:
+    """The last columns are left out where they do not fit; nothing is cut."""
+    run = write_run(tmp_path, [0.5, 1.0])
+    runs, problems = status.survey(tmp_path)
+    for width, columns in ((80, "run state epoch"), (200, "host images/s age")):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(status.render(tmp_path, runs, problems, width))
+        shown = console.export_text()
+        assert all(name in shown for name in [run.run_id, *columns.split()])
+        assert ("host" in shown) == (width == 200)
+
+
 def test_watching_ends_when_all_runs_are_finished_or_on_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    """Through a pipe, the totals are printed whenever they change."""
     run = write_run(tmp_path, [0.5, 1.0])
     finished = run.done.read_text()
     run.done.unlink()
-    shown = 0
+    looks = 0
 
     def finish(seconds: float) -> None:
-        nonlocal shown
-        shown += 1
-        if shown == 3:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
             run.done.write_text(finished)
 
     monkeypatch.setattr("analysis.status.time.sleep", finish)
     status.main([str(tmp_path), "--watch"])
-    assert shown == 3 and "1 run: 1 done" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert looks == 3 and shown.count("1 run: 1 interrupted. 2 epochs done") == 1
+    assert shown.index("1 run: 1 interrupted") < shown.index("1 run: 1 done")
 
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
@@ -166,10 +179,31 @@ def test_watching_ends_when_all_runs_are_finished_or_on_interrupt(
     assert "1 run: 1 interrupted" in capsys.readouterr().out
 
 
-def test_a_failure_is_told_with_its_error_and_log_and_ends_the_watching(
+def test_watching_ends_some_time_after_an_interrupted_launch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Nobody tries such a run again without another launch."""
+    """One run was interrupted, another never started; a launch that has not begun is awaited."""
+    planned = parse({"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "seed": 1})
+    rundir.merge_plan(tmp_path, [{"run_id": planned.run_id, "config": planned.tree()}])
+    now, begun_at = 0.0, 10 * status.IDLE_SECONDS
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now == begun_at:
+            write_run(tmp_path, [0.5, 1.0], state="interrupted")
+
+    monkeypatch.setattr("analysis.status.time.sleep", sleep)
+    monkeypatch.setattr("analysis.status.time.monotonic", lambda: now)
+    status.main([str(tmp_path), "--watch", "--interval", str(status.IDLE_SECONDS / 2)])
+    assert begun_at + status.IDLE_SECONDS <= now <= begun_at + 3 * status.IDLE_SECONDS
+    assert "2 runs: 1 interrupted, 1 planned" in capsys.readouterr().out
+
+
+def test_failure_is_shown_with_its_error_and_log_and_ends_the_watching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Such a run is only tried again by another launch."""
     write_run(tmp_path, [0.5])
     failed = write_run(tmp_path, [0.5], state="failed", seed=1)
     rundir.write_json(failed.error, {"exception": "RuntimeError: CUDA error\nin a kernel"})
@@ -192,7 +226,7 @@ def test_accuracies_are_the_latest_that_were_measured(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     lines[2] |= dict.fromkeys(metrics.MEASURED)
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (found,) = status.survey(tmp_path, {})[0]
+    (found,) = status.survey(tmp_path)[0]
     assert (found["epoch"], found["train_acc"]) == (3, 0.75)
 
 

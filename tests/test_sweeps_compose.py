@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from analysis import compare
+from analysis import published
 from randlabels import experiment, fit, solve
 from randlabels.cli.compose import CONF, prepare_hydra
 from randlabels.cli.help import options_help
@@ -185,12 +185,12 @@ def test_sweep_covers_every_published_number_of_its_table(sweep: str) -> None:
     target, sources = COVERED[sweep]
     keys: list[dict[str, Any]] = [flat_keys(config.tree()) for config in runs(sweep)]
     table = pd.DataFrame(keys, dtype=object).assign(state="done")
-    published = pd.read_csv(compare.PUBLISHED / f"{target}.csv")
+    table_of_numbers = published.read(target)
     for source, numbers in sources.items():
-        wanted = published.loc[published["source"] == source, "keys"]
+        wanted = table_of_numbers.loc[table_of_numbers["source"] == source, "keys"]
         assert len(wanted) == numbers
         for line in wanted.unique():
-            assert compare.covering(table, line).sum() == 1, line
+            assert published.covering(table, line).sum() == 1, line
 
 
 def test_page_of_the_paper_has_each_of_its_sweeps_with_their_numbers_of_runs() -> None:

@@ -15,13 +15,13 @@ from analysis import collect, report, status
 from randlabels.config import parse
 from randlabels.store import metrics, rundir
 
-from .conftest import TINY, Cli
-from .synthetic import Shuffled, contents, table, write_run
+from .conftest import BASIC, TINY, Cli
+from .synthetic import contents, shuffled_walk, table, write_run
 
 
 def test_corruption_vs_epochs_is_the_mean_over_seeds(sweep: Path) -> None:
     found = table(sweep, "corruption_vs_epochs")
-    keys = ["dataset", "model", "corruption", "corrupt", "n", "n_done"]
+    keys = ["dataset", "model", "corruption", "corrupt", "n", "n_done", "share_changed"]
     assert list(found.columns) == [*keys, "0", "1", "2"]
     assert found[["corrupt", "n", "n_done"]].values.tolist() == [[0.0, 2, 2], [1.0, 2, 2]]
     assert found[["0", "1", "2"]].values.tolist() == [
@@ -70,10 +70,10 @@ def test_null_is_a_value_like_any_other(sweep: Path) -> None:
     assert found[["n", "0"]].values.tolist() == [[1, 0.2], [2, 0.75], [2, pytest.approx(0.2)]]
     assert found["dataset.train_size"].isna().tolist() == [False, True, True]
     collect.main([str(sweep)])
-    assert "digits,mlp,uniform,0,64,1,1," in (sweep / "summary" / "test_error.csv").read_text()
+    assert "digits,mlp,uniform,0,64,1,1,," in (sweep / "summary" / "test_error.csv").read_text()
 
 
-def test_index_of_a_gpu_tells_no_two_runs_apart(tmp_path: Path) -> None:
+def test_index_of_a_gpu_does_not_distinguish_runs(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path, [0.5], seed=seed, device=f"cuda:{seed}")
     assert table(tmp_path, "corruption_vs_epochs")["n"].tolist() == [2]
@@ -95,7 +95,7 @@ def test_run_in_several_folders_counts_once_by_the_one_that_came_furthest(
     rundir.write_json(other.environment, {"schema": 9})
     collect.main([str(tmp_path)])
     shown = capsys.readouterr().out
-    assert f"{other.path} is passed over: it was written as schema 9, and this program" in shown
+    assert f"{other.path} is skipped: it was written as schema 9, and this program" in shown
 
 
 def test_nothing_finished_yet_gives_empty_means(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_unfinished_runs_are_counted_listed_and_left_out_of_means(
     shown = capsys.readouterr().out
     assert "9 runs: 1 damaged, 1 diverged, 4 done, 1 failed, 1 interrupted, 1 planned." in shown
     assert f"{planned.run_id}: planned" in shown
-    assert f"{torn.metrics} ends with a torn line, which is passed over" in shown
+    assert f"{torn.metrics} ends with a torn line, which is skipped" in shown
     assert f"{damaged.metrics} is damaged: " in shown
 
 
@@ -166,9 +166,8 @@ def test_collecting_again_in_any_directory_order_gives_the_same_bytes(
     first = contents(sweep / "summary")
     names = ["corruption_vs_epochs", "memorisation", "runs", "test_error", "time_to_fit"]
     expected = {f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex")}
-    (block,) = (name for name in first if name.startswith("epochs.parquet/"))
-    assert set(first) == {*expected, "epochs.csv", block}
-    monkeypatch.setattr("os.scandir", Shuffled)
+    assert set(first) == {*expected, "epochs.csv", "epochs.parquet"}
+    monkeypatch.setattr("os.walk", shuffled_walk)
     collect.main([str(sweep), "--out", str(sweep / "again")])
     monkeypatch.undo()
     assert contents(sweep / "again") == first
@@ -186,6 +185,75 @@ def test_csv_and_parquet_hold_the_same_epochs(sweep: Path) -> None:
     assert list(csv.columns)[-len(metrics.KEYS) :] == list(metrics.KEYS)
 
 
+def test_true_label_runs_of_any_corruption_are_the_reference_of_relative(tmp_path: Path) -> None:
+    """Without corruption its kind has no effect; a seed computed under two kinds counts once."""
+    for seed, epochs in ((0, 2), (1, 4)):
+        write_run(tmp_path, [0.5] * (epochs - 1) + [1.0] * (9 - epochs), corrupt=0.0, seed=seed)
+    pair_flip = {"corruption": {"name": "pair_flip"}}
+    write_run(tmp_path, [0.5, 1.0] + [1.0] * 6, corrupt=0.0, **pair_flip)
+    for seed, epochs in ((0, 6), (1, 8)):
+        curve = [0.5] * (epochs - 1) + [1.0] * (9 - epochs)
+        write_run(tmp_path, curve, corrupt=0.5, seed=seed, **pair_flip)
+    found = table(tmp_path, "time_to_fit").set_index(["corruption", "corrupt"])
+    row = found.loc["pair_flip", 0.5]
+    assert row["relative"] == pytest.approx(7 / 3)
+    expected = 7 / 3 * np.hypot(2**0.5 / 7, 2**0.5 / 3)
+    assert row["relative_sd"] == pytest.approx(expected)
+    assert found.loc[("uniform", 0.0), "relative"] == 1
+    assert found["relative_sd"].notna().sum() == 1, "a level with one run, or the reference itself"
+
+
+def test_resolution_of_epochs_to_fit_is_stated_and_warned_about(tmp_path: Path, capsys) -> None:
+    write_run(tmp_path, [0.5, 1.0])
+    assert table(tmp_path, "time_to_fit")["eval_every"].tolist() == [1]
+    write_run(tmp_path, [0.5, 1.0], eval_every=2)
+    collect.main([str(tmp_path)])
+    assert "time_to_fit has a resolution of eval_every=2 epochs" in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "summary" / "time_to_fit.csv")
+    assert found["eval_every"].tolist() == [1, 2] and found["fit_threshold"].tolist() == [0.999] * 2
+
+
+def test_threshold_of_the_last_launch_counts(cli: Cli, tmp_path: Path) -> None:
+    """The second launch computes nothing, since the runs are the same."""
+    keys = [*TINY, "epochs=1", "optimizer.lr=0.1"]
+    assert cli(*keys).code == 0
+    assert table(tmp_path / "runs", "time_to_fit")["n_fitted"].tolist() == [0]
+    assert "Already done" in cli(*keys, "fit_threshold=0.01").out
+    found = table(tmp_path / "runs", "time_to_fit")
+    assert found[["n_fitted", "fit_threshold"]].values.tolist() == [[1, 0.01]]
+
+
+def test_repeated_computations_count_once(cli: Cli, tmp_path: Path) -> None:
+    """A kernel draws nothing from `seed`; without corruption no label is drawn."""
+    runs = tmp_path / "runs"
+    kernel = ["dataset=digits", "dataset.train_size=64", "model=kernel", "seed=0,1,2", BASIC]
+    assert cli("-m", *kernel, "corrupt=0.0,0.5", "corruption.seed=1,2").code == 0
+    found = table(runs, "test_error")
+    assert found[["n", "n_done"]].values.tolist() == [[1, 1], [2, 2]]
+    assert found["test_error_sd"].isna().tolist() == [True, False]
+    sentences = collect.warnings(collect.collect(runs)[0])
+    assert any(s.startswith("9 runs repeat the computation of another") for s in sentences)
+
+
+def test_corruption_seed_has_no_effect_without_corruption(tmp_path: Path) -> None:
+    """Known from the keys: other hardware computes such a run with other last digits."""
+    for seed in (1, 2):
+        corruption = {"name": "uniform", "seed": seed}
+        state = "done" if seed == 2 else "failed"
+        write_run(tmp_path, [seed / 2], corrupt=0.0, corruption=corruption, state=state)
+    found = table(tmp_path, "corruption_vs_epochs")
+    assert found[["n", "n_done", "0"]].values.tolist() == [[1, 1, 1.0]]
+
+
+def test_lists_and_numbers_sort_as_a_person_would(tmp_path: Path) -> None:
+    for width in (256, 16, 64):
+        write_run(tmp_path, [0.5], model={"name": "mlp", "hidden": [width]}, batch_size=width)
+    for name in ("runs", "test_error"):
+        found = table(tmp_path, name)
+        assert found["model.hidden"].tolist() == ["[16]", "[64]", "[256]"]
+        assert found["batch_size"].tolist() == [16, 64, 256]
+
+
 def test_real_sweep_fills_every_column_of_the_contract(cli: Cli, tmp_path: Path) -> None:
     assert cli("-m", *TINY, "corrupt=0.0,1.0", "seed=0,1", "hydra/launcher=basic").code == 0
     collect.main([str(tmp_path / "runs" / "default")])
@@ -194,19 +262,21 @@ def test_real_sweep_fills_every_column_of_the_contract(cli: Cli, tmp_path: Path)
     assert len(found) == 4
     nulls = set(found.columns[found.isna().any()])
     assert nulls == {"final_train_acc_corrupted", "best_train_acc_corrupted", "epochs_to_fit"}
+    assert found["share_changed"].between(0.7, 1).tolist() == (found["corrupt"] == 1).tolist()
     clean = found["corrupt"] == 0
     assert found.loc[clean, "final_train_acc_corrupted"].isna().all()
     assert found.loc[~clean, "final_train_acc_corrupted"].notna().all()
     measured = [f"{kind}_{key}" for kind in ("final", "best") for key in metrics.MEASURED]
     keys = ["dataset", "model", "corruption", "corrupt"]
-    ends = ["epochs_to_fit", "parameters", "seconds", "used_device", "used_precision"]
-    ends += ["used_threads", "used_torch", "used_numpy", "git"]
+    ends = ["epochs_to_fit", "parameters", "seconds", "share_changed", "used_device"]
+    ends += ["used_precision", "used_threads", "used_torch", "used_numpy", "git"]
     assert list(found.columns) == ["run_id", "state", *keys, "seed", *measured, *ends]
-    counted = [*keys, "n", "n_done"]
+    counted = [*keys, "n", "n_done", "share_changed"]
     columns = {file.stem: list(pd.read_csv(file).columns) for file in summary.glob("*.csv")}
     assert columns["epochs"] == ["run_id", *keys, "seed", *metrics.KEYS]
     assert columns["corruption_vs_epochs"] == [*counted, "0", "1"]
-    fit = ["epochs_to_fit_mean", "epochs_to_fit_sd", "n_fitted", "relative"]
+    fit = ["epochs_to_fit_mean", "epochs_to_fit_sd", "n_fitted", "relative", "relative_sd"]
+    fit += ["eval_every", "fit_threshold"]
     assert columns["time_to_fit"] == [*counted, *fit]
     assert columns["test_error"] == [*counted, "test_error_mean", "test_error_sd"]
     shares = ["memorised", "true", "neither", "generalization_gap"]
@@ -219,8 +289,7 @@ def test_folder_without_runs_is_one_sentence(tmp_path: Path) -> None:
             collect.main([str(folder)])
 
 
-def test_folder_that_is_not_there_is_told_from_those_that_are(sweep: Path) -> None:
-    """The two sweeps of Figures 1b and 1c share one, say."""
+def test_error_for_a_missing_folder_lists_the_existing_ones(sweep: Path) -> None:
     (sweep / "paper-figure1bc").mkdir()
     sentence = f"^Error: {sweep}/nowhere is no folder; {sweep} has .*paper-figure1bc"
     for command in (collect, status):

@@ -98,10 +98,6 @@ class ExactModel(Model):
             ValueError: the images cannot be fitted; one sentence.
         """
 
-        images: training images (n, C, H, W) uint8. test: number of test images. ValueError if the
-        images cannot be fitted.
-        """
-
     @abstractmethod
     def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
         """Return targets (n, C) float64 for labels (n,) int64 in [0, K)."""

@@ -1,26 +1,34 @@
-"""The records of a run: one JSON object per epoch in `metrics.jsonl`. Imports no torch."""
+"""The records of a run: one JSON object per epoch in `metrics.jsonl`. Imports no torch.
+
+A new metric is one key that `fit.measure` returns. It reaches metrics.jsonl, done.json, epochs.csv
+and epochs.parquet; records written before have a missing value. To give it a `best`, add its
+direction to `BETTER`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 Record = dict[str, float | None]
-"""One epoch. `epoch` is 0-based; a metric that was not measured is None."""
+"""One epoch. `epoch` is 0-based; a metric that was not measured is None or absent."""
 
-MEASURED = (
-    "train_loss",  # against the labels trained on, as is
-    "train_acc",
-    "test_loss",  # against the true test labels, as is
-    "test_acc",
-    "test_loss_noisy",  # against the test labels corrupted as the training labels are, as is
-    "test_acc_noisy",
-    "train_acc_true",  # against the true training labels
-    "train_acc_clean",  # against the labels trained on, over the unchanged part
-    "train_acc_corrupted",  # likewise, over the changed part
-)
-"""All measured metrics, in the order of the log."""
+BETTER: dict[str, Callable[..., float]] = {
+    "train_loss": min,  # against the labels trained on, as is
+    "train_acc": max,
+    "test_loss": min,  # against the true test labels, as is
+    "test_acc": max,
+    "test_loss_noisy": min,  # against the test labels corrupted as the training labels are, as is
+    "test_acc_noisy": max,
+    "train_acc_true": max,  # against the true training labels
+    "train_acc_clean": max,  # against the labels trained on, over the unchanged part
+    "train_acc_corrupted": max,  # against the labels trained on, over the changed part
+}
+"""Which of two values of a metric is better. A metric that is not listed has no best value."""
+
+MEASURED = tuple(BETTER)
+"""The metrics that every run measures, in the order of the log."""
 
 LOSSES = tuple(key for key in MEASURED if "_loss" in key)
 """Means over the set of the configured loss, without weight decay."""
@@ -28,31 +36,36 @@ LOSSES = tuple(key for key in MEASURED if "_loss" in key)
 ACCURACIES = tuple(key for key in MEASURED if "_acc" in key)
 """Fractions in 0..1."""
 
-KEYS = ("epoch", "lr", *MEASURED, "seconds", "images_per_second")
-"""All keys of a record: `seconds` is the epoch's wall clock with all evaluations,
+COSTS = ("epoch", "lr", "seconds", "images_per_second")
+"""Keys of a record that are not metrics: `seconds` is the epoch's wall clock with all evaluations,
 `images_per_second` the speed of its training part."""
 
+KEYS = ("epoch", "lr", *MEASURED, "seconds", "images_per_second")
+"""The keys that every record has, in their order."""
+
 SENSITIVITY = ("loss_sensitivity", "loss_sensitivity_gini", "critical_sample_ratio")
-"""Keys that a record has besides where `sensitivity` is above 0, over as many training images: the
+"""Further keys of a run with `sensitivity` above 0, measured on that many training images: the
 mean over images and evaluations so far of ‖∂loss/∂x‖₁, pixels x in 0..1; the Gini coefficient
 (0..1) of the images' means over the evaluations; the share (0..1) of critical samples."""
 
 
 def encode(record: Record) -> str:
-    """One line of `metrics.jsonl`, without its newline. ValueError for NaN and infinities."""
+    """Return one line of `metrics.jsonl` without its newline; ValueError for NaN and infinities."""
     return json.dumps(record, allow_nan=False)
 
 
 def encode_all(records: Sequence[Record]) -> str:
-    """The content of `metrics.jsonl`."""
+    """Return the content of `metrics.jsonl`."""
     return "".join(encode(record) + "\n" for record in records)
 
 
 def read(path: Path) -> tuple[list[Record], bool]:
-    """The records in `path`, and whether a torn last line was dropped.
+    """Return the records in `path`, and whether a torn last line was dropped.
 
-    A missing file has no records. A broken line before the last one is damage, not an
-    interrupted write: ValueError.
+    A missing file has no records.
+
+    Raises:
+        ValueError: a line before the last one is broken; an interrupted write breaks only the last.
     """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -72,37 +85,38 @@ def read(path: Path) -> tuple[list[Record], bool]:
 
 
 def epochs_to_fit(records: Sequence[Record], threshold: float) -> int | None:
-    """Number of epochs (1-based) until train_acc reaches `threshold` (0..1); None if never."""
+    """Return the number of epochs (1-based) until train_acc reaches `threshold` (0..1), if ever."""
     for record in records:
-        accuracy = record["train_acc"]
+        accuracy = record.get("train_acc")
         if accuracy is not None and accuracy >= threshold:
             return int(record["epoch"] or 0) + 1
     return None
 
 
 def best(records: Sequence[Record]) -> dict[str, float | None]:
-    """Each metric's best value over the epochs: the largest accuracy, the smallest loss."""
+    """Return the best value over the epochs of each metric in `BETTER`; None if never measured."""
     found: dict[str, float | None] = {}
-    for key in MEASURED:
-        values = [value for record in records if (value := record[key]) is not None]
-        choose = max if key in ACCURACIES else min
-        found[key] = choose(values) if values else None
+    for key, better in BETTER.items():
+        values = [value for record in records if (value := record.get(key)) is not None]
+        found[key] = better(values) if values else None
     return found
 
 
 def final(records: Sequence[Record]) -> dict[str, float | None]:
-    """Each metric's value in the last epoch that measured any."""
-    measured = [r for r in records if r["train_acc"] is not None]
-    return {key: measured[-1][key] if measured else None for key in MEASURED}
+    """Return the value of each metric of the records in the last epoch that was evaluated."""
+    measured = [record for record in records if record.get("train_acc") is not None]
+    last = measured[-1] if measured else {}
+    added = {key: None for record in records for key in record if key not in COSTS}
+    return {key: last.get(key) for key in (*MEASURED, *(k for k in added if k not in MEASURED))}
 
 
 def console_line(record: Record, *, noisy: bool) -> str:
-    """The original code's log line (train.py), such as
+    """Return the original code's log line (train.py), such as
 
     `000: Acc-tr:  58.49, Acc-val:  56.92, L-tr: 1.1574, L-val: 1.1857`
 
-    with accuracies in % and the test set under its true labels; `noisy` adds the accuracy
-    on the corrupted test labels, where there are any. An epoch that was not evaluated says so.
+    with accuracies in % and the test set under its true labels. `noisy` adds the accuracy
+    on the corrupted test labels where there are any.
     """
     if record["train_acc"] is None:
         return f"{int(record['epoch'] or 0):03d}: not evaluated"

@@ -1,7 +1,7 @@
-"""What a run leaves on disk: its identity, its paths, its state. Imports no torch.
+"""A run on disk: its identity, its paths and its state. Imports no torch.
 
-The same config is the same folder, `runs/<name>/<run id>`, and the state of a run is read
-from the files in it; it is stored nowhere else.
+The same config is the same folder, `runs/<name>/<run id>`. The state of a run is read from the
+files in it and stored nowhere else.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .files import write_atomic
 from .locks import exclusive, is_locked
 
 SCHEMA = 1
-"""Version of the files and of the hash; raised when a default or a format changes."""
+"""Version of the files and of the hash; raise it when a default or a format changes."""
 
 STATES = ("planned", "running", "interrupted", "failed", "diverged", "done")
 FINISHED = ("done", "diverged")
-"""States that are results: such a run is not started again."""
+"""States that are results. Such a run is not started again."""
 
 NOT_HASHED = frozenset(
     {
@@ -37,25 +37,25 @@ NOT_HASHED = frozenset(
         "dataset.root",
         "dataset.download",
         "corruption.path",
-        "model.lr",  # it counts through optimizer.lr, which it fills
+        "model.lr",  # fills optimizer.lr, which is hashed
     }
 )
-"""Config keys that cannot change the numbers of a run, and so do not tell two runs apart."""
+"""Config keys that cannot change the numbers of a run, and so are not part of its identity."""
 
 Plan = dict[str, dict[str, Any]]
 """Lines of `plan.jsonl` by run id."""
 
 
 def device_kind(device: str) -> str:
-    """`cuda` for `cuda:1`: the index of a device does not tell two runs apart."""
+    """Return `cuda` for `cuda:1`: the index of a device is not part of a run's identity."""
     return device.partition(":")[0]
 
 
 def flat_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a resolved config that can change the numbers, dotted, with plain values.
+    """Return the dotted keys of a resolved config that can change the numbers, with plain values.
 
-    A group's option stands under the group's own name, lists are texts, and a device has no
-    index.
+    The name of a group's option stands under the group's name. Lists become texts, and a device
+    loses its index.
     """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
@@ -73,14 +73,16 @@ def flat_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def planned_records(keys: Mapping[str, Any]) -> Any:
-    """Number of records of a whole run with these `flat_keys`: its epochs, but one of an exact
-    fit, which alone has no learning rate; None where the keys do not say."""
+    """Return how many records a whole run with these `flat_keys` writes; None if unknown.
+
+    One per epoch, and a single one for an exact fit, which has no learning rate.
+    """
     return 1 if keys.get("optimizer.lr", "?") is None else keys.get("epochs")
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file of every run's folder: of a RunDir, its path."""
+    """The path of a file in the folder of a `RunDir`."""
 
     name: str
 
@@ -90,7 +92,7 @@ class _File:
 
 @dataclass(frozen=True)
 class RunDir:
-    """All paths of one run, and the state that its files tell.
+    """All paths of one run, and the state that its files show.
 
     path: `<out>/<name>/<run id>`; the run id ends with the first 8 digits of the config hash.
     """
@@ -113,14 +115,14 @@ class RunDir:
         return self.path.name
 
     def result(self) -> dict[str, Any] | None:
-        """The content of done.json if it is whole and of this very config, else None."""
+        """Return the content of done.json, or None unless it is whole and of this config."""
         result = read_json(self.done)
         if result and str(result.get("config_hash"))[:8] == self.run_id.rsplit("-", 1)[-1]:
             return result
         return None
 
     def state(self) -> str:
-        """One of STATES. A run is running while its lock is held."""
+        """Return one of `STATES`. A run is running while a process holds its lock."""
         if result := self.result():
             return str(result["state"])
         if not self.config.is_file():
@@ -130,7 +132,7 @@ class RunDir:
         return "failed" if self.error.is_file() else "interrupted"
 
     def lock(self, timeout: float = 0) -> AbstractContextManager[None]:
-        """The lock that one process holds while it works on this run.
+        """Return the lock that one process holds while it executes this run.
 
         Raises:
             filelock.Timeout: on entering, another process holds it.
@@ -138,23 +140,23 @@ class RunDir:
         return exclusive(self._lock_file, timeout)
 
     def records(self) -> int:
-        """Number of whole records in metrics.jsonl."""
+        """Return the number of whole records in metrics.jsonl."""
         try:
             return self.metrics.read_bytes().count(b"\n")
         except FileNotFoundError:
             return 0
 
     def holder(self) -> str:
-        """Who began the last execution of this run, such as `pid 17 on host a`."""
+        """Return which process began the last execution, such as `pid 17 on host a`."""
         began = read_json(self.environment) or {}
         return f"pid {began.get('pid', '?')} on host {began.get('host', '?')}"
 
     def beat(self) -> None:
-        """Leave a sign of life; its holder's, so that the lock's file is there."""
+        """Show that the run is alive. Only the holder of the lock may call this."""
         os.utime(self._lock_file)
 
     def last_sign(self) -> float | None:
-        """When the run last showed that it is alive, in seconds since 1970."""
+        """Return when the run last showed that it is alive, in seconds since 1970."""
         signs = []
         for file in (self._lock_file, self.metrics):
             with contextlib.suppress(OSError):
@@ -162,7 +164,7 @@ class RunDir:
         return max(signs, default=None)
 
     def check_links(self) -> None:
-        """ValueError if the folder, or a file in it, is a link: writing could lead elsewhere."""
+        """Raise ValueError if the folder or a file in it is a link: writes could end elsewhere."""
         for path in (self.path, *(self.path.iterdir() if self.path.is_dir() else ())):
             if path.is_symlink():
                 raise ValueError(
@@ -170,22 +172,22 @@ class RunDir:
                 )
 
     def remove_leftovers(self) -> None:
-        """Delete what a killed process had not finished writing."""
+        """Delete files that a killed process had not finished writing."""
         for path in self.path.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
     def set_aside(self) -> Path | None:
-        """Move the folder to `.replaced/<run id>.<k>` beside it; its new path, if there was one.
+        """Move the folder to `.replaced/<run id>.<k>`; return its new path, or None without one.
 
         Raises:
             filelock.Timeout: a process is executing the run.
         """
         if not self.path.exists():
             return None
-        attic = self.path.parent / ".replaced"
-        attic.mkdir(exist_ok=True)
+        replaced = self.path.parent / ".replaced"
+        replaced.mkdir(exist_ok=True)
         k = 1
-        while (target := attic / f"{self.run_id}.{k}").exists():
+        while (target := replaced / f"{self.run_id}.{k}").exists():
             k += 1
         with self.lock():
             return self.path.rename(target)
@@ -197,7 +199,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`, or None where there is none that is whole."""
+    """Return the JSON object in `path`, or None if it is missing or broken."""
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -206,7 +208,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_plan(folder: Path) -> Plan:
-    """The planned runs of `folder` (`runs/<name>`) by run id, in the order of planning."""
+    """Return the planned runs of `folder` (`runs/<name>`) by run id, in the order of planning.
+
+    Lines that are not a planned run are skipped.
+
+    Raises:
+        OSError: plan.jsonl exists and cannot be read.
+    """
     plan: Plan = {}
     with contextlib.suppress(FileNotFoundError):
         for line in (folder / "plan.jsonl").read_bytes().splitlines():
@@ -218,13 +226,15 @@ def read_plan(folder: Path) -> Plan:
 
 
 def merge_plan(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Add `entries` (each with a `run_id`) to the plan of `folder`; known runs stay in place."""
+    """Add `entries` (each with a `run_id`) to the plan of `folder`.
+
+    A run that is already planned keeps its line's position and takes the new content, so that
+    the plan holds what was asked for last (the `fit_threshold`, for instance).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / ".plan.lock", timeout=60):
-        plan = read_plan(folder)
-        known = len(plan)
-        for entry in entries:
-            plan.setdefault(entry["run_id"], {"schema": SCHEMA, **entry})
-        if len(plan) > known:
+        before = read_plan(folder)
+        plan = before | {entry["run_id"]: {"schema": SCHEMA, **entry} for entry in entries}
+        if plan != before:
             lines = (json.dumps(entry, allow_nan=False) + "\n" for entry in plan.values())
             write_atomic(folder / "plan.jsonl", "".join(lines))

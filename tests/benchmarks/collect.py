@@ -1,9 +1,9 @@
-"""Collecting ten thousand runs: the first time, after one run changed, and file by file.
+"""Collect ten thousand runs, and read them file by file.
 
-    python -m tests.benchmarks.collect [--runs 10000] [--epochs 300] [--keep DIR]
+    python -m tests.benchmarks.collect [--runs 10000] [--epochs 300] [--alone]
 
-Synthetic run folders of the real layout; the baseline reads each run's JSON lines with pandas and
-concatenates, which is all it does. Each arm is a process of its own; its peak memory is printed.
+Synthetic run folders of the real layout. The baseline only reads each run's JSON lines with pandas
+and concatenates. Each arm is a process, whose peak memory is printed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ SEEDS = 5
 
 
 def write_runs(root: Path, runs: int, epochs: int) -> None:
-    """`runs` finished runs in a grid of learning rates, corruption levels and seeds."""
+    """Write `runs` finished runs in a grid of learning rates, corruption levels and seeds."""
     rng = np.random.default_rng(0)
     values = rng.random((epochs, len(metrics.KEYS)))
     lines = []
@@ -62,7 +61,7 @@ def write_runs(root: Path, runs: int, epochs: int) -> None:
 
 
 def baseline(root: Path) -> None:
-    """The plain way: one data frame a file, concatenated."""
+    """Read each file into a data frame and concatenate."""
     import pandas as pd
 
     frames = []
@@ -74,21 +73,23 @@ def baseline(root: Path) -> None:
     pd.concat(frames).to_csv(root / "baseline.csv", index=False)
 
 
-def timed(*command: str) -> tuple[float, float]:
-    """Seconds, and GiB of memory at the peak, of a process."""
+def measure(*command: str) -> tuple[float, float, float]:
+    """Return the seconds, processor seconds and peak memory in GiB of a command."""
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return time.perf_counter() - started, used.ru_maxrss / 2**20
+    seconds = time.perf_counter() - started
+    return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--alone", action="store_true", help="without the baseline")
     parser.add_argument("--baseline", metavar="DIR", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.baseline:
@@ -97,28 +98,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "runs"
         write_runs(root, options.runs, options.epochs)
-        first = timed("-m", "analysis.collect", str(root))
-        changed = next(root.glob("*/metrics.jsonl"))
-        changed.write_text(changed.read_text().replace("0.1", "0.2"))
-        second = timed("-m", "analysis.collect", str(root))
-        table = root / "summary" / "epochs.csv"
-        started = time.perf_counter()
-        shutil.copyfile(table, root / "copy.csv")
-        copying = time.perf_counter() - started
-        size = table.stat().st_size / 2**20
-        plain = timed("-m", "tests.benchmarks.collect", "--baseline", str(root))
-    arms = {
-        "first collection": first,
-        "after one run changed": second,
-        "pandas file by file": plain,
-    }
-    rows = [
-        [arm, f"{seconds:.1f}", f"{plain[0] / seconds:.1f}", f"{memory:.2f}"]
-        for arm, (seconds, memory) in arms.items()
-    ]
-    rows.insert(2, [f"copying epochs.csv ({size:,.0f} MiB)", f"{copying:.1f}", "-", "-"])
+        arms = {"analysis.collect": measure("-m", "analysis.collect", str(root))}
+        arms["analysis.status"] = measure("-m", "analysis.status", str(root))
+        if not options.alone:
+            plain = measure("-m", "tests.benchmarks.collect", "--baseline", str(root))
+            arms["pandas file by file"] = plain
+    rows = [[arm, *(f"{number:.1f}" for number in numbers)] for arm, numbers in arms.items()]
     title = f"{options.runs:,} runs x {options.epochs} epochs"
-    print_table(title, ["arm", "seconds", "times faster", "peak GiB"], rows)
+    print_table(title, ["arm", "seconds", "processor seconds", "peak GiB"], rows)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def analyse(sweep: Path, out: Path) -> None:
     report = (out / "report.html").read_text()
     report = re.sub(r"base64,[^\"]+", "base64,", report).replace(str(out), "OUT")
     (out / "report.html").write_text(report)
-    for folder in (".cache", "figures", "epochs.parquet"):
-        shutil.rmtree(out / folder)
+    shutil.rmtree(out / "figures")
+    (out / "epochs.parquet").unlink()
 
 
 def _make_neutral(folder: Path) -> None:

@@ -1,0 +1,111 @@
+"""Published numbers, and which runs have the config keys of their experiments."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from randlabels.store.rundir import FINISHED
+
+FOLDER = Path(__file__).parent / "published"
+"""experiments.csv holds the config keys of each experiment: those of the experiment in `like`, then
+its own. One more file per target holds its numbers: source, row, experiment, corrupt, metric, epoch
+(0-based, or `last`), value (empty where training failed to converge), uncertainty (of reading a
+figure), fit_threshold, chosen (a setting that was chosen on this row), note."""
+
+MAX_DIFFERENT_KEYS = 4
+"""Keys in which the nearest run may differ from an experiment to be named."""
+
+
+def targets() -> list[str]:
+    """Return the targets of a comparison."""
+    return sorted(file.stem for file in FOLDER.glob("*.csv") if file.stem != "experiments")
+
+
+def read(target: str) -> pd.DataFrame:
+    """Return the numbers of a target with `keys`, `key=value` separated by spaces, the
+    `dataset` among them, and the experiment's notes."""
+    experiments = pd.read_csv(FOLDER / "experiments.csv", keep_default_na=False)
+    keys: dict[str, dict[str, str]] = {"": {}}
+    notes: dict[str, list[str]] = {"": []}
+    for experiment in experiments.to_dict("records"):  # each after the one that it is like
+        name, like, note = experiment["experiment"], experiment["like"], experiment["note"]
+        own = (text.partition("=") for text in experiment["keys"].split())
+        keys[name] = keys[like] | {key: value for key, _, value in own}
+        notes[name] = [*notes[like], note] if note else notes[like]
+    texts = {"epoch": str, "chosen": object, "note": object}
+    numbers = pd.read_csv(FOLDER / f"{target}.csv", dtype=texts)
+    numbers = numbers.fillna({"chosen": "", "note": ""})
+    wanted, notes_of, datasets = [], [], []
+    for number in numbers.to_dict("records"):
+        chosen = keys[number["experiment"]] | {"corrupt": number["corrupt"]}
+        if number["metric"] == "relative":
+            chosen["eval_every"] = "1"  # the resolution of a time to fit
+        wanted.append(" ".join(f"{key}={value}" for key, value in chosen.items()))
+        datasets.append(chosen["dataset"])
+        notes_of.append("; ".join(filter(None, [number["note"], *notes[number["experiment"]]])))
+    return numbers.assign(keys=wanted, note=notes_of, dataset=datasets)
+
+
+def covering(runs: pd.DataFrame, keys: str) -> pd.Series:
+    """Return which runs (N,) bool are finished and have all `keys`, `key=value` separated by
+    spaces."""
+    fits = runs["state"].isin(FINISHED)
+    for key, value in pairs(keys):
+        if key not in runs or not fits.any():
+            return fits & False
+        fits &= runs[key].map(_canonical) == _canonical(value)
+    return fits
+
+
+def nearest(runs: pd.DataFrame, choices: list[str]) -> str:
+    """Return the finished run that is nearest to any of `choices` of keys, and how it differs.
+
+    Nothing if more than `MAX_DIFFERENT_KEYS` keys differ.
+    """
+    finished = runs[runs["state"].isin(FINISHED)]
+    canonical: dict[str, pd.Series] = {}
+    found, least = "", MAX_DIFFERENT_KEYS + 1
+    for keys in choices:
+        wanted = dict(pairs(keys))
+        if finished.empty or not wanted.keys() <= set(finished.columns):
+            continue
+        for key in wanted.keys() - canonical.keys():
+            canonical[key] = finished[key].map(_canonical)
+        differs = pd.DataFrame({k: canonical[k] != _canonical(v) for k, v in wanted.items()})
+        run: Any = differs.sum(axis=1).idxmin()
+        different = [key for key in wanted if differs.loc[run, key]]
+        if len(different) < least:
+            least = len(different)
+            texts = [
+                f"{key}={_text(finished.loc[run, key])}, not {_text(wanted[key])}"
+                for key in different
+            ]
+            found = f"; nearest is {finished.loc[run, 'run_id']} with {'; '.join(texts)}"
+    return found
+
+
+def pairs(keys: str) -> list[tuple[str, Any]]:
+    """Return keys and values of `key=value` texts separated by spaces."""
+    texts = (part.partition("=") for part in keys.split())
+    return [(key, yaml.safe_load(value)) for key, _, value in texts]
+
+
+def _text(value: Any) -> str:
+    return "null" if _canonical(value) == "null" else str(value)
+
+
+def _canonical(value: Any) -> str:
+    """Return one text for values that mean the same: 1 and 1.0, null and missing."""
+    if isinstance(value, list):
+        return str(value)
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return "null"
+    try:
+        return str(value) if isinstance(value, bool) else repr(float(value))
+    except ValueError:
+        return str(value)

@@ -1,0 +1,165 @@
+"""Run folders as rows of plain values."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from randlabels.store.rundir import SCHEMA, RunDir, device_kind, flat_keys, read_json, read_plan
+
+RESOURCES = ["device", "precision", "threads"]
+"""What `auto` was resolved to, from environment.json; columns `used_<name>` of runs.csv."""
+
+VERSIONS = ["torch", "numpy"]
+"""Packages whose version can change the numbers; columns `used_<name>` of runs.csv."""
+
+SOLUTION = ["relative_residual", "norm"]
+"""What an exact fit reports in addition to its metrics, by the names in done.json."""
+
+READING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
+"""What reading a file of unexpected content may raise."""
+
+Row = dict[str, Any]
+"""One run: `keys` holds its config keys as `rundir.flat_keys` names them; the other entries are
+columns of the table of runs."""
+
+
+class Foreign(ValueError):
+    """A folder that this version did not write."""
+
+
+def read(root: Path) -> tuple[list[Row], list[str]]:
+    """Return the row of each run folder at or under `root` and of each planned run without a
+    folder, and a sentence for each folder that is skipped."""
+    rows: list[Row] = []
+    problems: list[str] = []
+    folders, plans = _find_folders(root, problems)
+    planned = _read_plans(plans, problems)
+    for folder in folders:
+        entry = planned.pop(folder, None)
+        try:
+            row = _read_run(RunDir(Path(folder)))
+        except READING_ERRORS as error:
+            state = "foreign" if isinstance(error, Foreign) else "damaged"
+            reason = error if state == "foreign" else f"damaged ({_first_line(error)})"
+            problems.append(f"{folder} is skipped: {reason}")
+            if entry is not None:
+                rows.append({**entry, "state": state})
+            continue
+        if entry is not None:
+            row["fit_threshold"] = entry["fit_threshold"]
+        rows.append({**row, "folder": folder})
+    return [*rows, *planned.values()], problems
+
+
+def _find_folders(root: Path, problems: list[str]) -> tuple[list[str], list[Path]]:
+    """Return the run folders at or under `root` and the plans, each sorted.
+
+    Links and hidden folders are not followed, and nothing is looked for inside a run.
+    """
+
+    def report(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # which was moved away in the meantime
+            problems.append(f"{error.filename} is skipped: {error.strerror}")
+
+    folders, plans = [], []
+    for path, names, files in os.walk(root, onerror=report):
+        if "config.yaml" in files:
+            folders.append(path)
+            names.clear()
+            continue
+        if "plan.jsonl" in files + names:
+            plans.append(Path(path) / "plan.jsonl")
+        names[:] = (name for name in names if not name.startswith(".") and name != "plan.jsonl")
+    return sorted(folders), sorted(plans)
+
+
+def _read_plans(plans: Iterable[Path], problems: list[str]) -> dict[str, Row]:
+    """Return the row of each planned run by its folder."""
+    planned: dict[str, Row] = {}
+    for plan in plans:
+        try:
+            entries = read_plan(plan.parent)
+            if not entries:
+                raise ValueError("it was not written by randlabels")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            problems.append(f"{plan} is skipped: {reason}; runs without a folder are not counted")
+            continue
+        for run_id, entry in entries.items():
+            folder = str(plan.parent / run_id)
+            try:
+                config = entry["config"]
+                row: Row = {"run_id": run_id, "state": "planned", "folder": folder}
+                row |= {"keys": flat_keys(config), "fit_threshold": config.get("fit_threshold")}
+            except (KeyError, TypeError, AttributeError) as error:
+                problems.append(f"{plan}, run {run_id} is skipped: no whole config ({error})")
+            else:
+                planned[folder] = row
+    return planned
+
+
+def _read_run(run: RunDir) -> Row:
+    """Return the row of a run, from all its files but metrics.jsonl."""
+    config = _parse_config(run.config.read_bytes())
+    if not isinstance(config, dict) or "model" not in config or "corrupt" not in config:
+        raise Foreign("config.yaml was not written by randlabels")
+    environment = read_json(run.environment) or {}
+    if (schema := environment.get("schema", SCHEMA)) != SCHEMA:
+        raise Foreign(f"it was written as schema {schema}, and this program reads {SCHEMA}")
+    if not (isinstance(config["epochs"], int) and 0 <= config["corrupt"] <= 1):
+        raise ValueError("epochs or corrupt in config.yaml is out of range")
+    json.dumps(config)  # TypeError for values that the tables cannot hold, such as dates
+    versions = environment.get("versions") or {}
+    corruption = read_json(run.corruption) or {}
+    result = run.result()
+    row = {
+        "run_id": run.run_id,
+        "state": str(result["state"]) if result else run.state(),
+        "fit_threshold": config["fit_threshold"],
+        "host": environment.get("host"),
+        "classes": corruption.get("classes"),
+        "share_changed": _number(corruption.get("share_changed")),
+        "keys": flat_keys(config),
+        **{f"used_{name}": environment.get(name) for name in RESOURCES},
+        **{f"used_{name}": versions.get(name) for name in VERSIONS},
+        "git": _format_commit(environment.get("git")),
+    }
+    row["used_device"] = device_kind(environment.get("device", ""))
+    if row["keys"]["dataset"] == "image_folder":  # the same config may read other images
+        row["keys"]["dataset.sha256"] = environment.get("data_sha256", "")[:12]
+    if result is not None:
+        for kind in ("final", "best"):
+            row |= {f"{kind}_{key}": _number(value) for key, value in result[kind].items()}
+        row |= {key: _number(result[key]) for key in ("parameters", "seconds")}
+        row["records"] = result["epochs"]
+        solution = result.get("solution") or {}
+        row |= {key: _number(solution[key]) for key in SOLUTION if key in solution}
+    return row
+
+
+@lru_cache(20_000)
+def _parse_config(text: bytes) -> Any:
+    """Parse a config.yaml. The cache serves `status --watch`, which reads all runs repeatedly."""
+    return yaml.load(text, Loader=yaml.CSafeLoader)
+
+
+def _number(value: Any) -> float | None:
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError(f"{value!r} in its files must be a number")
+    return value
+
+
+def _format_commit(git: Mapping[str, Any] | None) -> str | None:
+    """Return `<commit>`, with `+` where the checkout had changes."""
+    return f"{git['commit'][:12]}{'+' * git['dirty']}" if git else None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
