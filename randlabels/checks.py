@@ -21,6 +21,9 @@ from .registry import errors_in
 from .solve import dtype_of
 from .store.rundir import read_json
 
+SET_ASIDE = "give this launch a name=, or force=true to set the old results aside"
+"""Remedy where a folder has results that this launch cannot continue."""
+
 
 def check(configs: Sequence[Config], *, here: bool = True) -> None:
     """Check the device, data set, sizes, labels, model and earlier results of runs.
@@ -58,16 +61,18 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
                 "stop that first, or launch without force=true"
             )
         check_earlier_results(config, data.sha256, checksums[key])
+        check_kept_weights(config)
 
 
-def check_earlier_results(config: Config, data_sha256: str, labels: dict[str, str]) -> None:
-    """ValueError if the run's folder has results of other images or labels than these.
+def check_earlier_results(
+    config: Config, data_sha256: str, labels: dict[str, str], remedy: str = SET_ASIDE
+) -> None:
+    """Raise ValueError if the run's folder has results of other images or labels than these.
 
     labels: checksums by the keys of corruption.json, such as `experiment.label_checksums` gives.
     """
     if config.force:
         return
-    remedy = "give this launch a name=, or force=true to set the old results aside"
     stored = read_json(config.run.environment) or {}
     if stored.get("data_sha256", data_sha256) != data_sha256:
         raise ValueError(
@@ -81,6 +86,17 @@ def check_earlier_results(config: Config, data_sha256: str, labels: dict[str, st
                 f"{config.run.path} was computed on other labels ({key} of corruption.json) than "
                 f"corruption={config.corruption.name} gives now; {remedy}"
             )
+
+
+def check_kept_weights(config: Config) -> None:
+    """Raise ValueError if the run is past an epoch of `keep` whose weights were not kept."""
+    run, passed = config.run, config.run.records()
+    missed = [e for e in config.keep if max(e, 0) < passed and not run.weights(e).is_file()]
+    if missed and not config.force:
+        raise ValueError(
+            f"keep={missed} must be ahead of {run.path}, which has {passed} epochs and did not "
+            f"keep these weights; {SET_ASIDE}"
+        )
 
 
 def check_model(config: Config, data: Data, *, here: bool = True) -> None:

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ class Settings:
     batch_size: int = 128
     eval_every: int = 1
     sensitivity: int = 0
+    keep: list[int] = field(default_factory=list)
 
     device: str = "auto"
     precision: str = "auto"
@@ -70,6 +71,11 @@ class Settings:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
         if self.sensitivity < 0:
             raise ValueError(f"sensitivity={self.sensitivity} must be 0 or more training images")
+        if any(not -1 <= epoch < self.epochs for epoch in self.keep):
+            raise ValueError(
+                f"keep={self.keep} must list epochs from -1, the initial weights, to "
+                f"{self.epochs - 1}, the last of epochs={self.epochs}"
+            )
         if not 0 < self.fit_threshold <= 1:
             raise ValueError(f"fit_threshold={self.fit_threshold} must be above 0 and at most 1")
         if not 0 <= self.checkpoint_every < math.inf:
@@ -146,6 +152,8 @@ class Config(Settings):
                 given.append(f"{group}={value}" if key == "name" else f"{group}.{key}={value}")
         if self.model.lr is not None:
             given.append(f"model.lr={self.model.lr}")
+        if self.keep:
+            given.append(f"keep={self.keep}")
         if given:
             raise ValueError(
                 f"{given[0]} has no meaning for model={self.model.name}, which is solved and not "

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from . import fit, journal, solve
-from .checks import check_earlier_results
+from .checks import check_earlier_results, check_kept_weights
 from .config import Config
 from .console import counted, log, logging_to, progress_bar
 from .experiment import Experiment, assemble
@@ -74,6 +74,7 @@ def _compute(
     experiments = assembled or [assemble(config) for config in configs]
     for each in experiments:
         check_earlier_results(each.config, each.data_sha256, each.corruption)
+        check_kept_weights(each.config)
     resources = resolve(configs[0], job, cores)
     several = job is not None or len(configs) > 1
     bar = job is None and sys.stderr.isatty()
@@ -108,11 +109,21 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
     log.info("Number of parameters: %d", parameters)
     write_atomic(run.metrics, metrics.encode_all(state.records))
 
+    used = {key: getattr(resources, key) for key in KEPT}
+    identity = {"config_hash": config.hash, "device": resources.kind, **used}
+
+    def keep_weights() -> None:
+        """Write the weights after the last epoch if they are to be kept."""
+        epoch = state.epoch - 1
+        if epoch in config.keep and state.step == 0:
+            weights = {name: tensor.cpu() for name, tensor in state.model.state_dict().items()}
+            run.weights(epoch).parent.mkdir(exist_ok=True)
+            checkpoint.save(run.weights(epoch), {**identity, "epoch": epoch, "model": weights})
+
     def commit() -> None:
-        kept = {key: getattr(resources, key) for key in KEPT}
-        identity = {"config_hash": config.hash, "device": resources.kind, **kept}
         checkpoint.save(run.checkpoint, {**identity, **state.to_dict()}, run.previous_checkpoint)
 
+    keep_weights()  # the initial ones, and those of a checkpoint that had no such key
     steps = -(-len(experiment.train.labels) // config.batch_size)
     committed = perf_counter()
     with (
@@ -125,6 +136,7 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
         watch = Watch(config.time_limit, [run.beat])
         try:
             for record in fit.sgd(experiment, state, resources, tick, watch):
+                keep_weights()  # before the checkpoint, after which they could not be written
                 if perf_counter() - committed >= config.checkpoint_every:
                     commit()
                     committed = perf_counter()

@@ -34,6 +34,7 @@ NOT_HASHED = frozenset(
         "checkpoint_every",
         "time_limit",
         "fit_threshold",
+        "keep",
         "dataset.root",
         "dataset.download",
         "corruption.path",
@@ -114,6 +115,10 @@ class RunDir:
     def run_id(self) -> str:
         return self.path.name
 
+    def weights(self, epoch: int) -> Path:
+        """Return the file of the weights kept after an epoch (0-based); -1: the initial ones."""
+        return self.path / "weights" / ("initial.pt" if epoch < 0 else f"epoch-{epoch:04d}.pt")
+
     def result(self) -> dict[str, Any] | None:
         """Return the content of done.json, or None unless it is whole and of this config."""
         result = read_json(self.done)
@@ -173,7 +178,7 @@ class RunDir:
 
     def remove_leftovers(self) -> None:
         """Delete files that a killed process had not finished writing."""
-        for path in self.path.glob(".*.tmp"):
+        for path in self.path.rglob(".*.tmp"):
             path.unlink(missing_ok=True)
 
     def set_aside(self) -> Path | None:
