@@ -112,12 +112,10 @@ def _decode(runs: Sequence[int], contents: Sequence[bytes]) -> pa.Table:
 
 
 def write(out: Path, runs: pd.DataFrame, keys: list[str], records: pa.Table) -> None:
-    """Write `<out>/epochs.parquet` and `<out>/epochs.csv`: the run's id and `keys`, then its
-    records. Each file is replaced as a whole."""
-    owners = pa.Table.from_pandas(runs[["run_id", *keys]], preserve_index=False)
-    owners = owners.replace_schema_metadata()
-    texts = [field.name for field in owners.schema if is_text(field.type)]
-    schema = pa.schema([*owners.schema, *records.drop_columns("run").schema])
+    """Write `<out>/epochs.parquet` and `<out>/epochs.csv`, the table of `with_keys`. Each file is
+    replaced as a whole."""
+    schema = with_keys(runs, keys, records.slice(0, 0)).schema
+    texts = [field.name for field in schema if is_text(field.type)]
     with (
         replacing(out / "epochs.parquet") as binary,
         replacing(out / "epochs.csv") as text,
@@ -126,9 +124,15 @@ def write(out: Path, runs: pd.DataFrame, keys: list[str], records: pa.Table) -> 
     ):
         csv.write(as_csv(schema.empty_table()))
         for start in range(0, records.num_rows, ROWS_WRITTEN_AT_ONCE):
-            part = records.slice(start, ROWS_WRITTEN_AT_ONCE)
-            table = owners.take(part["run"].combine_chunks())
-            for name in part.column_names[1:]:
-                table = table.append_column(schema.field(name), part[name])
+            table = with_keys(runs, keys, records.slice(start, ROWS_WRITTEN_AT_ONCE))
             parquet.write_table(table)
             csv.write(as_csv(table, header=False))
+
+
+def with_keys(runs: pd.DataFrame, keys: list[str], records: pa.Table) -> pa.Table:
+    """Return `records` with the run's id and `keys` in place of its row in `runs`."""
+    owners = pa.Table.from_pandas(runs[["run_id", *keys]], preserve_index=False)
+    table = owners.replace_schema_metadata().take(records["run"].combine_chunks())
+    for field in records.drop_columns("run").schema:
+        table = table.append_column(field, records[field.name])
+    return table

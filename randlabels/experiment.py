@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .config import Config
-from .corruption import Source
+from .corruption import Corruption, Source
 from .corruption.pixels import PixelCorruption
 from .dataset import Data, Dataset, Split
 from .preprocess import Moments
@@ -111,14 +111,19 @@ def corrupt_labels(config: Config, data: Data, name: str) -> torch.Tensor:
     corruption = config.corruption
     key = type(corruption), repr(corruption), config.corrupt, config.dataset.name, name
     if key not in data.drawn:
-        with errors_in(corruption):
-            source = source_of(config, data, name)
-            labels = np.asarray(corruption.relabel(source, config.corrupt))
-        _check_labels(labels, source, corruption.name)
+        labels = relabel(corruption, source_of(config, data, name), config.corrupt)
         if len(data.drawn) >= MAX_KEPT_LABELS:
             data.drawn.clear()
-        data.drawn[key] = torch.from_numpy(labels.astype(np.int64))
+        data.drawn[key] = torch.from_numpy(labels)
     return data.drawn[key]
+
+
+def relabel(corruption: Corruption, source: Source, corrupt: float) -> np.ndarray:
+    """Return the corrupted labels (N,) int64 of a split; ValueError as `corrupt_labels`."""
+    with errors_in(corruption):
+        labels = np.asarray(corruption.relabel(source, corrupt))
+    _check_labels(labels, source, corruption.name)
+    return labels.astype(np.int64)
 
 
 def source_of(config: Config, data: Data, name: str) -> Source:

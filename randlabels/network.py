@@ -43,7 +43,8 @@ class Classifier:
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return preprocessed `pixels`, which are (B, C, H, W) float32 in 0..255."""
-        seen = self.preprocess(self.preprocess.crop(pixels), self.moments)
+        mean, deviation = (moment.to(pixels.device) for moment in self.moments)
+        seen = self.preprocess(self.preprocess.crop(pixels), (mean, deviation))
         return seen.contiguous(memory_format=self.memory_format)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -68,6 +69,27 @@ class Classifier:
                 outputs.append(self.exactly(self.pixels(batch)))
                 pause()
             return torch.cat(outputs)
+
+
+class Network(nn.Module):
+    """A fitted network, in eval mode: from stored images to logits, as its run computes them.
+
+    kind: "cpu" or "cuda", where the run computed; elsewhere the network computes in fp32.
+    """
+
+    def __init__(self, experiment: Experiment, model: nn.Module, precision: str, kind: str) -> None:
+        super().__init__()
+        self.model = model.to(memory_format=memory_format(model))
+        self._classifier = Classifier(experiment, model, Resources("cpu", precision, threads=1))
+        self._kind = kind
+        self.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K) float32 of images (B, C, H, W) in 0..255, of any dtype."""
+        device = next(self.parameters()).device
+        bf16 = self._classifier.bf16 and device.type == self._kind
+        with torch.autocast(device.type, torch.bfloat16, bf16):
+            return self._classifier.exactly(self._classifier.pixels(images.to(device)))
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:

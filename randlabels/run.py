@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import hydra
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -124,6 +131,40 @@ def single_run(tree: DictConfig) -> str:
             print(f"Stopped by {reason}: {config.run.path} is {state}.", file=sys.stderr)
             _single_run.exit_code = stopping.exit_code()
     return state
+
+
+def sweep(overrides: Sequence[str]) -> list[Path]:
+    """Execute in this process what `-m OVERRIDES` describes, and return the folders of the runs.
+
+    Raises:
+        ValueError: a run is refused; nothing was started.
+        KeyboardInterrupt: Ctrl-C ended the sweep; its runs have checkpoints.
+    """
+    import torch  # imported here, see `task`
+
+    launchers.register()
+    prepare_hydra()
+    stopping.begin()
+    threads = torch.get_num_threads()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            hydra_of_app = GlobalHydra.instance().hydra
+            assert hydra_of_app is not None
+            tree = hydra_of_app.compose_config("config", list(overrides), RunMode.MULTIRUN)
+            context = HydraContext(hydra_of_app.config_loader, Callbacks(tree))
+            sweeper = Plugins.instance().instantiate_sweeper(
+                hydra_context=context, task_function=task, config=tree
+            )
+            assert isinstance(sweeper, launchers.GridSweeper)
+            runs = sweeper.compose(list(tree.hydra.overrides.task))
+            code = sweeper.launch(runs)
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        raise ValueError(in_one_sentence(error)) from error
+    finally:
+        torch.set_num_threads(threads)
+    if code == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    return sorted({run.config.folder for run in runs})
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ FLOORS = [
     ["cli"],
     ["launchers"],
     ["run"],
+    ["door"],
     ["__main__"],
 ]
 """From the ground up; a module imports from its own package and from the floors below. Any

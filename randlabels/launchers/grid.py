@@ -66,11 +66,11 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Execute the runs that the arguments describe, and exit with `launch`'s code."""
-        code = self.launch(arguments)
+        code = self.launch(self.compose(arguments))
         self.hydra_context.callbacks.on_multirun_end(config=self.config, config_name="config")
         sys.exit(code)
 
-    def launch(self, arguments: list[str]) -> int:
+    def launch(self, runs: Sequence[PlannedRun]) -> int:
         """Check all runs, start those without a result, report, and return the exit code.
 
         It is 0 if all runs are done, diverged, skipped, or submitted without waiting, else 1, or
@@ -79,7 +79,6 @@ class GridSweeper(Sweeper):
         Raises:
             ValueError: some run would be refused; none was started.
         """
-        runs = self.compose(arguments)
         configs = [run.config for run in runs]
         to_do = [run for run in runs if run.config.force or run.config.run.state() not in FINISHED]
         if not configs[0].plan:
