@@ -108,8 +108,8 @@ def _source(
         )
     true = true.astype(np.int64)
     classes = classes or int(true.max(initial=0)) + 1
-    stored = np.zeros((len(true), 1, 1, 1), np.uint8) if images is None else np.array(images)
-    Split(torch.from_numpy(stored), torch.from_numpy(true)).check(classes)
+    stored = np.zeros((len(true), 1, 1, 1), np.uint8) if images is None else np.asarray(images)
+    Split(torch.from_numpy(stored.copy()), torch.from_numpy(true)).check(classes)
     shown: Any = _NoImages(kind) if images is None else stored
     return Source(true, shown, classes, dataset, split)
 
@@ -137,7 +137,7 @@ def _stored_images(dataset: Any) -> np.ndarray | None:
 def _relabelled(dataset: Any, field: str, labels: np.ndarray) -> Any:
     """Return a shallow copy of a data set with `labels` (N,), in the type that `field` has."""
     noisy, stored = copy.copy(dataset), getattr(dataset, field)
-    noisy.true_targets = np.array(stored, dtype=np.int64)
+    noisy.true_targets = np.asarray(stored).astype(np.int64)
     listed = labels.tolist()
     as_array = torch.tensor if isinstance(stored, torch.Tensor) else np.array
     new = listed if isinstance(stored, list) else as_array(listed, dtype=stored.dtype)

@@ -31,7 +31,8 @@ def sweep(*overrides: str, **keys: Any) -> pd.DataFrame:
     """Execute what `python -m randlabels.run -m OVERRIDES` does, and return `runs` of its folder.
 
     >>> tiny = ["dataset=digits", "dataset.train_size=64", "model=mlp", "model.hidden=[8]"]
-    >>> table = randlabels.sweep(*tiny, "keep=[-1,1]", corrupt=[0.0, 1.0], epochs=2)
+    >>> tiny += ["keep=[-1,1]", "hydra/launcher=basic"]
+    >>> table = randlabels.sweep(*tiny, corrupt=[0.0, 1.0], epochs=2)
     2 runs, 2 of them to do
     ...
     >>> table[["corrupt", "state"]].values.tolist()
@@ -95,7 +96,7 @@ def load(path: str | Path) -> Run:
     ('done', [8], [-1, 1])
     >>> images, labels = run.test.images, run.test.true  # (355, 1, 8, 8) uint8, (355,) int64
     >>> accuracy = (run.model()(images).argmax(1) == labels).double().mean().item()
-    >>> accuracy == run.metrics["test_acc"].iloc[-1]
+    >>> accuracy == run.metrics["test_acc"].tolist()[-1]
     True
 
     Raises:
