@@ -50,7 +50,7 @@ def main() -> None:
         sys.exit(_single_run.exit_code)
     except KeyboardInterrupt:
         print(
-            "\nInterrupted. The same command continues each run from its last checkpoint.",
+            "\nInterrupted. The same command goes on from each run's last checkpoint.",
             file=sys.stderr,
         )
         sys.exit(130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
 
 from randlabels import checks, solve
 from randlabels.console import print_table
+from randlabels.launchers.launcher import end_joblib_workers
 from randlabels.model.kernel import Kernel
 from randlabels.store.rundir import RunDir
 
@@ -155,6 +158,14 @@ def test_joblib_starts_two_processes_per_gpu_and_says_so(
     for key in ("device=cpu", "hydra.launcher.n_jobs=3"):
         assert "per GPU" not in cli("-m", *TINY, key).out
     assert jobs == [4, -1, 3]
+
+
+def test_joblibs_idle_workers_end_with_the_last_run() -> None:
+    """joblib would keep them, and the process would wait for them at its end."""
+    worker = get_reusable_executor(max_workers=1).submit(os.getpid).result()
+    assert worker != os.getpid()
+    end_joblib_workers()
+    assert not Path(f"/proc/{worker}").exists()
 
 
 def test_sweep_calls_hydras_callbacks_at_its_start_and_end(cli: Cli, tmp_path: Path) -> None:
