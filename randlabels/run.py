@@ -35,7 +35,7 @@ def main() -> None:
         if flag in sys.argv[2:]:
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
-    process.spare_the_garbage_collector()
+    process.prepare()
     stopping.begin()
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
