@@ -154,6 +154,7 @@ def test_bad_input_is_one_sentence(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     outcome = cli("dataset=digits", "model=mlp", "precision=fp64")
     assert "precision=fp64 is not for model=mlp; use auto, fp32 or bf16" in outcome.err
     monkeypatch.setattr(solve, "free_memory", lambda device: 2**20)
+    monkeypatch.setattr("randlabels.machine.resources.cpu_count", lambda: 32)
     for threads, needed in {1: "0.5", 32: "1.7"}.items():
         outcome = cli(*KERNEL, f"threads={threads}")
         assert outcome.code == 1
