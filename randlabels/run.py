@@ -38,7 +38,7 @@ def main() -> None:
         if flag in sys.argv[2:]:
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
-    process.spare_the_garbage_collector()
+    process.prepare()
     stopping.begin()
     _single_run.exit_code = 0
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"

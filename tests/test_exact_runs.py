@@ -132,7 +132,7 @@ def test_lack_of_memory_is_refused_and_names_a_precision_that_fits(
         2**20: "use dataset.train_size= for fewer images, or a machine",
         (single + double) // 2: "use precision=fp32, which fits, or a machine",
     }.items():
-        monkeypatch.setattr(solve, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(checks, "free_memory", lambda device, free=free: free)
         outcome = cli(*KERNEL, "precision=fp64")
         assert outcome.code == 1 and remedy in outcome.err
         assert f"in fp64 needs {double / 2**30:.1f} GiB of memory" in outcome.err
