@@ -143,7 +143,7 @@ def test_bad_input_is_one_sentence(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
         "optimizer.lr=0.1": "optimizer.lr=0.1 has no meaning",
         "schedule=cosine": "schedule=cosine has no meaning",
         "loss=gce": "loss=gce has no meaning",
-        "precision=bf16": "precision=bf16 is not for model=kernel; use auto, fp32 or fp64",
+        "precision=bf16": "precision=bf16 must be auto, fp32 or fp64 for model=kernel",
         "model.kernel=sinc": "model.kernel=sinc is unknown; use gaussian",
         "model.features=random_conv": "use model.kernel=linear",
         "model.ridge=-1": "model.ridge=-1.0 must be 0 or a positive number",
@@ -152,7 +152,7 @@ def test_bad_input_is_one_sentence(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
         assert outcome.code == 1 and message in outcome.err, override
         assert len(outcome.err.strip().splitlines()) == 1
     outcome = cli("dataset=digits", "model=mlp", "precision=fp64")
-    assert "precision=fp64 is not for model=mlp; use auto, fp32 or bf16" in outcome.err
+    assert "precision=fp64 must be auto, fp32 or bf16 for model=mlp" in outcome.err
     monkeypatch.setattr(solve, "free_memory", lambda device: 2**20)
     for threads, needed in {1: "0.5", 32: "1.7"}.items():
         outcome = cli(*KERNEL, f"threads={threads}")
