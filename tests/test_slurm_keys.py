@@ -32,7 +32,10 @@ SLURM = "hydra/launcher=slurm"
         ("nosuch=1", "hydra.launcher.nosuch is an unknown key"),
         ("time=1", "takes workers, concurrency; slurm takes partition, account, qos, cpus, gpus, "),
         ("setup=module", "has the wrong type; give a list of texts such as ['module load cuda']"),
-        ("+nosuch=1", "hydra.launcher.nosuch is an unknown key; hydra.launcher=slurm takes account"),
+        (
+            "+nosuch=1",
+            "hydra.launcher.nosuch is an unknown key; hydra.launcher=slurm takes account",
+        ),
     ],
 )
 def test_a_bad_key_is_refused_before_anything_is_submitted(
