@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from randlabels import solve
+from randlabels import checks
 from randlabels.config import parse
 from randlabels.kernels.cholesky import Triangle
 from randlabels.model import SolveOptions
