@@ -41,8 +41,8 @@ def read(folders: pd.Series, expected: pd.Series) -> tuple[pa.Table, Damage]:
     damage: Damage = {}
     tables = [SCHEMA.empty_table().append_column("run", pa.array([], pa.int64()))]
     batch: dict[int, bytes] = {}
-    for i, records in expected[folders.index].items():
-        content = _read_lines(Path(folders[i]) / "metrics.jsonl", records, damage, i)
+    for i in map(int, folders.index):
+        content = _read_lines(Path(folders[i]) / "metrics.jsonl", expected[i], damage, i)
         if content:
             batch[i] = content
         if sum(map(len, batch.values())) > BYTES_PARSED_AT_ONCE:

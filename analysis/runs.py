@@ -65,7 +65,7 @@ class Collection:
 
 
 def read(root: Path, fit_threshold: float | None = None) -> Collection:
-    """Read all runs at or under `root`, whatever their state.
+    """Read all runs at or under `root`, in every state.
 
     A run that stands in several folders counts once, by the folder that has come furthest.
 
@@ -73,7 +73,7 @@ def read(root: Path, fit_threshold: float | None = None) -> Collection:
         the run was last launched with.
 
     Raises:
-        FileNotFoundError: there is no run.
+        FileNotFoundError: no run was found.
     """
     listed, problems = rows.read(root)
     chosen: dict[tuple[str, Any], Row] = {}

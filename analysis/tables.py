@@ -39,7 +39,7 @@ def time_to_fit(found: Collection) -> pd.DataFrame:
 
     `n_fitted` of the `n_done` runs reached it; mean and sample deviation are theirs. `relative`
     is the mean over that of the true-label runs (Fig. 1b): those of equal keys at corrupt = 0,
-    whatever their kind of corruption. `relative_sd` combines the deviations of both; it is missing
+    of any kind of corruption. `relative_sd` combines the deviations of both; it is missing
     where either has one run, and for the true-label runs themselves. `eval_every` is the resolution
     of `epochs_to_fit` in epochs, `fit_threshold` the train accuracy that counts as fitted; each is
     missing where the runs of a row differ.

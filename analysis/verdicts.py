@@ -73,7 +73,7 @@ def judge(number: Any, ours: Ours, diverged: int) -> str:
 
 
 def measurement_error(number: Any) -> float:
-    """Return the largest difference that agrees whatever the deviation over seeds.
+    """Return the largest difference that agrees with any deviation over seeds.
 
     For accuracies and errors, the binomial error of the set and that of reading a figure.
     """

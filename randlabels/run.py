@@ -45,7 +45,7 @@ def main() -> None:
         if flag in sys.argv[2:]:
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
-    process.spare_the_garbage_collector()
+    process.prepare()
     stopping.begin()
     _single_run.exit_code = 0
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -57,7 +57,7 @@ def main() -> None:
         sys.exit(_single_run.exit_code)
     except KeyboardInterrupt:
         print(
-            "\nInterrupted. The same command continues each run from its last checkpoint.",
+            "\nInterrupted. The same command goes on from each run's last checkpoint.",
             file=sys.stderr,
         )
         sys.exit(130)

@@ -3,8 +3,8 @@
 Source: Arpit et al. 2017, "A Closer Look at Memorization in Deep Networks", sections 3.2 and 5, and
 the search as their code has it (xingjunm/dimensionality-driven-learning, lass_tf.py).
 
-Images are (n, C, H, W) float32 in 0..255, as stored; `logits` makes (n, K) float32 of them, each
-row from its image alone, and can be differentiated.
+Images are (n, C, H, W) float32 in 0..255, as stored. `logits` returns (n, K) float32, each row from
+its image alone, and is differentiable.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import torch
 from .store.metrics import SENSITIVITY, Record
 
 STEP, NOISE, RADIUS = 0.25, 0.2, 0.3
-"""Of the search, in units of stored pixels: for pixels in 0..1 the paper has 0.25/255, 0.2/255 and
-0.3/255."""
+"""Of the search, in stored pixels of 0..255; the paper has 0.25/255, 0.2/255 and 0.3/255 for pixels
+of 0..1."""
 
-ITERATIONS = 100
-"""After which the search gives up."""
+MAX_ITERATIONS = 100
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -38,13 +37,13 @@ def measure(
     rng: torch.Generator,
     batch: int,
 ) -> tuple[Record, torch.Tensor]:
-    """The metrics SENSITIVITY, null where not finite, and `loss_gradients` summed over all
+    """Return the metrics SENSITIVITY, null where not finite, and `loss_gradients` summed over all
     evaluations so far.
 
-    labels: (n,) int64, those trained on.
-    earlier: (n,) float64, that sum before this evaluation; None before the first.
+    labels: (n,) int64, as trained on.
+    earlier: (n,) float64, the sum before this evaluation; None before the first.
     times: number of evaluations so far, this one included.
-    batch: images at a time.
+    batch: number of images per call of `logits`.
     """
     parts = list(zip(images.split(batch), labels.split(batch), strict=True))
     gradients = torch.cat([loss_gradients(logits, loss, *part) for part in parts])
@@ -58,16 +57,16 @@ def measure(
 def loss_gradients(
     logits: Logits, loss: Loss, images: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """(n,) float64: ‖∂L/∂x‖₁ of each image's loss, for x in 0..1."""
+    """Return (n,) float64: ‖∂L/∂x‖₁ of each image's loss, for x in 0..1."""
     x = images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(logits(x), labels).sum(), x)
     return 255 * gradient.flatten(1).abs().sum(1, dtype=torch.float64)
 
 
 def gini(values: torch.Tensor) -> float:
-    """Gini coefficient of (n,) values of at least 0: Σ|a - b| over all pairs / (2·n²·mean).
+    """Return the Gini coefficient of (n,) values of at least 0.
 
-    0 where all are equal, (n - 1)/n where one has everything.
+    It is Σ|a - b| over all pairs / (2·n²·mean): 0 if all are equal, (n - 1)/n if one has all.
     """
     n, total = len(values), values.sum().item()
     if total == 0:
@@ -77,21 +76,21 @@ def gini(values: torch.Tensor) -> float:
 
 
 def critical(logits: Logits, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """(n,) bool: whether an image of another predicted class was found within RADIUS of each pixel.
+    """Return (n,) bool: whether an image within RADIUS per pixel has another predicted class.
 
     From the image, STEP·sign(∇) + NOISE·N(0, 1) is added to each pixel and the sum is clipped to
-    the box around it, until the class changes or ITERATIONS are over; ∇ is the gradient of the
-    cross-entropy against the class first predicted. The rng is of the images' device.
+    the box around it, until the class changes or after MAX_ITERATIONS. ∇ is the gradient of the
+    cross-entropy against the class first predicted. The rng is on the images' device.
     """
     with torch.no_grad():
         predicted = logits(images).argmax(1)
     left, near = torch.arange(len(images), device=images.device), images
-    for iteration in range(ITERATIONS + 1):
+    for iteration in range(MAX_ITERATIONS + 1):
         x = near.detach().requires_grad_()
         outputs = logits(x)
         stays = outputs.argmax(1) == predicted[left]
         left = left[stays]
-        if iteration == ITERATIONS or not len(left):
+        if iteration == MAX_ITERATIONS or not len(left):
             break
         (gradient,) = torch.autograd.grad(_doubt(outputs[stays], predicted[left]).sum(), x)
         noise = torch.randn(gradient[stays].shape, generator=rng, device=rng.device)
@@ -103,10 +102,10 @@ def critical(logits: Logits, images: torch.Tensor, rng: torch.Generator) -> torc
 
 
 def _doubt(outputs: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """(n,) log Σ exp of the other classes' outputs, less that of class `label`.
+    """Return (n,) log Σ exp of the other classes' outputs, minus the output of class `label`.
 
     Its gradient is that of the cross-entropy up to a positive factor, which rounds to 0 where the
-    network is sure.
+    network is certain.
     """
     own = label[:, None]
     others = outputs.scatter(1, own, -math.inf).logsumexp(1)

@@ -116,7 +116,7 @@ def test_added_metric_reaches_every_table_of_records(
 
 
 def test_any_numeric_key_is_a_column_and_others_are_ignored(tmp_path: Path) -> None:
-    """Whole numbers in one run and fractions in another; texts, lists and flags are no metrics."""
+    """Whole numbers in one run and fractions in another; texts, lists and flags are not metrics."""
     added = [{"b": 1, "a": 2, "text": "x"}, {"b": 0.5, "list": [1], "flag": True}, {"c": None}]
     for seed, keys in enumerate(added):
         run = write_run(tmp_path, [0.5, 0.6], seed=seed)

@@ -327,7 +327,7 @@ def standardized(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> None:
-    """At 98 %, whatever the threshold of the runs; true labels under another corruption."""
+    """At 98 %, not at the threshold of the runs; true labels under another corruption."""
     pair_flip = {"corruption": {"name": "pair_flip"}}
     for level, epochs, keys in ((0.0, (9, 10, 11), pair_flip), (0.5, (17, 18, 19), {})):
         for seed, epoch in enumerate(epochs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
 
-from randlabels import checks, solve
+from randlabels import checks
 from randlabels.console import print_table
+from randlabels.launchers.launcher import end_joblib_workers
 from randlabels.model.kernel import Kernel
 from randlabels.store.rundir import RunDir
 
@@ -80,7 +83,7 @@ def test_sweep_is_refused_for_one_precision_before_any_run_starts(
 
     monkeypatch.setattr(Kernel, "check", record_and_check)
     assert cli(*KERNEL, "precision=fp32", "plan=true").code == 0
-    monkeypatch.setattr(solve, "free_memory", lambda device: needed[0])
+    monkeypatch.setattr(checks, "free_memory", lambda device: needed[0])
     refused = cli(*KERNEL, "precision=fp32,fp64")
     assert refused.code == 1
     assert refused.err.startswith("Error: model=kernel on 1,442 images in fp64 needs ")
@@ -155,6 +158,14 @@ def test_joblib_starts_two_processes_per_gpu_and_says_so(
     for key in ("device=cpu", "hydra.launcher.n_jobs=3"):
         assert "per GPU" not in cli("-m", *TINY, key).out
     assert jobs == [4, -1, 3]
+
+
+def test_joblibs_idle_workers_end_with_the_last_run() -> None:
+    """joblib would keep them, and the process would wait for them at its end."""
+    worker = get_reusable_executor(max_workers=1).submit(os.getpid).result()
+    assert worker != os.getpid()
+    end_joblib_workers()
+    assert not Path(f"/proc/{worker}").exists()
 
 
 def test_sweep_calls_hydras_callbacks_at_its_start_and_end(cli: Cli, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_launch_without_kernel_locks_is_followed_until_it_stops(
 def test_run_killed_on_a_file_system_without_locks_resumes(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [*TINY[:4], "epochs=300", "checkpoint_every=0"]
+    arguments = [*TINY[:4], "epochs=300", "threads=1", "checkpoint_every=0"]
     without_locks(errno.ENOSYS, monkeypatch)
     with process(errno.ENOSYS, RUN.format(arguments=arguments), tmp_path):
         wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.prev.pt")))

@@ -118,7 +118,7 @@ def test_exception_before_a_run_has_a_folder_is_reported(
     monkeypatch.setattr("randlabels.execute.assemble", broken)
     outcome = cli("-m", *TINY, "corrupt=0.0,1.0", BASIC)
     assert outcome.code == 1 and "2 planned" in outcome.out
-    assert outcome.out.count('planned, KeyError: "a programming error"\n') == 2
+    assert outcome.out.count("planned, KeyError: 'a programming error'\n") == 2
 
 
 @pytest.mark.parametrize(("raised", "shown"), [(KeyError, True), (ValueError, False)])

@@ -122,7 +122,7 @@ class GridSweeper(Sweeper):
             same = runs.setdefault(config.run.path, PlannedRun(config, overrides)).config
             if same.dataset.folder != config.dataset.folder:
                 raise ValueError(
-                    f"dataset.root={config.dataset.root} and {same.dataset.root} must not share "
+                    f"dataset.root={config.dataset.root} and {same.dataset.root} would share "
                     f"the folder {config.run.path}; launch them with different values of name"
                 )
         if not runs:

@@ -1,18 +1,23 @@
-"""How the process of a command starts and ends. Imports no torch."""
+"""How the process of a command starts, computes and ends. Imports no torch."""
 
 from __future__ import annotations
 
 import atexit
 import gc
+import os
 import sys
 
 
-def spare_the_garbage_collector() -> None:
-    """Let a command start 0.3 s earlier and end 0.8 s earlier.
+def prepare() -> None:
+    """Prepare this process and its children for a command; call before torch is imported.
 
-    Importing torch makes a million objects and no garbage, so that looking for it is a waste; and
-    a process that ends need not look once more.
+    Waiting CPU threads sleep. By default they spin: next to another busy process, 300 steps of a
+    small MLP with two threads then took more than 60 s instead of 1 to 6 s.
+
+    The garbage collector runs rarely: importing torch makes a million objects and no garbage. At
+    the end of the process it does not run, which saves 0.8 s.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.set_threshold(50_000)
     atexit.register(_freeze)
 

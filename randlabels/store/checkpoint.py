@@ -34,7 +34,7 @@ def save(path: Path, state: Mapping[str, Any], previous: Path | None = None) -> 
 
 
 def load(path: Path, config_hash: str) -> dict[str, Any] | None:
-    """Return the state that `save` wrote for this config, on the CPU; None if there is no file.
+    """Return the state that `save` wrote for this config, on the CPU; None without a file.
 
     Raises:
         ValueError: the file is damaged, or belongs to another config or version.

@@ -28,7 +28,7 @@ class Trained(NamedTuple):
 
 def experiment(tree: Tree, images: int) -> Experiment:
     """A run on random images, the first 40 of which are its test set."""
-    config = parse({"dataset": {"name": "cifar10"}, "epochs": 2, **tree})
+    config = parse({"dataset": {"name": "cifar10"}, **tree})
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=rng)
     labels = torch.randint(0, 10, (images,), generator=rng)
@@ -41,7 +41,7 @@ def experiment(tree: Tree, images: int) -> Experiment:
 
 def train(device: str, tree: Tree, images: int, precision: str, *, graphs: bool = True) -> Trained:
     """Train a run on this process's stream, as `execute` does."""
-    built = experiment(tree, images)
+    built = experiment({"epochs": 2, **tree}, images)
     on_gpu = Resources(device, precision, 1, tree.get("compile") == "true")
     captures = fit.captures
     try:

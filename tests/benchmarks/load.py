@@ -1,10 +1,9 @@
-"""What a thousand runs of one sweep leave in the process that launched them.
+"""Memory and open files that a thousand runs leave in the process that launched them.
 
     python -m tests.benchmarks.load [--runs 1000] [--launcher packed]
 
-Tiny runs on the embedded digits. The launching process is asked for its memory and its open
-files when a tenth of the runs is done and when all are: what it keeps for each run shows in the
-difference.
+The runs are tiny, on the embedded digits. Memory and open files are read when a tenth of the runs
+is done and again at the end: the difference is what the process keeps for each run.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
         while process.poll() is None:
             done = sum(1 for _ in runs.glob("*/done.json")) if runs.is_dir() else 0
             if done >= options.runs / 10:
-                last = look(process.pid) or last
+                last = read_usage(process.pid) or last
                 first = first or last
             time.sleep(0.5)
         seconds = time.perf_counter() - started
@@ -52,13 +53,12 @@ def main() -> None:
     print(f"open files {first[1]} and {last[1]}")
 
 
-def look(pid: int) -> tuple[float, int] | None:
-    """Resident memory (MB) and number of open files of a process; None if it has just ended."""
+def read_usage(pid: int) -> tuple[float, int] | None:
+    """Return resident memory (MB) and number of open files of a process; None once it ended."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-        return int(resident.split()[1]) / 1000, len(os.listdir(f"/proc/{pid}/fd"))
-    except (OSError, StopIteration):
+        process = psutil.Process(pid)
+        return process.memory_info().rss / 1e6, process.num_fds()
+    except psutil.Error:
         return None
 
 
