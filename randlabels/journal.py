@@ -17,9 +17,10 @@ from .machine.gpu import is_out_of_memory
 from .machine.resources import Resources
 from .machine.stopping import Interrupted
 from .store import metrics
+from .store.files import make_folder, write_atomic
 from .store.metrics import Record
 from .store.provenance import describe
-from .store.rundir import RunDir, read_json, write_atomic, write_json
+from .store.rundir import RunDir, read_json, write_json
 
 
 def prefix(config: Config, several: bool) -> str:
@@ -57,7 +58,7 @@ def _hold(config: Config, held: ExitStack, prefix: str) -> bool:
     """Make the run's folder and take its lock; False where it is locked or finished."""
     run = config.run
     run.check_links()
-    run.path.mkdir(parents=True, exist_ok=True)
+    make_folder(run.path)
     try:
         held.enter_context(run.lock(timeout=1))
     except Timeout:

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole or not at all."""
+"""Files that are replaced as a whole or not at all, and folders that survive a power failure."""
 
 from __future__ import annotations
 
@@ -32,8 +32,20 @@ def write_atomic(path: Path, data: bytes | str, previous: Path | None = None) ->
         if isinstance(error, OSError):
             error.filename = error.filename or str(path)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_names(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its missing parents; their names are on disk when this returns."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        _sync_names(folder.parent)
+
+
+def _sync_names(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import write_atomic
+from .files import make_folder, write_atomic
 from .locks import exclusive, is_locked
 
 SCHEMA = 1
@@ -236,7 +236,7 @@ def merge_plan(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     A run that is already planned keeps its line's position and takes the new content, so that
     the plan holds what was asked for last (the `fit_threshold`, for instance).
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with exclusive(folder / ".plan.lock", timeout=60):
         before = read_plan(folder)
         plan = before | {entry["run_id"]: {"schema": SCHEMA, **entry} for entry in entries}
