@@ -109,11 +109,11 @@ def memorisation(found: Collection, columns: int = 4) -> Figure:
     table, configuration, listed = series(found)
     measured = over_seeds(found, derive(found), configuration, len(table))
     known = ~np.isnan(measured["memorised"][0]).all(1)
-    shown = [one for one in listed if known[one.rows].any()][:MAX_DRAWN_SERIES]
+    shown = [(label, rows) for label, rows in listed if known[rows].any()][:MAX_DRAWN_SERIES]
     rows = [
-        (one.label, chosen)
-        for one in shown
-        for chosen in in_rows(spread([row for row in one.rows if known[row]], MAX_LEVELS), columns)
+        (label, chosen)
+        for label, levels in shown
+        for chosen in in_rows(spread([row for row in levels if known[row]], MAX_LEVELS), columns)
     ]
     if not rows:
         figure, (panels,) = lay_out([1])
@@ -143,9 +143,9 @@ def _over_epochs(found: Collection, label: str, styles: dict[str, str], columns:
     measured = over_seeds(found, found.metrics(*styles), configuration, len(table))
     for metric, style in styles.items():
         mean, deviation = measured[metric]
-        for panel, one in zip(sum(axes, []), shown, strict=True):
-            panel.set_title(one.label)
-            for row in one.rows:
+        for panel, (name, rows) in zip(sum(axes, []), shown, strict=True):
+            panel.set_title(name)
+            for row in rows:
                 if len(styles) == 1 or table["corrupt"].iloc[row] > 0:
                     level = table["corrupt"].iloc[row]
                     band = scale * mean[row], scale * deviation[row]
@@ -199,19 +199,14 @@ def _over_levels(
     several runs are known."""
     _, _, listed = series(found)
     figure, ((panel,),) = lay_out([1], label)
-    for one, colour, marker in zip(listed[:MAX_DRAWN_SERIES], COLOURS, MARKERS, strict=False):
-        rows = table.iloc[one.rows].dropna(subset=[mean])
-        if len(rows):
-            panel.errorbar(
-                rows["corrupt"],
-                rows[mean],
-                rows[deviation] if rows[deviation].notna().any() else None,
-                color=colour,
-                marker=marker,
-                markersize=4,
-                capsize=2,
-                label=one.label,
-            )
+    for (name, rows), colour, marker in zip(
+        listed[:MAX_DRAWN_SERIES], COLOURS, MARKERS, strict=False
+    ):
+        points = table.iloc[rows].dropna(subset=[mean])
+        bars = points[deviation] if points[deviation].notna().any() else None
+        if len(points):
+            x, y = points["corrupt"], points[mean]
+            panel.errorbar(x, y, bars, color=colour, marker=marker, label=name)
     panel.set_xlabel("corrupt")
     panel.set_xlim(-0.03, 1.03)
     panel.set_ylim(bottom=0)

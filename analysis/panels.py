@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,8 @@ STYLE: Any = {
     "grid.color": "#e3e3e3",
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+    "errorbar.capsize": 2,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "pdf.fonttype": 42,
@@ -49,20 +50,12 @@ LEGEND_CHARACTERS_PER_INCH = 11
 """At the font size of a legend, with its handles."""
 
 
-@dataclass
-class Series:
-    """The configurations that differ in their corruption level alone.
+def series(found: Collection) -> tuple[pd.DataFrame, pd.Series, list[tuple[str, list[int]]]]:
+    """Return the table of configurations, the row of each run in it, and the series.
 
-    label: what tells the series from the others. rows: rows in the table of configurations, by
-    rising level.
+    A series are the configurations that differ in their corruption level alone: a label, which
+    tells it from the others, and its rows in the table, by rising level.
     """
-
-    label: str
-    rows: list[int]
-
-
-def series(found: Collection) -> tuple[pd.DataFrame, pd.Series, list[Series]]:
-    """Return the table of configurations, the row of each run in it, and the series."""
     table, configuration = configurations(found)
     keys = _find_telling(table, [key for key in found.swept if key not in (*SEEDS, "corrupt")])
     listed = []
@@ -70,7 +63,7 @@ def series(found: Collection) -> tuple[pd.DataFrame, pd.Series, list[Series]]:
     ordered = table.sort_values(keys, key=rank, kind="stable") if keys else table
     for values, rows in ordered.groupby(keys or ["dataset"], dropna=False, sort=False):
         label = ", ".join(_label(key, value) for key, value in zip(keys, values, strict=False))
-        listed.append(Series(label or str(table["model"].iloc[0]), list(rows.index)))
+        listed.append((label or str(table["model"].iloc[0]), list(rows.index)))
     return table, configuration, listed
 
 
@@ -121,7 +114,7 @@ def curve(
     if not known.any():
         return
     x, y, band = np.flatnonzero(known) + 1, mean[known], deviation[known]
-    marker = "." if len(x) < 3 else ""
+    marker = "o" if len(x) < 3 else ""
     panel.plot(x, y, style, color=colour, label=label, marker=marker)
     panel.fill_between(x, y - band, y + band, color=colour, alpha=0.2, linewidth=0)
 

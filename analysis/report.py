@@ -101,7 +101,11 @@ def describe(found: Collection, tables: dict[str, pd.DataFrame]) -> dict[str, An
         "thresholds": thresholds(runs),
         "origin": {
             name: ", ".join(sorted(runs[column].dropna().astype(str).unique())) or "unknown"
-            for name, column in (("commit", "git"), ("torch", "used_torch"), ("on", "used_device"))
+            for name, column in (
+                ("commit", "git"),
+                ("torch", "used_torch"),
+                ("device", "used_device"),
+            )
         },
     }
 
@@ -127,10 +131,12 @@ def _list_keys(found: Collection) -> list[str]:
     each option that not all runs have, with the keys that others lack."""
     runs = found.runs
     keys = list(dict.fromkeys([*LEADING_KEYS, *sorted(found.keys)]))
-    shared = [key for key in keys if runs[key].astype("str").nunique() == 1]
+    shared = [key for key in keys if runs[key].astype("str").nunique(dropna=False) == 1]
     lines = [f"{key}={_override(runs[key].iloc[0])}" for key in shared]
-    for group in (key for key in found.swept if any(k.startswith(f"{key}.") for k in keys)):
+    for group in (key for key in found.swept if key not in shared):
         own = [k for k in keys if k.startswith(f"{group}.") and k not in (*shared, *found.swept)]
+        if not own:
+            continue
         for option, of_option in runs.groupby(group):
             values = {key: _override(of_option[key].iloc[0]) for key in own}
             texts = [f"{key}={value}" for key, value in values.items() if value != "null"]

@@ -143,7 +143,7 @@ def _read_run(run: RunDir) -> Row:
         **{column: used.get(column.removeprefix("used_")) for column in ORIGIN},
         "used_device": device_kind(environment.get("device", "")),
         "git": f"{git['commit'][:12]}{'+' * git['dirty']}" if git else None,  # + where changed
-        "command": f"python -m randlabels.run {shlex.join(arguments)}" if by_user else None,
+        "command": shlex.join(["python", "-m", "randlabels.run", *arguments]) if by_user else None,
         **numbers,
     }
     if row["keys"]["dataset"] == "image_folder":  # the same config may read other images

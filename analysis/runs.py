@@ -29,6 +29,7 @@ FIXED_FEATURES = ["raw", "gabor"]
 PROGRESS = "planned foreign damaged failed interrupted running diverged done".split()
 """States, by how far a run has come."""
 
+
 @dataclass
 class Collection:
     """All runs under a folder.

@@ -96,7 +96,8 @@ def test_error(found: Collection) -> pd.DataFrame:
 def memorisation(found: Collection) -> pd.DataFrame:
     """Return what became of the changed labels, a row per configuration and epoch (0-based).
 
-    Means over the seeds of `DERIVED`, fractions; a share is missing where no label was changed. A configuration without a finished run has one row without epoch.
+    Means over the seeds of `DERIVED`, fractions; a share is missing where no label was changed. A
+    configuration without a finished run has one row without epoch.
     """
     table, configuration = configurations(found)
     measured = over_seeds(found, derive(found), configuration, len(table))
@@ -120,10 +121,11 @@ def derive(found: Collection) -> pd.DataFrame:
     changed = runs["share_changed"].where(relabelled).to_numpy()[records["run"]]
     clean = records["train_acc_clean"].where(changed < 1, 0.0)  # null, as it has no images
     true = (records["train_acc_true"] - (1 - changed) * clean) / changed
+    true = true.round(KEPT_DECIMALS) + 0.0
     memorised = records["train_acc_corrupted"].where(changed > 0)
     return records[["run", "epoch"]].assign(
         memorised=memorised,
-        true=true.round(KEPT_DECIMALS) + 0.0,
+        true=true,
         neither=(1 - memorised - true).round(KEPT_DECIMALS) + 0.0,
         generalization_gap=records["train_acc"] - records["test_acc"],
     )
