@@ -158,16 +158,15 @@ def _over_epochs(found: Collection, label: str, styles: dict[str, str], columns:
 def fit_times(found: Collection) -> Figure:
     """Draw the time to fit relative to that of true labels."""
     table = time_to_fit(found)
-    table["relative"] = table["relative"].where(table["n_fitted"] == table["n_done"])
-    label = "time to fit (× true labels)"
+    mean = table["relative"].where(table["n_fitted"] == table["n_done"])
+    table = table.assign(mean=mean, sd=table["relative_sd"])
     empty = "no level was fitted by all its runs,\nor none at corrupt = 0"
-    return _over_levels(found, table, "relative", "relative_sd", label, empty)
+    return _over_levels(found, table, "time to fit (× true labels)", empty)
 
 
 def errors(found: Collection, accuracy: str, label: str) -> Figure:
     """Draw one minus a final accuracy, and the error of guessing."""
-    table = _final(found, 100 * (1 - found.runs[accuracy]))
-    figure = _over_levels(found, table, "mean", "sd", label, NOTHING_DONE)
+    figure = _draw_final(found, 1 - found.runs[accuracy], label)
     for classes in sorted(found.runs["classes"].dropna().unique()):
         chance = 100 * (1 - 1 / classes)
         figure.axes[0].axhline(chance, color="#888888", linestyle="--", linewidth=1, zorder=0)
@@ -176,39 +175,36 @@ def errors(found: Collection, accuracy: str, label: str) -> Figure:
 
 def gaps(found: Collection) -> Figure:
     """Draw the final train accuracy minus the final test accuracy."""
-    table = _final(found, 100 * (found.runs["final_train_acc"] - found.runs["final_test_acc"]))
-    figure = _over_levels(found, table, "mean", "sd", "generalization gap (%)", NOTHING_DONE)
-    if table["mean"].min() < 0:  # a model that fits its wrong labels less than the true ones
-        figure.axes[0].set_ylim(auto=True)
-        figure.axes[0].autoscale(axis="y")
-        figure.axes[0].axhline(0, color="#888888", linewidth=1, zorder=0)
-    return figure
+    values = found.runs["final_train_acc"] - found.runs["final_test_acc"]
+    return _draw_final(found, values, "generalization gap (%)")
 
 
-def _final(found: Collection, values: pd.Series) -> pd.DataFrame:
-    """Return the table of configurations with mean and deviation of the runs' `values` (N,)."""
+def _draw_final(found: Collection, values: pd.Series, label: str) -> Figure:
+    """Draw the means of the runs' `values` (N,), fractions, in %."""
     table, configuration = configurations(found)
-    groups = values.where(found.counted).groupby(configuration)
-    return table.assign(mean=groups.mean(), sd=groups.std())
+    groups = (100 * values).where(found.counted).groupby(configuration)
+    return _over_levels(found, table.assign(mean=groups.mean(), sd=groups.std()), label)
 
 
 def _over_levels(
-    found: Collection, table: pd.DataFrame, mean: str, deviation: str, label: str, empty: str
+    found: Collection, table: pd.DataFrame, label: str, empty: str = NOTHING_DONE
 ) -> Figure:
-    """Draw one line per series over the corruption level, with error bars of one deviation where
+    """Draw `mean` of one line per series over the corruption level, with error bars of `sd` where
     several runs are known."""
     _, _, listed = series(found)
     figure, ((panel,),) = lay_out([1], label)
-    for (name, rows), colour, marker in zip(
-        listed[:MAX_DRAWN_SERIES], COLOURS, MARKERS, strict=False
-    ):
-        points = table.iloc[rows].dropna(subset=[mean])
-        bars = points[deviation] if points[deviation].notna().any() else None
+    drawn = listed[:MAX_DRAWN_SERIES]
+    for (name, rows), colour, marker in zip(drawn, COLOURS, MARKERS, strict=False):
+        points = table.iloc[rows].dropna(subset=["mean"])
+        bars = points["sd"] if points["sd"].notna().any() else None
         if len(points):
-            x, y = points["corrupt"], points[mean]
+            x, y = points["corrupt"], points["mean"]
             panel.errorbar(x, y, bars, color=colour, marker=marker, label=name)
     panel.set_xlabel("corrupt")
     panel.set_xlim(-0.03, 1.03)
-    panel.set_ylim(bottom=0)
+    if table["mean"].min() < 0:  # a gap, where a model fits wrong labels less than the true ones
+        panel.axhline(0, color="#888888", linewidth=1, zorder=0)
+    else:
+        panel.set_ylim(bottom=0)
     legend(figure, [panel], empty, title="")
     return figure

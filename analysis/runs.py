@@ -74,13 +74,10 @@ def read(root: Path, fit_threshold: float | None = None) -> Collection:
     """
     listed, problems = rows.read(root)
     chosen: dict[tuple[str, Any], Row] = {}
-    for row in listed:
+    for row in sorted(listed, key=lambda row: -PROGRESS.index(row["state"])):
         key = (row["run_id"], row["keys"].get("dataset.sha256"))
-        if key in chosen:
+        if chosen.setdefault(key, row) is not row:
             problems.append(f"{row['folder']} holds the run of another folder; it counts once")
-            if PROGRESS.index(chosen[key]["state"]) >= PROGRESS.index(row["state"]):
-                continue
-        chosen[key] = row
     if not chosen:
         raise FileNotFoundError(f"{root} holds no run; give a folder that a launch wrote to")
     keys = {key for row in chosen.values() for key in row["keys"]}
@@ -158,7 +155,7 @@ def _find_repeated(runs: pd.DataFrame, swept: list[str]) -> pd.Series:
         identity.loc[runs["corrupt"] == 0, "corruption.seed"] = ""
     if "seed" in swept and "model.features" in runs:
         identity.loc[runs["model.features"].isin(FIXED_FEATURES), "seed"] = ""
-    furthest = runs["state"].map(PROGRESS.index).sort_values(ascending=False, kind="stable").index
+    furthest = (-runs["state"].map(PROGRESS.index)).sort_values(kind="stable").index
     return identity.loc[furthest].duplicated().reindex(runs.index)
 
 

@@ -34,9 +34,8 @@ def test_number_of_seeds_is_stated_once_and_bars_are_of_several(
     for level in (0.0, 1.0):
         write_run(one, [0.5, 1.0], corrupt=level)
     single = collect.collect(one)[0]
-    for name in ("test_error", "generalization_gap"):
-        for found, expected in ((several, True), (single, False)):
-            assert figures.build(found)[name][0].axes[0].containers[0].has_yerr == expected
+    for found, expected in ((several, True), (single, False)):
+        assert figures.gaps(found).axes[0].containers[0].has_yerr == expected
     assert figures.repetitions(several) == "Means over 2 runs, with their sample deviation."
     assert figures.repetitions(single) == "One run each, so no deviation is known."
     for seed in (1, 2):
@@ -52,7 +51,7 @@ def test_panels_are_stacked_for_a_phone(tmp_path: Path) -> None:
         write_run(tmp_path, [0.5, 1.0], model={"name": model})
     found, _ = collect.collect(tmp_path)
     for columns, expected in ((2, 2), (1, 1)):
-        figure, _ = figures.build(found, columns)["learning_curves"]
+        figure = figures.learning_curves(found, columns)
         left_edges = {round(panel.get_position().x0, 3) for panel in figure.axes}
         assert len(figure.axes) == 2 and len(left_edges) == expected
 
