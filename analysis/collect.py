@@ -14,9 +14,9 @@ from randlabels.store.rundir import FINISHED
 
 from . import epochs
 from .formats import MAX_READABLE_ROWS, write_csv, write_for_papers
-from .memorisation import last_epochs
-from .runs import ORIGIN, Collection, read
-from .tables import TABLES, for_papers, shorten_runs, with_seed
+from .rows import ORIGIN
+from .runs import Collection, read
+from .tables import TABLES, for_papers, last_epochs, shorten_runs, with_seed
 
 MAX_PRINTED_ROWS = 60
 
@@ -26,7 +26,7 @@ ADVICE = {"used_precision": "; precision=auto decides by model, precision=fp32 i
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the runs, write the tables, and print the first of them with what is missing."""
-    options = parser(__doc__).parse_args(arguments)
+    options = parser("collect", __doc__).parse_args(arguments)
     out = options.out or options.dir / "summary"
     found, tables = collect(options.dir, out, options.fit_threshold)
     print(f"Train accuracy in % after each epoch, and final test accuracy ({options.dir})\n")
@@ -118,9 +118,10 @@ def states(runs: pd.DataFrame) -> str:
     return "\n".join([f"{head} Means leave out these:", *missing]) if missing else head
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
+def parser(command: str, description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the arguments of the commands that collect."""
-    arguments = argparse.ArgumentParser(description=description)
+    program = f"python -m {__package__}.{command}"
+    arguments = argparse.ArgumentParser(program, description=description)
     arguments.add_argument("dir", type=Path, metavar="DIR", help="folder of runs")
     arguments.add_argument("--out", type=Path, help="folder of the tables (default: DIR/summary)")
     arguments.add_argument(

@@ -28,10 +28,14 @@ from .verdicts import Ours, judge
 ERRORS = {"test_error": "test_acc", "test_error_noisy": "test_acc_noisy"}
 """Published as errors, logged as accuracies."""
 
+COLUMNS = "row metric epoch published ours sd n n_diverged".split()
+COLUMNS += "difference verdict chosen source note".split()
+"""Of the table that is written."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Collect, compare, print, and write `compare_<target>.csv`, `.md` and `.tex`."""
-    options = parser(__doc__)
+    options = parser("compare", __doc__)
     options.add_argument("--to", choices=published.targets(), required=True, help="whose numbers")
     chosen = options.parse_args(arguments)
     out = chosen.out or chosen.dir / "summary"
@@ -59,29 +63,16 @@ def compare(found: Collection, numbers: pd.DataFrame) -> pd.DataFrame:
     """Return each published number with ours: mean, deviation, n, difference and verdict."""
     covered = {keys: covering(found.runs, keys) for keys in numbers["keys"].unique()}
     rows = []
-    number: Any
     for number in numbers.itertuples(index=False):
         runs = covered[number.keys]
         diverged = int((runs & (found.runs["state"] == "diverged")).sum())
         ours = _measure(found, runs & found.counted, number)
-        rows.append(
-            {
-                "row": number.row,
-                "metric": number.metric,
-                "epoch": number.epoch,
-                "published": number.value,
-                "ours": ours.mean,
-                "sd": ours.deviation,
-                "n": ours.n,
-                "n_diverged": diverged,
-                "difference": ours.mean - number.value,
-                "verdict": judge(number, ours, diverged),
-                "chosen": number.chosen,
-                "source": number.source,
-                "note": number.note,
-            }
-        )
-    return pd.DataFrame(rows)
+        rows.append((ours.mean, ours.deviation, ours.n, diverged, judge(number, ours, diverged)))
+    measured = ["ours", "sd", "n", "n_diverged", "verdict"]
+    table = numbers.join(pd.DataFrame(rows, numbers.index, measured))
+    table = table.rename(columns={"value": "published"})
+    table["difference"] = table["ours"] - table["published"]
+    return table[COLUMNS].reset_index(drop=True)
 
 
 def _measure(found: Collection, chosen: pd.Series, number: Any) -> Ours:
@@ -122,8 +113,7 @@ def count_verdicts(table: pd.DataFrame) -> str:
     text = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
     chosen = int(((table["verdict"] == "agrees") & (table["chosen"] != "")).sum())
     if chosen:
-        verb = "has" if chosen == 1 else "have"
-        text += f"; of those that agree, {chosen} {verb} a setting that was chosen on its row"
+        text += f"; of those that agree, {chosen} by a setting chosen on the row"
     return f"Verdicts: {text}."
 
 
@@ -131,21 +121,21 @@ def for_reading(table: pd.DataFrame) -> pd.DataFrame:
     """Return the comparison as texts, accuracies and errors in %."""
     percent = table["metric"].str.contains("acc|error")
 
-    def format_column(column: str, sign: str = "") -> list[str]:
-        return [
-            "-" if pd.isna(v) else f"{100 * v:{sign}.2f}" if p else f"{v:{sign}.4f}"
-            for v, p in zip(table[column], percent, strict=True)
-        ]
+    def to_texts(column: str, sign: str = "") -> pd.Series:
+        shares = (100 * table[column]).map(f"{{:{sign}.2f}}".format)
+        return shares.where(percent, table[column].map(f"{{:{sign}.4f}}".format))
 
-    deviations = [f" ± {s}" if s != "-" else "" for s in format_column("sd")]
-    readable = table[["row", "metric", "epoch"]].copy()
-    readable["published"] = format_column("published")
-    readable["ours"] = [o + s for o, s in zip(format_column("ours"), deviations, strict=True)]
-    readable[["n", "n_diverged"]] = table[["n", "n_diverged"]]
-    readable["difference"] = format_column("difference", "+")
+    deviations = (" ± " + to_texts("sd")).where(table["sd"].notna(), "")
     chosen = [f" ({setting} chosen on this row)" if setting else "" for setting in table["chosen"]]
-    readable["verdict"] = table["verdict"] + chosen
-    return readable.astype("str")
+    readable = table[["row", "metric", "epoch"]].assign(
+        published=to_texts("published"),
+        ours=to_texts("ours") + deviations,
+        n=table["n"],
+        n_diverged=table["n_diverged"],
+        difference=to_texts("difference", "+"),
+        verdict=table["verdict"] + chosen,
+    )
+    return readable.astype("str").replace(["nan", "+nan"], "-")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,6 @@ import pyarrow.parquet
 from randlabels.store import metrics
 
 from .formats import as_csv, is_text, replacing
-
-BYTES_PARSED_AT_ONCE = 64 << 20
-"""Of JSON lines; what they are parsed from is freed before more are read."""
 
 ROWS_WRITTEN_AT_ONCE = 1 << 18
 
@@ -40,19 +36,16 @@ def read(folders: pd.Series, expected: pd.Series) -> tuple[pa.Table, Damage]:
     """
     damage: Damage = {}
     tables = [SCHEMA.empty_table().append_column("run", pa.array([], pa.int64()))]
-    batch: dict[int, bytes] = {}
     for i in map(int, folders.index):
         content = _read_lines(Path(folders[i]) / "metrics.jsonl", expected[i], damage, i)
-        if content:
-            batch[i] = content
-        if sum(map(len, batch.values())) > BYTES_PARSED_AT_ONCE:
-            tables += _parse(batch, damage)
-            batch = {}
-    tables += _parse(batch, damage)
+        try:
+            tables += [_parse(content, i)] if content else []
+        except pa.ArrowInvalid as error:
+            damage[i] = f"is damaged: {str(error).partition(chr(10))[0]}", True
     table = pa.concat_tables(tables, promote_options="default")
     known = [name for name in metrics.SENSITIVITY if name in table.column_names]
     added = sorted(set(table.column_names) - {"run", *metrics.KEYS, *known})
-    return table.select(["run", *metrics.KEYS, *known, *added]), damage
+    return table.select(["run", *metrics.KEYS, *known, *added]).combine_chunks(), damage
 
 
 def _read_lines(file: Path, expected: float, damage: Damage, run: int) -> bytes:
@@ -73,42 +66,26 @@ def _read_lines(file: Path, expected: float, damage: Damage, run: int) -> bytes:
     return whole
 
 
-def _parse(batch: dict[int, bytes], damage: Damage) -> list[pa.Table]:
-    """Return the records of several runs: together, or one by one where that fails."""
-    if not batch:
-        return []
-    try:
-        return [_decode(list(batch), list(batch.values()))]
-    except pa.ArrowInvalid as error:
-        if len(batch) > 1:
-            return [table for run in batch for table in _parse({run: batch[run]}, damage)]
-        (run,) = batch
-        damage[run] = f"is damaged: {str(error).partition(chr(10))[0]}", True
-        return []
-
-
-def _decode(runs: Sequence[int], contents: Sequence[bytes]) -> pa.Table:
+def _parse(content: bytes, run: int) -> pa.Table:
     """Return the records of whole lines of JSON.
 
     Raises:
-        pa.ArrowInvalid: a line is not a record, or the epochs of a run are not 0, 1, 2, ...
+        pa.ArrowInvalid: a line is not a record, or the epochs are not 0, 1, 2, ...
     """
-    rows = [content.count(b"\n") for content in contents]
-    joined = b"".join(contents)
-    # A run that is parsed alone is one block, so that an error names the line of its log.
-    blocks = pa.json.ReadOptions(block_size=max(1 << 20, len(joined) // len(runs)))
+    # One block, so that an error names the line of the log.
+    blocks = pa.json.ReadOptions(use_threads=False, block_size=len(content))
     options = pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="infer")
-    table = pa.json.read_json(pa.BufferReader(joined), blocks, options)
-    if table.num_rows != sum(rows) or table["epoch"].null_count:
+    table = pa.json.read_json(pa.BufferReader(content), blocks, options)
+    if table.num_rows != content.count(b"\n") or table["epoch"].null_count:
         raise pa.ArrowInvalid("a line is not a record")
-    if not np.array_equal(table["epoch"], np.concatenate([np.arange(n) for n in rows])):
+    if not np.array_equal(table["epoch"], np.arange(table.num_rows)):
         raise pa.ArrowInvalid("its epochs are not 0, 1, 2, ...")
     columns = {"epoch": table["epoch"]}
     for field in table.schema:
         number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
         if field.name not in ("epoch", "run") and (number or pa.types.is_null(field.type)):
             columns[field.name] = table[field.name].cast(pa.float64())
-    return pa.table({**columns, "run": np.repeat(np.array(runs), rows)})
+    return pa.table({**columns, "run": np.full(table.num_rows, run)})
 
 
 def write(out: Path, runs: pd.DataFrame, keys: list[str], records: pa.Table) -> None:

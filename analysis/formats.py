@@ -25,13 +25,6 @@ MAX_READABLE_ROWS = 200
 FORMULA = r"^([=+\-@\t\r])"
 """The beginning of a text that a spreadsheet takes for a formula."""
 
-LATEX = str.maketrans(
-    {character: f"\\{character}" for character in "&%$#_{}"}
-    | {"\\": r"\textbackslash ", "~": r"\textasciitilde ", "^": r"\textasciicircum "}
-    | {"±": r"$\pm$", "×": r"$\times$"}
-)
-"""Escapes for characters that have a meaning in LaTeX or are missing in its fonts."""
-
 
 def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
     """Return a table as CSV with all digits of numbers; a missing value is an empty cell.
@@ -80,36 +73,23 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def write_for_papers(table: pd.DataFrame, path: Path) -> None:
-    """Write `<path>.md` and `<path>.tex` of a table of texts; numbers are aligned right."""
+    """Write `<path>.md` and `<path>.tex` of a table of texts; numbers are aligned right.
+
+    The LaTeX needs the package booktabs.
+    """
     table = table.map(lambda cell: " ".join(cell.split()))  # one line each
     numbers = [numeric(table[name]) for name in table]
-    rows = [list(table), *table.values.tolist()]
-    write_atomic(path.with_suffix(".md"), markdown(rows, numbers))
-    write_atomic(path.with_suffix(".tex"), latex(rows, numbers))
-
-
-def markdown(rows: list[list[str]], numbers: list[bool]) -> str:
-    """Return a Markdown table, escaped, with the first row as its head."""
+    formats = "".join("r" if number else "l" for number in numbers)
+    latex = table.to_latex(index=False, escape=True, column_format=formats)
+    write_atomic(path.with_suffix(".tex"), latex.replace("±", r"$\pm$").replace("×", r"$\times$"))
 
     def escape(text: str) -> str:
         return re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", html.escape(text, quote=False))
 
-    head, *body = [[escape(cell) for cell in row] for row in rows]
+    head, *body = [[escape(cell) for cell in row] for row in [list(table), *table.values.tolist()]]
     rule = ["---:" if number else "---" for number in numbers]
-    return "".join(f"| {' | '.join(row)} |\n" for row in [head, rule, *body])
-
-
-def latex(rows: list[list[str]], numbers: list[bool]) -> str:
-    """Return a `tabular` with the first row as its head; it needs \\usepackage{booktabs}."""
-
-    def escape(text: str) -> str:
-        # LaTeX drops a space after a command's name; \space prints one.
-        return text.translate(LATEX).replace("  ", r" \space ")
-
-    head, *body = [" & ".join(escape(cell) for cell in row) + r" \\" for row in rows]
-    begin = rf"\begin{{tabular}}{{{''.join('r' if number else 'l' for number in numbers)}}}"
-    lines = [begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(lines) + "\n"
+    lines = [f"| {' | '.join(row)} |\n" for row in [head, rule, *body]]
+    write_atomic(path.with_suffix(".md"), "".join(lines))
 
 
 def numeric(cells: pd.Series) -> bool:

@@ -1,4 +1,4 @@
-"""The look of figures: one style, panels in rows, curves with bands, one legend."""
+"""The look of figures: one style, series, panels in rows, curves with bands, one legend."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import textwrap
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from .runs import LEADING_KEYS, SEEDS, Collection, rank
+from .tables import configurations, format_plain
 
 STYLE: Any = {
     "figure.dpi": 200,
@@ -26,6 +30,8 @@ STYLE: Any = {
     "grid.color": "#e3e3e3",
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+    "errorbar.capsize": 2,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "pdf.fonttype": 42,
@@ -37,43 +43,67 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 """They distinguish lines in grey print."""
 
-PANELS_IN_A_ROW = 2
-"""Still readable in the width of a page."""
+MAX_DRAWN_SERIES = 6
+"""In one figure; the tables hold all of them."""
 
 LEGEND_CHARACTERS_PER_INCH = 11
 """At the font size of a legend, with its handles."""
 
 
-def lay_out(number: int, label: str) -> tuple[Figure, list[Axes]]:
-    """Return a figure of `number` panels in rows, with `label` on each row's vertical axis."""
-    if number == 1:
-        figure = Figure(figsize=(3.7, 2.8))
-        panel = figure.subplots()
-        panel.set_ylabel(label)
-        return figure, [panel]
-    columns = min(number, PANELS_IN_A_ROW)
-    rows = -(-number // columns)
-    figure = Figure(figsize=(0.4 + 2.9 * columns, 0.7 + 2.6 * rows))
-    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for first in axes[:, 0]:
-        first.set_ylabel(label)
-    for unused in axes.flat[number:]:
-        unused.remove()
-    return figure, list(axes.flat[:number])
+def series(found: Collection) -> tuple[pd.DataFrame, pd.Series, list[tuple[str, list[int]]]]:
+    """Return the table of configurations, the row of each run in it, and the series.
+
+    A series are the configurations that differ in their corruption level alone: a label, which
+    tells it from the others, and its rows in the table, by rising level.
+    """
+    table, configuration = configurations(found)
+    keys = _find_telling(table, [key for key in found.swept if key not in (*SEEDS, "corrupt")])
+    listed = []
+    # If no key tells the rows apart, group by one that all share.
+    ordered = table.sort_values(keys, key=rank, kind="stable") if keys else table
+    for values, rows in ordered.groupby(keys or ["dataset"], dropna=False, sort=False):
+        label = ", ".join(_label(key, value) for key, value in zip(keys, values, strict=False))
+        listed.append((label or str(table["model"].iloc[0]), list(rows.index)))
+    return table, configuration, listed
 
 
-def lay_out_rows(lengths: list[int]) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure of rows of panels, of different lengths."""
-    if lengths == [1]:
-        figure, panels = lay_out(1, "")
-        return figure, [panels]
+def _find_telling(table: pd.DataFrame, keys: list[str]) -> list[str]:
+    """Return the `keys` that tell rows apart which earlier keys do not; `model` comes first."""
+    kept: list[str] = []
+    groups = 1
+    for key in sorted(keys, key=lambda key: (key != "model", keys.index(key))):
+        number = table.groupby([*kept, key], dropna=False).ngroups
+        if number > groups:
+            kept, groups = [*kept, key], number
+    return kept
+
+
+def _label(key: str, value: Any) -> str:
+    """Return a value as a label, with its key unless it says what it is."""
+    text = "null" if pd.isna(value) else format_plain(value)
+    return text if key in LEADING_KEYS else f"{key}={text}"
+
+
+def lay_out(
+    lengths: list[int], label: str = "", width: float = 2.9, height: float = 2.6
+) -> tuple[Figure, list[list[Axes]]]:
+    """Return a figure of rows of panels, of different lengths, with `label` on each row.
+
+    width, height: of a panel, inches.
+    """
     rows, columns = len(lengths), max(lengths)
-    figure = Figure(figsize=(0.9 + 1.6 * columns, 0.9 + 1.7 * rows))
+    figure = Figure(figsize=(0.8 + width * columns, 0.3 + height * rows))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for panels, length in zip(axes, lengths, strict=True):
+        panels[0].set_ylabel(label)
         for unused in panels[length:]:
             unused.remove()
     return figure, [list(panels[:n]) for panels, n in zip(axes, lengths, strict=True)]
+
+
+def in_rows(items: list[Any], columns: int) -> list[list[Any]]:
+    """Return the items in rows of at most `columns`."""
+    return [items[i : i + columns] for i in range(0, len(items), columns)]
 
 
 def curve(
@@ -84,7 +114,7 @@ def curve(
     if not known.any():
         return
     x, y, band = np.flatnonzero(known) + 1, mean[known], deviation[known]
-    marker = "." if len(x) < 3 else ""
+    marker = "o" if len(x) < 3 else ""
     panel.plot(x, y, style, color=colour, label=label, marker=marker)
     panel.fill_between(x, y - band, y + band, color=colour, alpha=0.2, linewidth=0)
 
@@ -92,7 +122,7 @@ def curve(
 def over_time(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
     """Label the axes of a figure over the epochs, and add its legend."""
     for panel in panels:
-        panel.set_xlabel("epoch")
+        panel.set_xlabel("epochs trained")
         panel.set_ylim(bottom=0)
     legend(figure, panels, empty, title)
 
@@ -112,25 +142,16 @@ def legend(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
             named.setdefault(name, handle)
     if not named:
         return
-    names = sorted(named, key=float) if all(map(_is_number, named)) else list(named)
+    names = sorted(named, key=float) if title else list(named)
     width, height = figure.get_size_inches()
     characters = int(width * LEGEND_CHARACTERS_PER_INCH)
     texts = [textwrap.fill(name, characters - 6) for name in names]
     columns = max(1, min(6, characters // (6 + max(map(len, "\n".join(texts).split("\n"))))))
     lines = sum(text.count("\n") + 1 for text in texts) / columns + bool(title)
     figure.set_size_inches(width, height + 0.17 * lines)
-    above = figure.legend(
-        [named[name] for name in names],
-        texts,
-        title=title,
-        loc="outside upper left",
-        ncols=columns,
-    )
+    handles = [named[name] for name in names]
+    above = figure.legend(handles, texts, title=title, loc="outside upper left", ncols=columns)
     above.set_alignment("left")
-
-
-def _is_number(label: str) -> bool:
-    return label.replace(".", "", 1).isdecimal()
 
 
 def level_colour(level: float) -> tuple[float, float, float, float]:

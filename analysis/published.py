@@ -67,25 +67,22 @@ def nearest(runs: pd.DataFrame, choices: list[str]) -> str:
 
     Nothing if more than `MAX_DIFFERENT_KEYS` keys differ.
     """
-    finished = runs[runs["state"].isin(FINISHED)]
-    canonical: dict[str, pd.Series] = {}
+    wanted_keys = [dict(pairs(keys)) for keys in choices]
+    known = sorted({key for wanted in wanted_keys for key in wanted} & set(runs.columns))
+    finished = runs.loc[runs["state"].isin(FINISHED), ["run_id", *known]]
+    canonical = finished[known].map(_canonical)
     found, least = "", MAX_DIFFERENT_KEYS + 1
-    for keys in choices:
-        wanted = dict(pairs(keys))
-        if finished.empty or not wanted.keys() <= set(finished.columns):
+    for wanted in wanted_keys:
+        if finished.empty or not wanted.keys() <= set(known):
             continue
-        for key in wanted.keys() - canonical.keys():
-            canonical[key] = finished[key].map(_canonical)
-        differs = pd.DataFrame({k: canonical[k] != _canonical(v) for k, v in wanted.items()})
-        run: Any = differs.sum(axis=1).idxmin()
-        different = [key for key in wanted if differs.loc[run, key]]
+        values = pd.Series({key: _canonical(value) for key, value in wanted.items()})
+        differs = canonical[list(wanted)].ne(values)
+        nearest_run: Any = differs.sum(axis=1).idxmin()
+        different = [key for key in wanted if differs.loc[nearest_run, key]]
         if len(different) < least:
-            least = len(different)
-            texts = [
-                f"{key}={_text(finished.loc[run, key])}, not {_text(wanted[key])}"
-                for key in different
-            ]
-            found = f"; nearest is {finished.loc[run, 'run_id']} with {'; '.join(texts)}"
+            least, run = len(different), finished.loc[nearest_run]
+            texts = [f"{key}={_text(run[key])}, not {_text(wanted[key])}" for key in different]
+            found = f"; nearest is {run['run_id']} with {'; '.join(texts)}"
     return found
 
 

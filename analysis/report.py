@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 
 from randlabels import __version__
@@ -20,13 +19,15 @@ from randlabels.console import until_nobody_reads
 from randlabels.store.rundir import write_atomic
 
 from .collect import collect, parser, thresholds, warnings
-from .formats import MAX_READABLE_ROWS, numeric, percent
+from .formats import MAX_READABLE_ROWS, numeric
 from .runs import LEADING_KEYS, Collection
-from .series import MAX_DRAWN_SERIES, series
-from .tables import for_papers
+from .tables import for_papers, shorten_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+SHARED = ["n", "n_done", "share changed (%)", "eval_every", "fit_threshold", "seed"]
+"""Columns of the tables that are not results, in addition to the swept keys."""
 
 CAPTIONS = {
     "test_error": "Final test error, against the true labels",
@@ -35,129 +36,118 @@ CAPTIONS = {
 }
 """The tables of means in the report, with their captions."""
 
+WIDE_INCHES = 5.0
+"""Figures above this width are also drawn for the screen of a phone."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Collect, draw, and write `figures/*.png`, `figures/*.pdf` and `report.html`."""
     os.environ["MPLBACKEND"] = "agg"  # a notebook's, inherited, may not be installed here
-    from . import figures
+    from . import figures, panels
 
     given = sys.argv[1:] if arguments is None else arguments
-    options = parser(__doc__).parse_args(given)
+    options = parser("report", __doc__).parse_args(given)
     out = options.out or options.dir / "summary"
     found, tables = collect(options.dir, out, options.fit_threshold)
-    drawn = figures.build(found)
+    drawn, narrow = figures.build(found), figures.build(found, columns=1)
     (out / "figures").mkdir(exist_ok=True)
-    images = {}
-    for name, (figure, _) in drawn.items():
-        images[name] = _encode(figure, "png")
-        write_atomic(out / "figures" / f"{name}.png", images[name])
+    images = []
+    for name, (figure, caption) in drawn.items():
+        png = _encode(figure, "png")
+        write_atomic(out / "figures" / f"{name}.png", png)
         write_atomic(out / "figures" / f"{name}.pdf", _encode(figure, "pdf"))
-    write_atomic(out / "report.html", render(options.dir, found, tables, drawn, images, given))
-    print(out / "report.html")
-    for name, (_, caption) in drawn.items():
-        print(f"{out / 'figures' / name}.png  {caption}")
-
-
-def render(
-    folder: Path,
-    found: Collection,
-    tables: dict[str, pd.DataFrame],
-    drawn: dict[str, tuple[Figure, str]],
-    images: dict[str, bytes],
-    arguments: list[str],
-) -> str:
-    """Return the report as HTML; every name in it is escaped."""
+        wide = figure.get_figwidth() > WIDE_INCHES
+        small = _encode(narrow[name][0], "png") if wide else b""
+        images.append({"caption": caption, "width": round(96 * figure.get_figwidth())})
+        images[-1] |= {"png": _as_text(png), "narrow": _as_text(small), "wide": wide}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    runs = found.runs
-    done = runs["state"] == "done"
-    _, _, listed = series(found)
-    return environment.get_template("report.html.j2").render(
-        title=f"Corruption sweep {folder.resolve().name}",
-        version=__version__,
-        data=", ".join(sorted(runs["dataset"].dropna().unique())),
-        states=dict(sorted(Counter(runs["state"]).items())),
-        warnings=warnings(found),
-        figures=[_figure(figure, text, images[name]) for name, (figure, text) in drawn.items()],
-        tables=[_table(name, tables[name]) for name in CAPTIONS],
-        missing=int((~done).sum()),
-        draws=_draws(found),
-        shown=MAX_DRAWN_SERIES,
-        hidden=max(0, len(listed) - MAX_DRAWN_SERIES),
-        config=_shared(found),
-        runs=_states(runs),
-        commands=f"python -m {__package__}.report {shlex.join(arguments)}",
-        thresholds=thresholds(runs),
-        origin=_origin(runs),
+    _, _, listed = panels.series(found)
+    html = environment.get_template("report.html.j2").render(
+        describe(found, tables),
+        title=f"Corruption sweep {options.dir.resolve().name}",
+        figures=images,
+        repetitions=figures.repetitions(found),
+        shown=panels.MAX_DRAWN_SERIES,
+        hidden=max(0, len(listed) - panels.MAX_DRAWN_SERIES),
+        command=f"python -m {__package__}.report {shlex.join(given)}",
     )
+    write_atomic(out / "report.html", html)
+    print(out / "report.html")
+    for name, (_, caption) in drawn.items():
+        print(f"{out / 'figures' / name}.png  {caption}")
+    print(figures.repetitions(found))
 
 
-def _states(runs: pd.DataFrame) -> list[list[str]]:
-    """Return run, state, final accuracies and epochs to fit of each run, as texts."""
-    columns = ["run_id", "state", "final_train_acc", "final_test_acc", "epochs_to_fit"]
-    rows: list[Any] = runs[columns].values.tolist()
-    return [
-        [run_id, state, percent(train), percent(test), "-" if pd.isna(fit) else f"{fit:.0f}"]
-        for run_id, state, train, test, fit in rows
-    ]
-
-
-def _figure(figure: Figure, caption: str, png: bytes) -> dict[str, Any]:
-    width, height = figure.get_size_inches() * 96
+def describe(found: Collection, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return what the report says in words and tables."""
+    runs = found.runs
     return {
-        "caption": caption,
-        "png": base64.b64encode(png).decode(),
-        "width": round(width),
-        "height": round(height),
-        "wide": width > 480,
+        "version": __version__,
+        "data": ", ".join(sorted(runs["dataset"].dropna().unique())),
+        "states": dict(sorted(Counter(runs["state"]).items())),
+        "total": len(runs),
+        "missing": int((runs["state"] != "done").sum()),
+        "warnings": warnings(found),
+        "tables": [_table(CAPTIONS[name], tables[name], found.swept, name) for name in CAPTIONS],
+        "runs": _table("", shorten_runs(tables["runs"], []), found.swept, "runs"),
+        "one_draw": "corruption.seed" not in found.swept,
+        "config": "\n".join(_list_keys(found)),
+        "sweeps": runs["command"].dropna().unique().tolist(),
+        "thresholds": thresholds(runs),
+        "origin": {
+            name: ", ".join(sorted(runs[column].dropna().astype(str).unique())) or "unknown"
+            for name, column in (
+                ("commit", "git"),
+                ("torch", "used_torch"),
+                ("device", "used_device"),
+            )
+        },
     }
 
 
-def _table(name: str, table: pd.DataFrame) -> dict[str, Any]:
-    texts = for_papers(table.head(MAX_READABLE_ROWS))
+def _table(caption: str, table: pd.DataFrame, swept: list[str], name: str) -> dict[str, Any]:
+    """Return a table as texts: what all rows share apart, and results right after the level."""
+    texts = for_papers(table)
+    same = [c for c in texts if c in (*swept, *SHARED) and texts[c].nunique() == 1 < len(texts)]
+    places = dict.fromkeys([*swept, *SHARED], 2) | dict.fromkeys(LEADING_KEYS, 0)
+    columns = sorted(texts.columns.drop(same), key=lambda column: places.get(column, 1))
     return {
-        "caption": CAPTIONS[name],
-        "columns": [(column, numeric(texts[column])) for column in texts],
-        "rows": texts.values.tolist(),
+        "caption": caption,
+        "same": ", ".join(f"{column} {texts[column].iloc[0]}" for column in same),
+        "columns": [(column, numeric(texts[column])) for column in columns],
+        "rows": texts[columns].head(MAX_READABLE_ROWS).values.tolist(),
         "more": max(0, len(table) - MAX_READABLE_ROWS),
         "file": f"{name}.csv",
     }
 
 
-def _draws(found: Collection) -> str:
-    if "corruption.seed" in found.swept:
-        return "Deviations include the draw of the labels (corruption.seed)."
-    return (
-        "All runs of a level share one draw of the labels (corruption.seed), so deviations do "
-        "not include it."
-    )
+def _list_keys(found: Collection) -> list[str]:
+    """Return the config keys that have one value in all runs, as the command line takes them, then
+    each option that not all runs have, with the keys that others lack."""
+    runs = found.runs
+    keys = list(dict.fromkeys([*LEADING_KEYS, *sorted(found.keys)]))
+    shared = [key for key in keys if runs[key].astype("str").nunique(dropna=False) == 1]
+    lines = [f"{key}={_override(runs[key].iloc[0])}" for key in shared]
+    for group in (key for key in found.swept if key not in shared):
+        own = [k for k in keys if k.startswith(f"{group}.") and k not in (*shared, *found.swept)]
+        if not own:
+            continue
+        for option, of_option in runs.groupby(group):
+            values = {key: _override(of_option[key].iloc[0]) for key in own}
+            texts = [f"{key}={value}" for key, value in values.items() if value != "null"]
+            lines.append(" ".join([f"{group}={option}", *texts]))
+    return lines
 
 
-def _shared(found: Collection) -> str:
-    """Return the config keys that have one value in all runs, as the command line takes them."""
-    lines = []
-    for key in dict.fromkeys([*LEADING_KEYS, *sorted(found.keys)]):
-        values = found.runs[key]
-        if values.isna().all():
-            lines.append(f"{key}=null")
-        elif values.notna().all() and values.astype(str).nunique() == 1:
-            value = values.iloc[0]
-            text = str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
-            lines.append(f"{key}={text.replace(' ', '')}")
-    return "\n".join(lines)
-
-
-def _origin(runs: pd.DataFrame) -> str:
-    """Return the commits, versions and devices of the runs."""
-    parts = []
-    for name, column in (("commit", "git"), ("torch", "used_torch"), ("device", "used_device")):
-        values = sorted(runs[column].dropna().astype(str).unique())
-        parts.append(f"{name} {', '.join(values) or 'unknown'}")
-    return "; ".join(parts)
+def _override(value: Any) -> str:
+    """Return a value as the command line takes it."""
+    text = "null" if pd.isna(value) else str(value).replace(" ", "")
+    return text.lower() if text in ("True", "False") else text
 
 
 def _encode(figure: Figure, kind: str) -> bytes:
@@ -166,6 +156,10 @@ def _encode(figure: Figure, kind: str) -> bytes:
     dated = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
     figure.savefig(buffer, format=kind, metadata=dated[kind])
     return buffer.getvalue()
+
+
+def _as_text(image: bytes) -> str:
+    return base64.b64encode(image).decode()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ import yaml
 
 from randlabels.store.rundir import SCHEMA, RunDir, device_kind, flat_keys, read_json, read_plan
 
-RESOURCES = ["device", "precision", "threads"]
-"""What `auto` was resolved to, from environment.json; columns `used_<name>` of runs.csv."""
-
-VERSIONS = ["torch", "numpy"]
-"""Packages whose version can change the numbers; columns `used_<name>` of runs.csv."""
+ORIGIN = [f"used_{name}" for name in ("device", "precision", "threads", "torch", "numpy")] + ["git"]
+"""Columns that say with what a run was computed: what `auto` was resolved to, versions, commit."""
 
 SOLUTION = ["relative_residual", "norm"]
 """What an exact fit reports in addition to its metrics, by the names in done.json."""
+
+COMMANDS = ("run.py", "randlabels")
+"""What argv begins with in a process that a user started; workers have other names."""
 
 READING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
 """What reading a file of unexpected content may raise."""
@@ -47,7 +48,8 @@ def read(root: Path) -> tuple[list[Row], list[str]]:
             row = _read_run(RunDir(Path(folder)))
         except READING_ERRORS as error:
             state = "foreign" if isinstance(error, Foreign) else "damaged"
-            reason = error if state == "foreign" else f"damaged ({_first_line(error)})"
+            first_line = f"{type(error).__name__}: {error}".partition("\n")[0]
+            reason = error if state == "foreign" else f"damaged ({first_line})"
             problems.append(f"{folder} is skipped: {reason}")
             if entry is not None:
                 rows.append({**entry, "state": state})
@@ -116,31 +118,36 @@ def _read_run(run: RunDir) -> Row:
     if not (isinstance(config["epochs"], int) and 0 <= config["corrupt"] <= 1):
         raise ValueError("epochs or corrupt in config.yaml is out of range")
     json.dumps(config)  # TypeError for values that the tables cannot hold, such as dates
-    versions = environment.get("versions") or {}
-    corruption = read_json(run.corruption) or {}
-    result = run.result()
+    corruption, result = read_json(run.corruption) or {}, run.result()
+    numbers = {"share_changed": corruption.get("share_changed")}
+    if result is not None:
+        for kind in ("final", "best"):
+            numbers |= {f"{kind}_{key}": value for key, value in result[kind].items()}
+        solution = result.get("solution") or {}
+        numbers |= {key: solution[key] for key in SOLUTION if key in solution}
+        numbers |= {key: result[key] for key in ("parameters", "seconds")}
+        numbers["records"] = result["epochs"]
+    for name, value in numbers.items():
+        if not isinstance(value, int | float | None):
+            raise ValueError(f"{name}={value!r} in its files must be a number")
+    used = {**environment, **(environment.get("versions") or {})}
+    git, (command, *arguments) = environment.get("git"), environment.get("argv") or [""]
+    by_user = Path(command).name in COMMANDS
     row = {
         "run_id": run.run_id,
         "state": str(result["state"]) if result else run.state(),
         "fit_threshold": config["fit_threshold"],
         "host": environment.get("host"),
         "classes": corruption.get("classes"),
-        "share_changed": _number(corruption.get("share_changed")),
         "keys": flat_keys(config),
-        **{f"used_{name}": environment.get(name) for name in RESOURCES},
-        **{f"used_{name}": versions.get(name) for name in VERSIONS},
-        "git": _format_commit(environment.get("git")),
+        **{column: used.get(column.removeprefix("used_")) for column in ORIGIN},
+        "used_device": device_kind(environment.get("device", "")),
+        "git": f"{git['commit'][:12]}{'+' * git['dirty']}" if git else None,  # + where changed
+        "command": shlex.join(["python", "-m", "randlabels.run", *arguments]) if by_user else None,
+        **numbers,
     }
-    row["used_device"] = device_kind(environment.get("device", ""))
     if row["keys"]["dataset"] == "image_folder":  # the same config may read other images
         row["keys"]["dataset.sha256"] = environment.get("data_sha256", "")[:12]
-    if result is not None:
-        for kind in ("final", "best"):
-            row |= {f"{kind}_{key}": _number(value) for key, value in result[kind].items()}
-        row |= {key: _number(result[key]) for key in ("parameters", "seconds")}
-        row["records"] = result["epochs"]
-        solution = result.get("solution") or {}
-        row |= {key: _number(solution[key]) for key in SOLUTION if key in solution}
     return row
 
 
@@ -148,18 +155,3 @@ def _read_run(run: RunDir) -> Row:
 def _parse_config(text: bytes) -> Any:
     """Parse a config.yaml. The cache serves `status --watch`, which reads all runs repeatedly."""
     return yaml.load(text, Loader=yaml.CSafeLoader)
-
-
-def _number(value: Any) -> float | None:
-    if value is not None and not isinstance(value, int | float):
-        raise ValueError(f"{value!r} in its files must be a number")
-    return value
-
-
-def _format_commit(git: Mapping[str, Any] | None) -> str | None:
-    """Return `<commit>`, with `+` where the checkout had changes."""
-    return f"{git['commit'][:12]}{'+' * git['dirty']}" if git else None
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]

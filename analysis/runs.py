@@ -15,7 +15,7 @@ from randlabels.store import metrics
 from randlabels.store.rundir import FINISHED
 
 from . import epochs, rows
-from .rows import RESOURCES, VERSIONS, Row
+from .rows import ORIGIN, Row
 
 LEADING_KEYS = ["dataset", "model", "corruption", "corrupt"]
 """Config keys that every table shows."""
@@ -23,14 +23,11 @@ LEADING_KEYS = ["dataset", "model", "corruption", "corrupt"]
 SEEDS = ["seed", "corruption.seed"]
 """Config keys over which tables take means."""
 
-ORIGIN = [*(f"used_{name}" for name in RESOURCES + VERSIONS), "git"]
-"""Columns that say with what a run was computed."""
+FIXED_FEATURES = ["raw", "gabor"]
+"""Features of a kernel that are not drawn from `seed`."""
 
 PROGRESS = "planned foreign damaged failed interrupted running diverged done".split()
 """States, by how far a run has come."""
-
-EQUAL_DIGITS = 6
-"""Significant digits in which the metrics of a repeated computation agree on other hardware."""
 
 
 @dataclass
@@ -77,13 +74,10 @@ def read(root: Path, fit_threshold: float | None = None) -> Collection:
     """
     listed, problems = rows.read(root)
     chosen: dict[tuple[str, Any], Row] = {}
-    for row in listed:
+    for row in sorted(listed, key=lambda row: -PROGRESS.index(row["state"])):
         key = (row["run_id"], row["keys"].get("dataset.sha256"))
-        if key in chosen:
+        if chosen.setdefault(key, row) is not row:
             problems.append(f"{row['folder']} holds the run of another folder; it counts once")
-            if PROGRESS.index(chosen[key]["state"]) >= PROGRESS.index(row["state"]):
-                continue
-        chosen[key] = row
     if not chosen:
         raise FileNotFoundError(f"{root} holds no run; give a folder that a launch wrote to")
     keys = {key for row in chosen.values() for key in row["keys"]}
@@ -133,7 +127,7 @@ def _build_frame(listed: list[Row], keys: set[str]) -> pd.DataFrame:
         added = {name for name in map(str, frame) if name.startswith(f"{kind}_")}
         measured = [f"{kind}_{key}" for key in metrics.MEASURED]
         numbers += [*measured, *sorted(added - set(measured))]
-    results = ["fit_threshold", "classes", *numbers, *ORIGIN]
+    results = ["fit_threshold", "classes", "command", *numbers, *ORIGIN]
     absent = [column for column in results if column not in frame]
     return frame.reindex(columns=[*frame.columns, *absent]).astype(dict.fromkeys(numbers, float))
 
@@ -142,33 +136,27 @@ def rank(column: pd.Series) -> pd.Series:
     """Return a column (N,) as values that sort as a person would: `[16]`, `[64]`, `[256]`."""
     if pd.api.types.is_numeric_dtype(column):
         return column
+
+    def split_numbers(text: Any) -> list[Any]:
+        return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(text))]
+
     values = sorted(set(column.dropna()), key=split_numbers)
     return column.map({value: i for i, value in enumerate(values)})
 
 
-def split_numbers(value: object) -> list[Any]:
-    """Return a text as a sort key in which whole numbers compare as numbers."""
-    parts = re.split(r"(\d+)", str(value))
-    return [int(part) if part.isdigit() else part for part in parts]
-
-
 def _find_repeated(runs: pd.DataFrame, swept: list[str]) -> pd.Series:
-    """Return which runs (N,) bool repeat a computation of the table, and so are not a sample.
+    """Return which runs (N,) bool differ from another only in a seed from which nothing is drawn.
 
-    Without corruption no label is drawn, so that `corruption.seed` has no effect. Beyond that, a
-    run that is done repeats one of the same configuration if all final metrics are equal: a
-    kernel, for instance, draws nothing from `seed`.
+    That is `corruption.seed` without corruption, and `seed` for a kernel without random features.
+    The run that has come furthest counts.
     """
-    identity = runs[swept].astype(object).where(runs[swept].notna(), None)
+    identity = runs[swept].astype("str")
     if "corruption.seed" in swept:
-        identity["corruption.seed"] = identity["corruption.seed"].where(runs["corrupt"] > 0, None)
-    furthest = runs["state"].map(PROGRESS.index).sort_values(ascending=False, kind="stable").index
-    repeated = identity.loc[furthest].duplicated().reindex(runs.index)
-    measured = [f"final_{key}" for key in metrics.MEASURED]
-    texts = runs[measured].map(lambda value: f"{value:.{EQUAL_DIGITS}g}")
-    done = (runs["state"] == "done") & ~repeated & runs["final_train_loss"].notna()
-    results = pd.concat([identity.drop(columns=[k for k in SEEDS if k in swept]), texts], axis=1)
-    return repeated | results[done].duplicated().reindex(runs.index, fill_value=False)
+        identity.loc[runs["corrupt"] == 0, "corruption.seed"] = ""
+    if "seed" in swept and "model.features" in runs:
+        identity.loc[runs["model.features"].isin(FIXED_FEATURES), "seed"] = ""
+    furthest = (-runs["state"].map(PROGRESS.index)).sort_values(kind="stable").index
+    return identity.loc[furthest].duplicated().reindex(runs.index)
 
 
 def epochs_to_fit(runs: pd.DataFrame, records: pa.Table, threshold: pd.Series) -> pd.Series:

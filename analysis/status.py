@@ -41,7 +41,14 @@ STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
 
 def main(arguments: list[str] | None = None) -> None:
     """Show the table once, or repeatedly until no run has anything to do."""
-    options = _parser().parse_args(arguments)
+    program = f"python -m {__package__}.status"
+    parser = argparse.ArgumentParser(program, description=__doc__)
+    add = parser.add_argument
+    add("dir", type=Path, metavar="DIR", help="folder of runs")
+    add("--watch", action="store_true", help="show it until no run has anything to do")
+    add("--interval", type=float, default=2.0, help="seconds between two looks (default: 2)")
+    add("--json", action="store_true", help="print JSON for scripts")
+    options = parser.parse_args(arguments)
     if not options.dir.is_dir():
         sys.exit(f"Error: {no_folder(options.dir)}")
     runs, problems = survey(options.dir)
@@ -49,11 +56,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"Error: {options.dir} holds no run; give a folder that a launch wrote to")
     if options.json:
         print(json.dumps({"runs": runs, "totals": totals(runs), "problems": problems}, indent=2))
-    elif options.watch:
-        _watch(options.dir, options.interval)
-    else:
-        console = _console()
-        console.print(render(options.dir, runs, problems, console.width))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=240)  # every row in one line
+    if options.watch:
+        runs, problems = _watch(console, options.dir, options.interval)
+    console.print(render(options.dir, runs, problems, console.width))
 
 
 def survey(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -80,11 +89,13 @@ def _survey_run(row: rows.Row) -> tuple[dict[str, Any], bool]:
     written = run.last_sign()
     age = None if written is None else max(0.0, time.time() - written)
     seconds, done = last.get("seconds"), int(last.get("epoch", -1)) + 1
-    state, epochs = row["state"], planned_records(row["keys"])
+    state, epochs, error = row["state"], planned_records(row["keys"]), None
     elsewhere = row.get("host") not in (None, socket.gethostname())  # its lock may be invisible
     if state == "running" or (state == "interrupted" and elsewhere):
         patience = STALE_AFTER_SECONDS + 3 * (seconds or 0.0)
         state = "running" if age is not None and age < patience else "stale"
+    if state == "failed":
+        error = str((read_json(run.error) or {}).get("exception")).partition("\n")[0]
     survey = {
         "run_id": row["run_id"],
         "state": state,
@@ -98,15 +109,9 @@ def _survey_run(row: rows.Row) -> tuple[dict[str, Any], bool]:
         "age": age,
         "host": row.get("host"),
         "folder": row["folder"],
-        "error": _read_error(run) if state == "failed" else None,
+        "error": error,
     }
     return survey, torn and state != "running"
-
-
-def _read_error(run: RunDir) -> str | None:
-    """Return the first line of what a failed run raised."""
-    exception = (read_json(run.error) or {}).get("exception")
-    return exception.partition("\n")[0] if isinstance(exception, str) else None
 
 
 def _read_tail(file: Path) -> tuple[dict[str, Any], bool]:
@@ -115,18 +120,16 @@ def _read_tail(file: Path) -> tuple[dict[str, Any], bool]:
     try:
         with open(file, "rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - TAIL_BYTES))
-            content = log.read()
+            *lines, rest = log.read().split(b"\n")
     except OSError:
         return {}, False
-    *lines, rest = content.split(b"\n")
+    records = [_parse_record(line) for line in lines]
     last: dict[str, Any] = {}
-    for line in reversed(lines):
-        record = _parse_record(line)
-        last = {**record, **{key: value for key, value in last.items() if value is not None}}
-        if last.get("train_acc") is not None:
+    for record in reversed(records):
+        last = {**record, **last}
+        if "train_acc" in last:
             break
-    torn = bool(rest) or (bool(lines) and not _parse_record(lines[-1]))
-    return last, torn
+    return last, bool(rest) or records[-1:] == [{}]
 
 
 def _parse_record(line: bytes) -> dict[str, Any]:
@@ -149,17 +152,17 @@ def totals(runs: list[dict[str, Any]]) -> dict[str, Any]:
     running = [run for run in runs if run["state"] == "running"]
     todo = [run for run in runs if run["state"] not in SETTLED]
     known = [run["seconds_per_epoch"] for run in runs if run["seconds_per_epoch"]]
-    usual = sum(known) / len(known) if known else 0.0
-    left = sum(
-        ((run["epochs"] or 0) - run["epoch"]) * (run["seconds_per_epoch"] or usual) for run in todo
-    )
+    usual = sum(known) / max(1, len(known))
+    left = [(run["epochs"] or 0) - run["epoch"] for run in todo]
+    each = [run["seconds_per_epoch"] or usual for run in todo]
+    seconds = sum(n * length for n, length in zip(left, each, strict=True))
     return {
         "runs": len(runs),
         "states": dict(sorted(Counter(run["state"] for run in runs).items())),
         "epochs_done": sum(run["epoch"] for run in runs),
-        "epochs_left": sum((run["epochs"] or 0) - run["epoch"] for run in todo),
+        "epochs_left": sum(left),
         "images_per_second": sum(run["images_per_second"] or 0.0 for run in running),
-        "seconds_left": left / len(running) if running and known else None,
+        "seconds_left": seconds / len(running) if running and known else None,
     }
 
 
@@ -177,7 +180,7 @@ def render(
     shown = runs
     if max_rows is not None and len(runs) > max_rows:
         shown = [run for run in runs if run["state"] not in (*FINISHED, "planned")][:max_rows]
-    columns = {
+    columns = {  # the most important first
         "run": [run["run_id"] for run in shown],
         "state": [run["state"] for run in shown],
         "epoch": [f"{run['epoch']}/{run['epochs'] or '?'}" for run in shown],
@@ -190,19 +193,17 @@ def render(
     }
     table = Table(title=str(root), title_justify="left", box=SIMPLE_HEAD)
     used = 2
-    for name, cells in columns.items():  # the most important first
+    for name, cells in columns.items():
         used += max(map(len, [name, *cells])) + 3  # with padding and a divider
         if name in ("run", "state", "epoch") or used <= width:
             left = name in ("run", "state", "host")
             table.add_column(name, justify="left" if left else "right", overflow="fold")
-    for row in zip(*columns.values(), strict=True):
-        state = Text(row[1], style=STYLES.get(row[1], "yellow"))
-        table.add_row(*(state if i == 1 else Text(row[i]) for i in range(len(table.columns))))
-    notes = [
-        f"{run['run_id']}: failed, {run['error'] or 'no error'}; see {run['folder']}/run.log"
-        for run in runs
-        if run["state"] == "failed" and max_rows is None
-    ]
+    for texts in zip(*columns.values(), strict=True):
+        row = [Text(text) for text in texts[: len(table.columns)]]
+        row[1].stylize(STYLES.get(texts[1], "yellow"))
+        table.add_row(*row)
+    failed = [run for run in runs if run["state"] == "failed" and max_rows is None]
+    notes = [f"{r['run_id']}: failed, {r['error']}; see {r['folder']}/run.log" for r in failed]
     notes += [f"Warning: {problem}" for problem in problems]
     return Group(table, *map(Text, [summary(runs, len(runs) - len(shown)), *notes]))
 
@@ -211,9 +212,7 @@ def summary(runs: list[dict[str, Any]], hidden: int = 0) -> str:
     """Return a sentence on all runs: states, epochs, speed, time left."""
     summed = totals(runs)
     states = ", ".join(f"{n} {state}" for state, n in summed["states"].items())
-    line = (
-        f"{counted(summed['runs'], 'run')}{f' ({hidden} not shown)' if hidden else ''}: {states}. "
-    )
+    line = f"{counted(len(runs), 'run')}{f' ({hidden} not shown)' if hidden else ''}: {states}. "
     line += f"{summed['epochs_done']:,} epochs done, {summed['epochs_left']:,} to go"
     if summed["images_per_second"]:
         line += f"; {summed['images_per_second']:,.0f} images/s"
@@ -222,9 +221,11 @@ def summary(runs: list[dict[str, Any]], hidden: int = 0) -> str:
     return f"{line}."
 
 
-def _watch(root: Path, interval: float) -> None:
-    """Show the table repeatedly; if no terminal shows it, print the totals whenever they change."""
-    console = _console()
+def _watch(console: Console, root: Path, interval: float) -> tuple[list[dict[str, Any]], list[str]]:
+    """Show the table until no run has anything to do, and return a last survey.
+
+    If no terminal shows it, print the totals whenever they change.
+    """
     printed, active = "", time.monotonic()
     try:
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
@@ -236,21 +237,14 @@ def _watch(root: Path, interval: float) -> None:
                 if states <= set(SETTLED) or time.monotonic() - active > IDLE_SECONDS:
                     break
                 if console.is_terminal:
-                    height = console.height - 8
-                    table = render(root, runs, problems, console.width, height)
+                    table = render(root, runs, problems, console.width, console.height - 8)
                     live.update(table, refresh=True)
                 elif (line := summary(runs)) != printed:
                     print(printed := line, flush=True)
                 time.sleep(interval)
     except KeyboardInterrupt:
         pass
-    console.print(render(root, *survey(root), console.width))
-
-
-def _console() -> Console:
-    """Return a console, wide enough for every row if the output is not a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=240)
+    return survey(root)
 
 
 def duration(seconds: float | None) -> str:
@@ -261,19 +255,6 @@ def duration(seconds: float | None) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of runs")
-    parser.add_argument(
-        "--watch", action="store_true", help="show it repeatedly, until no run has anything to do"
-    )
-    parser.add_argument(
-        "--interval", type=float, default=2.0, help="seconds between two looks (default: 2)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
-    return parser
 
 
 if __name__ == "__main__":

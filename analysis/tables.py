@@ -9,9 +9,19 @@ import pandas as pd
 
 from randlabels.store.metrics import MEASURED
 
-from .memorisation import DERIVED, derive
-from .rows import SOLUTION
-from .runs import ORIGIN, SEEDS, Collection
+from .formats import percent
+from .rows import ORIGIN, SOLUTION
+from .runs import SEEDS, Collection
+
+SHARES = ("memorised", "true", "neither")
+"""Shares of the changed training labels that are predicted as the label trained on, as the true
+one, or as another class. They sum to 1 (Liu et al. 2020, ELR, Figure 1)."""
+
+DERIVED = (*SHARES, "generalization_gap")
+"""Metrics that are not logged."""
+
+KEPT_DECIMALS = 12
+"""Of a share, so that 0 does not become -1e-17."""
 
 
 def runs(found: Collection) -> pd.DataFrame:
@@ -29,7 +39,8 @@ def runs(found: Collection) -> pd.DataFrame:
 def corruption_vs_epochs(found: Collection) -> pd.DataFrame:
     """Return the train accuracy (0..1), mean over the seeds, one column per epoch (0-based)."""
     table, configuration = configurations(found)
-    mean, _ = curves(found, "train_acc", configuration, len(table))
+    records = found.metrics("train_acc")
+    mean, _ = over_seeds(found, records, configuration, len(table))["train_acc"]
     names = [str(epoch) for epoch in range(mean.shape[1])]
     return pd.concat([table, pd.DataFrame(mean, columns=names)], axis=1)
 
@@ -51,11 +62,8 @@ def time_to_fit(found: Collection) -> pd.DataFrame:
     table["n_fitted"] = groups.count().reindex(table.index, fill_value=0)
     mean, deviation = _true_label_times(found, table)
     table["relative"] = table["epochs_to_fit_mean"] / mean
-    relative_deviations = (
-        table["epochs_to_fit_sd"] / table["epochs_to_fit_mean"],
-        deviation / mean,
-    )
-    table["relative_sd"] = table["relative"] * np.hypot(*relative_deviations)
+    own = table["epochs_to_fit_sd"] / table["epochs_to_fit_mean"]
+    table["relative_sd"] = table["relative"] * np.hypot(own, deviation / mean)
     table.loc[table["corrupt"] == 0, "relative_sd"] = np.nan
     for name in ("eval_every", "fit_threshold"):
         if name not in table:
@@ -88,8 +96,8 @@ def test_error(found: Collection) -> pd.DataFrame:
 def memorisation(found: Collection) -> pd.DataFrame:
     """Return what became of the changed labels, a row per configuration and epoch (0-based).
 
-    Means over the seeds of the metrics of `analysis.memorisation`, fractions; a share is missing
-    where no label was changed. A configuration without a finished run has one row without epoch.
+    Means over the seeds of `DERIVED`, fractions; a share is missing where no label was changed. A
+    configuration without a finished run has one row without epoch.
     """
     table, configuration = configurations(found)
     measured = over_seeds(found, derive(found), configuration, len(table))
@@ -97,6 +105,30 @@ def memorisation(found: Collection) -> pd.DataFrame:
     columns = {metric: mean[row, epoch] for metric, (mean, _) in measured.items()}
     means = pd.DataFrame({"epoch": pd.array(epoch, dtype="Int64"), **columns}, index=row)
     return table.join(means).reset_index(drop=True)
+
+
+def derive(found: Collection) -> pd.DataFrame:
+    """Return the columns `run` (row in the table of runs), `epoch` and `DERIVED` of all records.
+
+    Of the images whose label was not changed, those predicted as their label are predicted as the
+    true class. With s the share of changed labels, train_acc_true is therefore
+    (1 - s)·train_acc_clean + s·true. The shares are NaN where no label was changed, also under a
+    corruption of pixels, which is recognised by its missing noisy test labels.
+    """
+    logged = ["train_acc", "test_acc", "train_acc_true", "train_acc_clean", "train_acc_corrupted"]
+    records, runs = found.metrics(*logged), found.runs
+    relabelled = runs["final_test_acc_noisy"].notna() & (runs["share_changed"] > 0)
+    changed = runs["share_changed"].where(relabelled).to_numpy()[records["run"]]
+    clean = records["train_acc_clean"].where(changed < 1, 0.0)  # null, as it has no images
+    true = (records["train_acc_true"] - (1 - changed) * clean) / changed
+    true = true.round(KEPT_DECIMALS) + 0.0
+    memorised = records["train_acc_corrupted"].where(changed > 0)
+    return records[["run", "epoch"]].assign(
+        memorised=memorised,
+        true=true,
+        neither=(1 - memorised - true).round(KEPT_DECIMALS) + 0.0,
+        generalization_gap=records["train_acc"] - records["test_acc"],
+    )
 
 
 TABLES = {
@@ -128,13 +160,6 @@ def configurations(found: Collection) -> tuple[pd.DataFrame, pd.Series]:
         n=("n", "sum"), n_done=("n_done", "sum"), share_changed=("share_changed", "mean")
     )
     return table.reset_index(), groups.ngroup().rename("configuration")
-
-
-def curves(
-    found: Collection, metric: str, configuration: pd.Series, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return `over_seeds` of a logged metric."""
-    return over_seeds(found, found.metrics(metric), configuration, size)[metric]
 
 
 def over_seeds(
@@ -169,8 +194,14 @@ def shorten_runs(table: pd.DataFrame, swept: list[str]) -> pd.DataFrame:
     """Return the table of runs with a reader's columns: accuracies in %, epochs to fit, seconds."""
     short = table[["run_id", "state", *with_seed(swept)]].copy()
     for name in ("train_acc", "test_acc"):
-        short[f"{name.replace('_', ' ')} (%)"] = (100 * table[f"final_{name}"]).round(2)
+        short[f"{name.replace('_', ' ')} (%)"] = table[f"final_{name}"].map(percent)
     return short.assign(**{"epochs to fit": table["epochs_to_fit"], "seconds": table["seconds"]})
+
+
+def last_epochs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the row of the last epoch of each configuration in the table of memorisation."""
+    keys = list(table.columns[: table.columns.get_loc("epoch")])
+    return table.drop_duplicates(keys, keep="last")
 
 
 def for_papers(table: pd.DataFrame, epochs_shown: int = 8) -> pd.DataFrame:

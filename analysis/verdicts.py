@@ -1,12 +1,14 @@
 """The verdict on a published number: whether our runs agree with it.
 
-`docs/metrics.md` explains the rule.
+`docs/metrics.md` explains the rule. `python -m analysis.verdicts` applies it again to the numbers
+that are stored in `analysis/results`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,7 +16,11 @@ from scipy.special import stdtrit
 
 from randlabels.store.metrics import LOSSES
 
+from . import published
 from .rows import SOLUTION
+
+RESULTS = Path(__file__).parent / "results"
+"""Our numbers by target; each is one run or the mean of `n`."""
 
 SET_SIZES = {"cifar10": (50_000, 10_000), "mnist": (60_000, 10_000)}
 """Training and test images of the published experiments, which use all of them."""
@@ -103,3 +109,18 @@ def largest_tolerance(number: Any) -> float:
 
 def _is_share(metric: str) -> bool:
     return metric not in (*LOSSES, *SOLUTION, "relative")
+
+
+def judge_stored(target: str) -> pd.DataFrame:
+    """Return our stored numbers of a target with the verdicts of this rule."""
+    stored = pd.read_csv(RESULTS / f"{target}.csv", dtype={"epoch": str})
+    keys = ["source", "row", "metric", "epoch"]
+    numbers = stored[keys].merge(published.read(target), on=keys, validate="one_to_one")
+    ours = [Ours(*values) for values in stored[["ours", "sd", "n"]].itertuples(index=False)]
+    pairs = zip(numbers.itertuples(index=False), ours, strict=True)
+    return stored.assign(verdict=[judge(number, mine, 0) for number, mine in pairs])
+
+
+if __name__ == "__main__":
+    for target in published.targets():
+        judge_stored(target).to_csv(RESULTS / f"{target}.csv", index=False)

@@ -51,7 +51,7 @@ def test_collecting_after_changes_equals_collecting_for_the_first_time(tmp_path:
     assert contents(tmp_path / "first") == contents(summary)
 
 
-def test_runs_parsed_and_written_in_batches_give_the_same_tables(
+def test_records_written_in_batches_give_the_same_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "runs"
@@ -59,7 +59,6 @@ def test_runs_parsed_and_written_in_batches_give_the_same_tables(
     damaged = write_run(root, [0.5, 0.6], seed=5)
     damaged.metrics.write_text("{}\n{}\n")
     collect.main([str(root), "--out", str(tmp_path / "whole")])
-    monkeypatch.setattr(epochs, "BYTES_PARSED_AT_ONCE", 2000)
     monkeypatch.setattr(epochs, "ROWS_WRITTEN_AT_ONCE", 4)
     collect.main([str(root), "--out", str(tmp_path / "parts")])
     whole, parts = contents(tmp_path / "whole"), contents(tmp_path / "parts")

@@ -373,7 +373,10 @@ def test_command_prints_how_many_numbers_have_which_verdict(tmp_path: Path, caps
         write_run(tmp_path, [0.5] * (epoch - 1) + [1.0] * (65 - epoch), **keys, corrupt=level)
     compare.main([str(tmp_path), "--to", "paper"])
     shown = capsys.readouterr().out
-    assert "Verdicts: 2 agree, 3 differ, 1 reference; of those that agree, 1 has a setting" in shown
+    assert (
+        "Verdicts: 2 agree, 3 differ, 1 reference; of those that agree, 1 by a setting chosen"
+        in shown
+    )
     assert "agrees (fit_threshold chosen on this row)" in shown
 
 
@@ -400,3 +403,9 @@ def test_command_names_what_the_nearest_run_lacks(tmp_path: Path, capsys) -> Non
     lines = {line.split(":")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert lines["Figure 1c"].endswith(f"; nearest is {short.run_id} with epochs=5, not 64")
     assert "nearest" not in lines["Table 3"]
+
+
+@pytest.mark.parametrize("target", published.targets())
+def test_stored_verdicts_are_those_of_the_rule(target: str) -> None:
+    stored = pd.read_csv(verdicts.RESULTS / f"{target}.csv", dtype={"epoch": str})
+    pd.testing.assert_frame_equal(verdicts.judge_stored(target), stored)

@@ -27,30 +27,59 @@ def test_errors_are_drawn_against_true_and_against_noisy_test_labels(sweep: Path
         assert curve.lines[0].get_ydata().tolist() == pytest.approx(expected)
 
 
-def test_captions_state_the_number_of_seeds_and_bars_are_of_several(
+def test_number_of_seeds_is_stated_once_and_bars_are_of_several(
     sweep: Path, tmp_path: Path
 ) -> None:
-    several = figures.build(collect.collect(sweep)[0])
-    one = tmp_path / "one"
+    several, one = collect.collect(sweep)[0], tmp_path / "one"
     for level in (0.0, 1.0):
         write_run(one, [0.5, 1.0], corrupt=level)
-    single = figures.build(collect.collect(one)[0])
-    for name in ("test_error", "generalization_gap"):
-        assert several[name][0].axes[0].containers[0].has_yerr
-        assert not single[name][0].axes[0].containers[0].has_yerr
-    assert all(
-        text.endswith(" Means over 2 runs, and their deviation.") for _, text in several.values()
-    )
-    assert all(
-        text.endswith(" One run each, so no deviation is known.") for _, text in single.values()
-    )
+    single = collect.collect(one)[0]
+    for found, expected in ((several, True), (single, False)):
+        assert figures.gaps(found).axes[0].containers[0].has_yerr == expected
+    assert figures.repetitions(several) == "Means over 2 runs, with their sample deviation."
+    assert figures.repetitions(single) == "One run each, so no deviation is known."
     for seed in (1, 2):
         write_run(one, [0.5, 1.0], corrupt=1.0, seed=seed)
-    found = collect.collect(one)[0]
-    assert figures.repetitions(found) == "Means over 1 to 3 runs, and their deviation."
     report.main([str(one)])
     html = (one / "summary" / "report.html").read_text()
+    assert html.count("Means over 1 to 3 runs, with their sample deviation.") == 1
     assert "4 runs on digits, after Zhang" in html
+
+
+def test_panels_are_stacked_for_a_phone(tmp_path: Path) -> None:
+    for model in ("mlp", "linear"):
+        write_run(tmp_path, [0.5, 1.0], model={"name": model})
+    found, _ = collect.collect(tmp_path)
+    for columns, expected in ((2, 2), (1, 1)):
+        figure = figures.learning_curves(found, columns)
+        left_edges = {round(panel.get_position().x0, 3) for panel in figure.axes}
+        assert len(figure.axes) == 2 and len(left_edges) == expected
+
+
+def test_report_names_the_networks_and_the_command_of_the_sweep(tmp_path: Path) -> None:
+    """Also the keys that one model alone has; a worker's own command is not one of a user."""
+    started = {"mlp": "/x/randlabels/run.py", "wrn": "/x/randlabels/launchers/job.py"}
+    for model, program in started.items():
+        run = write_run(tmp_path, [0.5], model={"name": model}, optimizer={"lr": 0.1})
+        environment = json.loads(run.environment.read_text())
+        environment["argv"] = [program, "-m", "model=mlp,wrn", "name=a b"]
+        write_json(run.environment, environment)
+    report.main([str(tmp_path)])
+    html = (tmp_path / "summary" / "report.html").read_text()
+    configuration = html.partition("<h2>Configuration</h2>")[2]
+    assert "\nmodel=mlp model.bias=false model.hidden=[512]\n" in configuration
+    assert "\nmodel=wrn model.depth=28 model.dropout=0.0 model.widen=1<" in configuration
+    assert configuration.count("model.depth") == 1 and "\noptimizer.lr=0.1\n" in configuration
+    assert configuration.count("python -m randlabels.run") == 1
+    assert "python -m randlabels.run -m model=mlp,wrn &#39;name=a b&#39;\n" in configuration
+
+
+def test_tables_of_the_report_begin_with_the_result(sweep: Path) -> None:
+    """What all rows share is in the caption; the level comes first, then the result."""
+    found, tables = collect.collect(sweep)
+    shown = report.describe(found, tables)["tables"][0]
+    assert [name for name, _ in shown["columns"]] == ["corrupt", "test error (%)"]
+    assert shown["same"].startswith("dataset digits, model mlp, corruption uniform, n 2, n_done 2")
 
 
 @pytest.mark.parametrize(("peak", "top"), [(57.0, 1.1 * math.log(10)), (4.0, None)])
