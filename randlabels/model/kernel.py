@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -134,17 +133,13 @@ class Kernel(ExactModel):
         equations = self._system(train, test, rng, lambda: options.tick(0.0))
         try:
             factor = _factorise(equations, options, str(train.device))
-            # Equal label sets, such as those of all corruption seeds at p = 0, are solved once.
-            keys = [hashlib.sha256(t.cpu().numpy().tobytes()).digest() for t in targets]
-            distinct = dict(zip(keys, targets, strict=True))
             free = options.memory - self._shared_memory(train, len(test), options)
             at_once = min(max(free // _set_memory(*targets[0].shape), 1), MAX_SETS_AT_ONCE)
-            sets = list(distinct.values())
             started = time.perf_counter()
             solved = [
                 solution
-                for start in range(0, len(sets), at_once)
-                for solution in solutions(equations, factor, sets[start : start + at_once])
+                for start in range(0, len(targets), at_once)
+                for solution in solutions(equations, factor, targets[start : start + at_once])
             ]
         except Breakdown as error:
             precise = "" if options.dtype is torch.float64 else " or precision=fp64"
@@ -153,11 +148,9 @@ class Kernel(ExactModel):
                 f"use a larger model.ridge{precise}"
             ) from error
         seconds = time.perf_counter() - started
-        log.info("%d distinct label sets solved in %.1f s.", len(sets), seconds)
-        by_key = dict(zip(distinct, solved, strict=True))
+        log.info("%d label sets solved in %.1f s.", len(targets), seconds)
         fits = []
-        for key, target in zip(keys, targets, strict=True):
-            solution = by_key[key]
+        for target, solution in zip(targets, solved, strict=True):
             report = {
                 "relative_residual": solution.relative_residual,
                 "smallest_pivot": factor.smallest_pivot(),
@@ -176,9 +169,8 @@ class Kernel(ExactModel):
     ) -> System:
         if self.features == "random_conv":
             size = self.filters, self.patch, self.stride, self.bias
-            return random_conv.ConvSystem(
-                random_conv.shared(train, test, *size, rng, beat), self.ridge, beat
-            )
+            shared = random_conv.shared(train, test, size, rng, beat)
+            return random_conv.ConvSystem(shared, self.ridge, beat)
         kernel = {
             "gaussian": lambda: functions.gaussian(self.gamma),
             "laplacian": lambda: functions.laplacian(self.gamma),
