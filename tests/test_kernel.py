@@ -196,7 +196,7 @@ def test_memory_limits_the_label_sets_solved_at_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(kernel, "solutions", count)
     one = model.check(images, 40, 2, SolveOptions())
     for sets, expected in ((0, [1] * 5), (2, [2, 2, 1]), (100, [5])):
-        memory = one + (sets - 1) * kernel.ARRAYS_PER_SET * 40 * 2 * 8
+        memory = one + (sets - 1) * kernel.BYTES_PER_TARGET * 40 * 2
         fits = model.solve(images, images, targets, rng, SolveOptions(memory=memory))
         assert blocks == expected
         blocks.clear()

@@ -13,6 +13,7 @@ from . import Model
 from .init import initialize
 from .padding import pad_same
 
+
 class SmallAlexNet(nn.Module):
     """Two stages of conv5x5-64, ReLU, 3x3 max-pooling with stride 2 and local response
     normalisation; then linear layers of 384, 192 and K outputs with ReLU between them. All layers
