@@ -103,18 +103,12 @@ class FlipRotate(Augment):
 
 def random_crops(images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
     """Return (B, C, h, w) from (B, C, H, W): a window per image, each position equally likely."""
-    device = images.device
-
-    def window(whole: int, side: int) -> torch.Tensor:
-        """Draw indices (B, side) of rows or columns."""
-        shape = (len(images), 1)
-        start = torch.randint(whole - side + 1, shape, generator=rng, device=device)
-        return start + torch.arange(side, device=device)
-
-    rows, columns = (window(*pair) for pair in zip(images.shape[2:], size, strict=True))
-    batch = torch.arange(len(images), device=device)[:, None, None, None]
-    channels = torch.arange(images.shape[1], device=device)[None, :, None, None]
-    return images[batch, channels, rows[:, None, :, None], columns[:, None, None, :]]
+    windows = images.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (B, C, tops, lefts, h, w)
+    top, left = (
+        torch.randint(places, (len(images),), generator=rng, device=images.device)
+        for places in windows.shape[2:4]
+    )
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
 def random_flips(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:

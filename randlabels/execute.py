@@ -176,18 +176,18 @@ def _solve(
             watch()
 
         caption(f"{counted(len(configs), 'set')} of labels")
-        options = solve.solve_options(resources, tick)
         try:
-            solved = solve.solve(experiments, resources, options)
+            solved = solve.solve(experiments, resources, tick)
         except Interrupted as reason:
             log.warning("Stopped by %s; the same command solves it again from the start.", reason)
             raise
-    for config, (record, parameters, report) in zip(configs, solved, strict=True):
+    for config, (record, solution) in zip(configs, solved, strict=True):
         with logging_to(config.run.log, prefix=journal.prefix(config, several), quiet=bar):
-            log.info("Number of parameters: %d", parameters)
+            log.info("Number of parameters: %d", solution.parameters)
             journal.show(config, record)
+            report = solution.report
             log.info("%s", ", ".join(f"{k.replace('_', ' ')} {report[k]:.3g}" for k in report))
-            journal.finish(config, [record], parameters, solution=report)
+            journal.finish(config, [record], solution.parameters, solution=report)
 
 
 def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources:

@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 import torch
 
@@ -15,17 +14,9 @@ from .dataset import Split
 from .experiment import Experiment
 from .fit import measure
 from .machine.resources import Resources, free_memory
-from .model import ExactModel, SolveOptions
+from .model import ExactFit, ExactModel, SolveOptions
 from .randomness import generator
 from .store.metrics import LOSSES, Record
-
-
-class ExactRecord(NamedTuple):
-    """One run's record, its number of weights, and further results of its fit."""
-
-    record: Record
-    parameters: int
-    report: dict[str, Any]
 
 
 def system_key(config: Config) -> str:
@@ -42,13 +33,6 @@ def system_key(config: Config) -> str:
     return json.dumps(identity, sort_keys=True)
 
 
-def solve_options(
-    resources: Resources, tick: Callable[[float], None] = lambda share: None
-) -> SolveOptions:
-    """Return how a fit computes with these resources; for `tick` see `SolveOptions`."""
-    return SolveOptions(dtype_of(resources.precision), tick, free_memory(resources.device))
-
-
 def _model(config: Config) -> ExactModel:
     assert isinstance(config.model, ExactModel)
     return config.model
@@ -61,11 +45,11 @@ def dtype_of(precision: str) -> torch.dtype:
 def solve(
     experiments: Sequence[Experiment],
     resources: Resources,
-    options: SolveOptions,
-) -> list[ExactRecord]:
-    """Return the record of each experiment; all must have one `system_key`.
+    tick: Callable[[float], None] = lambda share: None,
+) -> list[tuple[Record, ExactFit]]:
+    """Return the record and the fit of each experiment; all must have one `system_key`.
 
-    The seconds of a record are an equal share of the whole.
+    tick: see `SolveOptions`. The seconds of a record are an equal share of the whole.
 
     Raises:
         ArithmeticError: the equations are singular in this precision, or an output is not finite.
@@ -83,20 +67,19 @@ def solve(
         inputs(first, first.test, device),
         [model.encode(e.train.labels.to(device), classes) for e in experiments],
         generator("init", first.config.seed),
-        options,
+        SolveOptions(dtype_of(resources.precision), tick, free_memory(device)),
     )
-    solved = []
+    records: list[Record] = []
     for experiment, fit in zip(experiments, fits, strict=True):
         train, test = experiment.train.to(device), experiment.test.to(device)
         measured = measure(loss, train, test, fit.train, fit.test, model.decode)
         if not all(math.isfinite(measured[key] or 0.0) for key in LOSSES):
             raise ArithmeticError("an output of the solution is not finite; use precision=fp64")
-        record: Record = {"epoch": 0, "lr": None, **measured}
-        solved.append(ExactRecord(record, fit.parameters, fit.report))
+        records.append({"epoch": 0, "lr": None, **measured})
     seconds = (time.perf_counter() - started) / len(experiments)
-    for each in solved:
-        each.record.update({"seconds": seconds, "images_per_second": None})
-    return solved
+    for record in records:
+        record.update({"seconds": seconds, "images_per_second": None})
+    return list(zip(records, fits, strict=True))
 
 
 def inputs(experiment: Experiment, split: Split, device: str) -> torch.Tensor:

@@ -20,7 +20,7 @@ def conv_features(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> random
     monkeypatch.setattr(random_conv, "FILTERS_AT_ONCE", 16)
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(90, 3, 12, 12, generator=rng)
-    return random_conv.ConvFeatures(images[:70], images[70:], 30, 4, 2, 0.5, rng, lambda: None)
+    return random_conv.ConvFeatures(images[:70], images[70:], (30, 4, 2, 0.5), rng, lambda: None)
 
 
 def test_random_convolutional_features_are_their_formula(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from randlabels.model import Model
-from randlabels.model.alexnet import AlexNet, local_response_norm
+from randlabels.model.alexnet import AlexNet, SmallAlexNet
 from randlabels.model.inception import Inception, InceptionNoBN
 from randlabels.model.lenet import LeNet
 from randlabels.model.linear import Linear
@@ -191,7 +191,7 @@ def test_response_norm_equals_tensorflow_formula() -> None:
     x = 100 * torch.randn(2, 20, 3, 3, generator=rng(), dtype=torch.float64)
     expected = ref.response_norm(x.numpy(), radius=4, alpha=0.001 / 9, beta=0.75)
     assert abs(expected / x.numpy()).max() < 0.9
-    np.testing.assert_allclose(local_response_norm()(x), expected, rtol=1e-12)
+    np.testing.assert_allclose(SmallAlexNet((3, 8, 8), 10).norm(x), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

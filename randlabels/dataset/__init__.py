@@ -43,12 +43,8 @@ class Split:
 
     def to(self, device: str) -> Split:
         """Return a copy on the device; on the same device, the same tensors."""
-        tensors = (self.images, self.labels, self.original, self.altered)
-        images, labels, original, altered = (
-            None if tensor is None else tensor.to(device) for tensor in tensors
-        )
-        assert images is not None and labels is not None
-        return Split(images, labels, original, altered)
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        return replace(self, **moved)
 
     def check(self, classes: int) -> None:
         """ValueError unless images and labels have the form of a stored split."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -13,17 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from ..store.files import write_atomic
 from . import Data, Dataset, Split
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-CACHE = ".randlabels-cache"
-"""Folder under the root with decoded images; it may be deleted at any time."""
-
-DECODER = 2
-"""Version of `_decode`, so that a cache of an earlier version is not read."""
 
 IGNORED = ("thumbs.db", "desktop.ini")
 """Files that Windows adds to folders of images, in lower case."""
@@ -79,19 +68,8 @@ class ImageFolder(Dataset):
         return Split(self._read_all(files), torch.tensor(labels, dtype=torch.int64))
 
     def _read_all(self, files: list[Path]) -> torch.Tensor:
-        """Return images (N, C, H, W) uint8, from the cache if these files were decoded before."""
-        digest = hashlib.sha256(f"{DECODER} {self.size} {self.channels}".encode())
-        for file in files:
-            try:
-                digest.update(hashlib.sha256(file.read_bytes()).digest())
-            except OSError as error:
-                raise ValueError(f"{file} cannot be read ({error.strerror})") from error
-        cache = self.folder / CACHE / f"{digest.hexdigest()}.npz"
-        images = _read_cache(cache)
-        if images is None:
-            images = np.stack([self._read_image(file) for file in files])
-            _write_cache(cache, images)
-        return torch.as_tensor(images)
+        """Return images (N, C, H, W) uint8."""
+        return torch.as_tensor(np.stack([self._read_image(file) for file in files]))
 
     def _read_image(self, file: Path) -> np.ndarray:
         from PIL import Image
@@ -162,21 +140,3 @@ def _folders(parent: Path) -> list[str]:
 
 def _visible(parent: Path) -> list[str]:
     return sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _read_cache(path: Path) -> np.ndarray | None:
-    """Return decoded images, or None if the file is missing or damaged (zip checks its CRC)."""
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return file["images"]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        return None
-
-
-def _write_cache(path: Path, images: np.ndarray) -> None:
-    """Keep decoded images; if that fails, they are decoded again next time."""
-    buffer = io.BytesIO()
-    np.savez(buffer, images=images)
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, buffer.getvalue())

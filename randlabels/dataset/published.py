@@ -48,17 +48,16 @@ class _Vision(Dataset):
         return [f"{cls.base_folder}/{name}" for name in (*names, cls.meta["filename"])]
 
     def _explain(self, error: Exception) -> str:
-        where = f"{self.name} in {self.folder}"
+        where, files = f"{self.name} in {self.folder}", ", ".join(self._files())
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         if self.download:
             return (
-                f"{where} could not be downloaded or read ({_first_line(error)}); "
-                f"place {', '.join(self._files())} there, or set RANDLABELS_DATA or dataset.root "
-                "to the folder that has them"
+                f"{where} could not be downloaded or read ({reason}); place {files} there, or set "
+                "RANDLABELS_DATA or dataset.root to the folder that has them"
             )
         return (
-            f"{where} is missing or fails its checksum ({_first_line(error)}); set "
-            "dataset.download=true, or RANDLABELS_DATA or dataset.root to the folder that has "
-            f"{', '.join(self._files())}"
+            f"{where} is missing or fails its checksum ({reason}); set dataset.download=true, or "
+            f"RANDLABELS_DATA or dataset.root to the folder that has {files}"
         )
 
     def _tensors(self, source: Any) -> Split:
@@ -66,10 +65,6 @@ class _Vision(Dataset):
         # N×H×W for grey images, N×H×W×C for colour ones.
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
         return Split(images, torch.as_tensor(source.targets, dtype=torch.int64))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 @dataclass
@@ -112,11 +107,9 @@ class MNIST(_Vision):
         cls = self._published()
         raw = self.folder / cls.__name__ / "raw"
         for filename, md5 in cls.resources:
-            archive = raw / filename
+            archive, unpacked = raw / filename, (raw / filename).with_suffix("")
             published = check_integrity(str(archive), md5)
-            if not published or gzip.decompress(archive.read_bytes()) != (
-                archive.with_suffix("").read_bytes()
-            ):
+            if not published or gzip.decompress(archive.read_bytes()) != unpacked.read_bytes():
                 wrong = f"{filename} or its unpacked copy is missing or not the published file"
                 raise ValueError(self._explain(OSError(wrong)))
 

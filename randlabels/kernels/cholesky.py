@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+from torch.linalg import solve_triangular
 
 from .products import product, subtract_product
 
@@ -74,7 +75,7 @@ class Triangle:
             beat()
         head.diagonal().add_(ridge)
         corner = _cholesky(head[:width], 0)
-        first.copy_(torch.linalg.solve_triangular(corner.T, head, upper=True, left=False))
+        first.copy_(solve_triangular(corner.T, head, upper=True, left=False))
         head = first.double()  # as rounded, so that what is stored is what is taken out
         for start, panel in self.panels[1:]:
             for columns in pieces(start + panel.shape[1], start):
@@ -97,30 +98,22 @@ class Triangle:
         Raises:
             Breakdown: names the row whose pivot is not positive.
         """
-        operations = self.operations()
+        work = sum(start * panel.numel() for start, panel in self.panels)
         for index, (start, panel) in enumerate(self.panels[1:], 1):
             width = panel.shape[1]
             for first, before in self.panels[1:index]:
                 below = before[start - first :]
                 for target, left in zip(panel.split(BLOCK), below.split(BLOCK), strict=True):
                     subtract_product(target, left, below[:width])
-                tick(2.0 * panel.numel() * before.shape[1] / operations)
+                tick(before.shape[1] * panel.numel() / work)
             corner = _cholesky(panel[:width].double(), start)
             panel[:width] = corner
             # The inverse is small and is computed in float64; dividing then has a product's speed.
             identity = torch.eye(width, dtype=corner.dtype, device=corner.device)
-            inverse = torch.linalg.solve_triangular(corner, identity, upper=False).to(self.dtype)
+            inverse = solve_triangular(corner, identity, upper=False).to(self.dtype)
             for target in panel[width:].split(BLOCK):
                 target.copy_(product(target, inverse))
-            tick(_panel_operations(*panel.shape) / operations)
-
-    def operations(self) -> float:
-        """Return the floating-point operations of `factorise`: n³/3, and what the blocks add."""
-        head = self.panels[0][1].shape[1]
-        return sum(
-            2.0 * panel.numel() * (start - head) + _panel_operations(*panel.shape)
-            for start, panel in self.panels[1:]
-        )
+            tick(self.panels[0][1].shape[1] * panel.numel() / work)
 
     def smallest_pivot(self) -> float:
         """Return the smallest squared diagonal entry of L."""
@@ -133,27 +126,14 @@ class Triangle:
         """
         solution = right.clone()
         for start, panel in self.panels:
-            panel = panel if start else panel.double()
-            width = panel.shape[1]
-            here = solution[:, start : start + width]
-            corner = panel[:width].tril()
-            solved = torch.linalg.solve_triangular(
-                corner.T, here.to(panel.dtype), upper=True, left=False
-            )
+            corner, left, here, below = _split(solution, start, panel)
+            solved = solve_triangular(corner.T, here.to(corner.dtype), upper=True, left=False)
             here.copy_(solved)
-            for rows, below in _below(start, panel):
-                solution[:, rows].sub_(product(solved, below))
+            below.sub_(product(solved, left))
         for start, panel in reversed(self.panels):
-            panel = panel if start else panel.double()
-            width = panel.shape[1]
-            here = solution[:, start : start + width]
-            for rows, below in _below(start, panel):
-                here.sub_(product(solution[:, rows].to(panel.dtype), below.T))
-            corner = panel[:width].tril()
-            solved = torch.linalg.solve_triangular(
-                corner, here.to(panel.dtype), upper=False, left=False
-            )
-            here.copy_(solved)
+            corner, left, here, below = _split(solution, start, panel)
+            here.sub_(product(below.to(corner.dtype), left.T))
+            here.copy_(solve_triangular(corner, here.to(corner.dtype), upper=False, left=False))
         return solution
 
 
@@ -172,11 +152,11 @@ def _panels(n: int) -> Iterator[tuple[int, int]]:
         start += width
 
 
-def _below(start: int, panel: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield the rows below a panel's diagonal block, BLOCK at a time, and their values."""
-    for top in range(panel.shape[1], len(panel), BLOCK):
-        below = panel[top : top + BLOCK]
-        yield slice(start + top, start + top + len(below)), below
+def _split(solution: torch.Tensor, start: int, panel: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Split a panel at its diagonal block, and the solution's columns from `start` on alike."""
+    panel = panel if start else panel.double()
+    width = [panel.shape[1]]
+    return *panel.tensor_split(width), *solution[:, start:].tensor_split(width, 1)
 
 
 def _cholesky(block: torch.Tensor, start: int) -> torch.Tensor:
@@ -185,8 +165,3 @@ def _cholesky(block: torch.Tensor, start: int) -> torch.Tensor:
     if failed:
         raise Breakdown(f"the pivot of row {start + int(failed) - 1} is not positive")
     return corner
-
-
-def _panel_operations(rows: int, width: int) -> float:
-    """Return the operations of a panel's diagonal block and of the division by it."""
-    return width**3 / 3 + 2.0 * (rows - width) * width**2

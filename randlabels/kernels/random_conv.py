@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable
 
 import torch
@@ -13,6 +12,8 @@ import torch.nn.functional as F
 from .products import integer_product, product
 
 log = logging.getLogger("randlabels")
+
+Size = tuple[int, int, int, float]
 
 CODES_PER_DEVIATION = 20
 """Codes reach 6.35 standard deviations to either side, beyond which lies less than one feature in a
@@ -27,8 +28,6 @@ FILTERS_AT_ONCE = 1000
 
 ROWS_AT_ONCE = 100
 """Images whose codes are in float64 at a time: 0.1 GiB for 32,000 filters."""
-
-IMAGES_PER_LOG_LINE = 10_000
 
 
 class ConvFeatures:
@@ -51,8 +50,8 @@ class ConvFeatures:
     processors, a code may differ by one. The codes define Φ: a random map loses nothing by
     rounding, and K is computed from them without error.
 
-    train: (n, 4·F) int8, test: (m, 4·F) int8. `beat` is called every few images, and may raise to
-    stop.
+    size: filters, patch, stride, bias. train: (n, 4·F) int8; test: (m, 4·F) int8. `beat` is called
+    every few images, and may raise to stop.
     """
 
     WHITENING_PATCHES = 100_000
@@ -65,14 +64,12 @@ class ConvFeatures:
         self,
         train: torch.Tensor,
         test: torch.Tensor,
-        filters: int,
-        patch: int,
-        stride: int,
-        bias: float,
+        size: Size,
         rng: torch.Generator,
         beat: Callable[[], None],
     ) -> None:
-        self.patch, self.stride, self.beat = patch, stride, beat
+        filters, self.patch, self.stride, bias = size
+        self.beat = beat
         mean, whitening = self._whitening(self._draw_patches(train, self.WHITENING_PATCHES, rng))
         whitened = (self._draw_patches(train, filters, rng) - mean) @ whitening
         unit = whitened / whitened.norm(dim=1, keepdim=True).clamp(min=1e-12)
@@ -82,7 +79,8 @@ class ConvFeatures:
 
         order = torch.randperm(len(train), generator=rng).to(train.device)
         images = train[order[: self.STATISTICS_IMAGES]]
-        sample = torch.cat([self.activations(part).float() for part in self._split(images)])
+        few = images.split(self._images_at_once(images))
+        sample = torch.cat([self.activations(part).float() for part in few])
         deviation, self.mean = torch.std_mean(sample, 0, correction=0)
         # the deviation of a filter that never fires is 0
         self.scale = CODES_PER_DEVIATION / deviation.clamp(min=1e-3)
@@ -101,24 +99,19 @@ class ConvFeatures:
         return torch.cat(parts, 1)
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
-        codes = torch.empty(
-            len(images), len(self.mean), dtype=torch.int8, device=self.filters.device
-        )
-        started, done = time.perf_counter(), 0
-        for part in self._split(images):
+        log.info("Computing the features of %d images.", len(images))
+        codes = self.mean.new_empty(len(images), len(self.mean), dtype=torch.int8)
+        few = self._images_at_once(images)
+        for part, target in zip(images.split(few), codes.split(few), strict=True):
             whole = self.activations(part).float().sub_(self.mean).mul_(self.scale).round_()
-            codes[done : done + len(part)] = whole.clamp_(-127, 127)
-            done += len(part)
+            target.copy_(whole.clamp_(-127, 127))
             self.beat()
-            if done // IMAGES_PER_LOG_LINE > (done - len(part)) // IMAGES_PER_LOG_LINE:
-                took = time.perf_counter() - started
-                log.info("Features of %d of %d images in %.0f s.", done, len(images), took)
         return codes
 
-    def _split(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Split into a few images at a time, with about 2·FILTERS_AT_ONCE patches."""
+    def _images_at_once(self, images: torch.Tensor) -> int:
+        """Return how many images have about 2·FILTERS_AT_ONCE patches."""
         height, width = self._positions(images)
-        return images.split(max(1, 2 * FILTERS_AT_ONCE // (height * width)))
+        return max(1, 2 * FILTERS_AT_ONCE // (height * width))
 
     def _positions(self, images: torch.Tensor) -> tuple[int, int]:
         """Return the number of patches in a column and in a row of the image."""
@@ -192,10 +185,7 @@ class ConvSystem:
 def shared(
     train: torch.Tensor,
     test: torch.Tensor,
-    filters: int,
-    patch: int,
-    stride: int,
-    bias: float,
+    size: Size,
     rng: torch.Generator,
     beat: Callable[[], None],
 ) -> ConvFeatures:
@@ -203,19 +193,15 @@ def shared(
 
     The last features are kept, so that runs of one process that differ in their ridge share them.
     """
-    key = (filters, patch, stride, bias, rng.initial_seed(), _digest(train), _digest(test))
+    content = (hashlib.sha256(images.cpu().numpy().tobytes()).digest() for images in (train, test))
+    key = size, rng.initial_seed(), train.shape, train.device, *content
     if key not in _made:
         _made.clear()
-        _made[key] = ConvFeatures(train, test, filters, patch, stride, bias, rng, beat)
+        _made[key] = ConvFeatures(train, test, size, rng, beat)
     return _made[key]
 
 
 _made: dict[tuple[object, ...], ConvFeatures] = {}
-
-
-def _digest(images: torch.Tensor) -> str:
-    content = images.cpu().contiguous().numpy().data
-    return f"{images.shape} {images.device} {hashlib.sha256(content).hexdigest()}"
 
 
 def _normalise(patches: torch.Tensor) -> torch.Tensor:

@@ -25,12 +25,10 @@ class Rows:
         """Take (n, d) float32 features."""
         codes = _encode(features)
         self.values = features if codes is None else codes
+        offset, unit = (0, 1) if codes is None else (128, 255**2)
         parts = self.values.split(ROWS_AT_ONCE)
-        if codes is None:
-            self.squares = torch.cat([part.double().square().sum(1) for part in parts])
-        else:
-            sums = [(part.double() + 128).square().sum(1) for part in parts]
-            self.squares = torch.cat(sums) / 255**2
+        sums = [(part.double() + offset).square().sum(1) for part in parts]
+        self.squares = torch.cat(sums) / unit
 
     def __len__(self) -> int:
         return len(self.values)

@@ -56,12 +56,8 @@ class KernelSystem:
         ridge: float,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self.train = train
-        self.test = test
-        self.kernel = kernel
-        self.ridge = ridge
-        self.beat = beat
-        self.n = len(train)
+        self.train, self.test, self.n = train, test, len(train)
+        self.kernel, self.ridge, self.beat = kernel, ridge, beat
 
     def tile(self, rows: slice, columns: slice) -> torch.Tensor:
         return self._tile(self.train, rows, columns)
@@ -115,18 +111,16 @@ def solutions(system: System, factor: Triangle, targets: list[torch.Tensor]) -> 
     coefficients, residual = _refine(system, factor, block)
     outputs = block - residual - system.ridge * coefficients
     squared_norms = (coefficients * outputs).sum(1)
-    predictions = system.predictions(coefficients)
-    found = []
-    start = 0
-    for target in targets:
-        rows = slice(start, start + target.shape[1])
-        start = rows.stop
-        relative = float(residual[rows].norm() / target.norm())
+    of_all = residual, outputs, system.predictions(coefficients), squared_norms
+    of_each = zip(*(rows.split([t.shape[1] for t in targets]) for rows in of_all), strict=True)
+    solved = []
+    for target, (left, train, test, squares) in zip(targets, of_each, strict=True):
+        relative = float(left.norm() / target.norm())
         if not relative <= LIMIT:
             raise Breakdown(f"the refinement stopped at a relative residual of {relative:.1e}")
-        norm = float(squared_norms[rows].sum().clamp(min=0).sqrt())
-        found.append(Solution(outputs[rows].T, predictions[rows].T, relative, norm))
-    return found
+        norm = float(squares.sum().clamp(min=0).sqrt())
+        solved.append(Solution(train.T, test.T, relative, norm))
+    return solved
 
 
 def _refine(

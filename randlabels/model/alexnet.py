@@ -13,18 +13,6 @@ from . import Model
 from .init import initialize
 from .padding import pad_same
 
-LRN_RADIUS = 4  # channels on either side
-
-
-def local_response_norm() -> nn.LocalResponseNorm:
-    """Return a layer for x / (1 + 0.001/9 · sum of x² over the 9 nearest channels)^0.75.
-
-    The constants are those of TensorFlow's CIFAR-10 tutorial: depth_radius 4, bias 1, alpha
-    0.001/9, beta 0.75. torch divides alpha by the number of channels in the sum and
-    TensorFlow does not, so alpha is 0.001 here.
-    """
-    return nn.LocalResponseNorm(2 * LRN_RADIUS + 1, alpha=0.001, beta=0.75, k=1.0)
-
 
 class SmallAlexNet(nn.Module):
     """Two stages of conv5x5-64, ReLU, 3x3 max-pooling with stride 2 and local response
@@ -32,7 +20,9 @@ class SmallAlexNet(nn.Module):
     have biases.
 
     The paper does not give the channels; only 64 and 64, with SAME padding, match its parameter
-    count. Pooling is padded as in TensorFlow: a 28x28 image becomes 14x14, then 7x7.
+    count. Pooling is padded as in TensorFlow: a 28x28 image becomes 14x14, then 7x7. The constants
+    of the normalisation are those of TensorFlow's CIFAR-10 tutorial: depth_radius 4, bias 1, alpha
+    0.001/9, beta 0.75. torch divides alpha by the 9 channels of the sum.
     """
 
     def __init__(self, image: tuple[int, int, int], classes: int) -> None:
@@ -41,7 +31,7 @@ class SmallAlexNet(nn.Module):
         positions = -(-height // 4) * -(-width // 4)
         self.conv1 = nn.Conv2d(channels, 64, 5, padding=2)
         self.conv2 = nn.Conv2d(64, 64, 5, padding=2)
-        self.norm = local_response_norm()
+        self.norm = nn.LocalResponseNorm(9, alpha=0.001, beta=0.75, k=1.0)
         self.dense1 = nn.Linear(64 * positions, 384)
         self.dense2 = nn.Linear(384, 192)
         self.head = nn.Linear(192, classes)

@@ -91,21 +91,17 @@ class Inception(Model):
 
     name: ClassVar[str] = "inception"
     bf16_on_cpu: ClassVar[bool] = True
+    norm: ClassVar[bool] = True
 
     lr: float | None = 0.1
 
     def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
-        return initialize(SmallInception(image[0], classes, norm=True), rng, glorot=True)
+        return initialize(SmallInception(image[0], classes, norm=self.norm), rng, glorot=True)
 
 
 @dataclass
-class InceptionNoBN(Model):
+class InceptionNoBN(Inception):
     """The same network without batch normalisation, with the same number of parameters."""
 
     name: ClassVar[str] = "inception_no_bn"
-    bf16_on_cpu: ClassVar[bool] = True
-
-    lr: float | None = 0.1
-
-    def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
-        return initialize(SmallInception(image[0], classes, norm=False), rng, glorot=True)
+    norm: ClassVar[bool] = False

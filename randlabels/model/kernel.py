@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ FEATURES = ("raw", "gabor", "random_conv")
 MAX_SETS_AT_ONCE = 64
 """Label sets solved as one block, if memory suffices."""
 
-ARRAYS_PER_SET = 10
+BYTES_PER_TARGET = 10 * 8
 """Float64 arrays (n, K) of a label set while it is solved: target, coefficients, residual, their
 successors and copies. Together 0.045 GiB at n = 60,000 with ten classes."""
 
@@ -100,7 +99,8 @@ class Kernel(ExactModel):
                     f"model.patch={self.patch} leaves no two patches on images of "
                     f"{height}x{width} pixels; use a smaller one"
                 )
-        return self._shared_memory(images, test, options) + _set_memory(len(images), classes)
+        targets = BYTES_PER_TARGET * len(images) * classes
+        return self._shared_memory(images, test, options) + targets
 
     def _shared_memory(self, images: torch.Tensor, test: int, options: SolveOptions) -> int:
         """Return the bytes of a fit that do not depend on the number of label sets."""
@@ -134,17 +134,14 @@ class Kernel(ExactModel):
         equations = self._system(train, test, rng, lambda: options.tick(0.0))
         try:
             factor = _factorise(equations, options, str(train.device))
-            # Equal label sets, such as those of all corruption seeds at p = 0, are solved once.
-            keys = [hashlib.sha256(t.cpu().numpy().tobytes()).digest() for t in targets]
-            distinct = dict(zip(keys, targets, strict=True))
             free = options.memory - self._shared_memory(train, len(test), options)
-            at_once = min(max(free // _set_memory(*targets[0].shape), 1), MAX_SETS_AT_ONCE)
-            sets = list(distinct.values())
+            possible = free // (BYTES_PER_TARGET * targets[0].numel())
+            at_once = min(max(possible, 1), MAX_SETS_AT_ONCE)
             started = time.perf_counter()
             solved = [
                 solution
-                for start in range(0, len(sets), at_once)
-                for solution in solutions(equations, factor, sets[start : start + at_once])
+                for start in range(0, len(targets), at_once)
+                for solution in solutions(equations, factor, targets[start : start + at_once])
             ]
         except Breakdown as error:
             precise = "" if options.dtype is torch.float64 else " or precision=fp64"
@@ -153,18 +150,16 @@ class Kernel(ExactModel):
                 f"use a larger model.ridge{precise}"
             ) from error
         seconds = time.perf_counter() - started
-        log.info("%d distinct label sets solved in %.1f s.", len(sets), seconds)
-        by_key = dict(zip(distinct, solved, strict=True))
+        log.info("%d label sets solved in %.1f s.", len(targets), seconds)
         fits = []
-        for key, target in zip(keys, targets, strict=True):
-            solution = by_key[key]
+        for target, each in zip(targets, solved, strict=True):
             report = {
-                "relative_residual": solution.relative_residual,
+                "relative_residual": each.relative_residual,
                 "smallest_pivot": factor.smallest_pivot(),
-                "interpolation_error": float((solution.train - target).abs().max()),
-                "norm": solution.norm,
+                "interpolation_error": float((each.train - target).abs().max()),
+                "norm": each.norm,
             }
-            fits.append(ExactFit(solution.train, solution.test, target.numel(), report))
+            fits.append(ExactFit(each.train, each.test, target.numel(), report))
         return fits
 
     def _system(
@@ -176,27 +171,20 @@ class Kernel(ExactModel):
     ) -> System:
         if self.features == "random_conv":
             size = self.filters, self.patch, self.stride, self.bias
-            return random_conv.ConvSystem(
-                random_conv.shared(train, test, *size, rng, beat), self.ridge, beat
-            )
+            shared = random_conv.shared(train, test, size, rng, beat)
+            return random_conv.ConvSystem(shared, self.ridge, beat)
         kernel = {
-            "gaussian": lambda: functions.gaussian(self.gamma),
-            "laplacian": lambda: functions.laplacian(self.gamma),
-            "polynomial": lambda: functions.polynomial(self.degree),
-            "linear": functions.linear,
-        }[self.kernel]()
-        rows = self._rows(train), self._rows(test)
-        return KernelSystem(*rows, kernel, self.ridge, beat)
+            "gaussian": functions.gaussian(self.gamma),
+            "laplacian": functions.laplacian(self.gamma),
+            "polynomial": functions.polynomial(self.degree),
+            "linear": functions.linear(),
+        }[self.kernel]
+        return KernelSystem(self._rows(train), self._rows(test), kernel, self.ridge, beat)
 
     def _rows(self, images: torch.Tensor) -> Rows:
         if self.features == "gabor":
             images = features.gabor(images, self.orientations, self.wavelengths, self.pool)
         return Rows(images.flatten(1))
-
-
-def _set_memory(n: int, classes: int) -> int:
-    """Return the bytes of one label set while it is solved."""
-    return ARRAYS_PER_SET * n * classes * 8
 
 
 def _factorise(equations: System, options: SolveOptions, device: str) -> Triangle:
@@ -207,11 +195,7 @@ def _factorise(equations: System, options: SolveOptions, device: str) -> Triangl
     built = time.perf_counter()
     factor.factorise(options.tick)
     seconds = time.perf_counter() - built
-    log.info(
-        "K of %s images computed in %.1f s and factorised in %.1f s (%.0f GFLOP/s).",
-        f"{equations.n:,}",
-        built - started,
-        seconds,
-        equations.n**3 / 3 / seconds / 1e9,
-    )
+    speed = f"{seconds:.1f} s ({equations.n**3 / 3 / seconds / 1e9:.0f} GFLOP/s)"
+    computed = f"K of {equations.n:,} images computed in {built - started:.1f} s"
+    log.info("%s and factorised in %s.", computed, speed)
     return factor

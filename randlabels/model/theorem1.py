@@ -62,17 +62,11 @@ class Theorem1(ExactModel):
             outputs, predictions = (
                 evaluate(p, thresholds, weights)[:, None].to(train.device) for p in (x, z)
             )
-            fits.append(
-                ExactFit(
-                    train=outputs,
-                    test=predictions,
-                    parameters=len(direction) + len(thresholds) + len(weights),
-                    report={
-                        "interpolation_error": float((outputs - target).abs().max()),
-                        "largest_weight": float(weights.abs().max()),
-                    },
-                )
-            )
+            report = {
+                "interpolation_error": float((outputs - target).abs().max()),
+                "largest_weight": float(weights.abs().max()),
+            }
+            fits.append(ExactFit(outputs, predictions, 2 * len(x) + dimensions, report))
         options.tick(1.0)
         return fits
 

@@ -268,10 +268,9 @@ def exact(device: str, quick: bool) -> Questions:
             on = Resources(where, precision, cpu_count())
             torch.set_num_threads(on.threads)
             began = time.perf_counter()
-            options = solve.solve_options(built, on, share=False)
-            (solved,) = solve.solve([built], on, options)
-            report = {key: f"{value:.1e}" for key, value in solved.report.items()}
-            loss = solved.record["test_loss"]
+            ((record, fit),) = solve.solve([built], on)
+            report = {key: f"{value:.1e}" for key, value in fit.report.items()}
+            loss = record["test_loss"]
             return f"{time.perf_counter() - began:.1f} s, test loss {loss:.10g}, {report}"
 
         yield f"{' '.join(map(str, model.values()))} {where} {precision}", fit_exactly
