@@ -59,7 +59,8 @@ class Settings:
     time_limit: float | None = None
     fit_threshold: float = 0.999
 
-    def __post_init__(self) -> None:
+    def check_ranges(self) -> None:
+        """ValueError for the first value out of its range."""
         if not 0 <= self.corrupt <= 1:
             raise ValueError(f"corrupt={self.corrupt} must be between 0 and 1")
         self.corrupt += 0.0  # turns -0.0 into 0.0
@@ -108,7 +109,7 @@ class Config(Settings):
     augment: Augment
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        self.check_ranges()
         for group in DEFAULTS:
             getattr(self, group).pin_files()
         if self.precision == ("bf16" if self.exact else "fp64"):
@@ -230,7 +231,8 @@ def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
     """
     values = {key: value for key, value in tree.items() if key not in DEFAULTS}
     settings = parse_dataclass(Settings, values, prefix="")
-    settings.name = settings.name or (sweep or "default").replace("/", "-")
+    if settings.name is None:
+        settings.name = (sweep or "default").replace("/", "-")
     chosen = {}
     for group in DEFAULTS:
         keys = dict(tree.get(group) or {})

@@ -1,4 +1,4 @@
-"""Losses: one value per example, from float32 logits whatever the training precision."""
+"""Losses: one value per example, from float32 logits in every training precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every random draw has its own generator, seeded by what the draw is for."""
+"""Generators of random draws, one per purpose, seeded by what the draw is for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def derive_seed(purpose: str, seed: int, epoch: int = 0) -> int:
-    """A seed in [0, 2**63) that depends on (purpose, seed, epoch) and on nothing else."""
+    """Return a seed in [0, 2**63) that depends on (purpose, seed, epoch) alone."""
     digest = hashlib.sha256(f"{purpose}/{seed}/{epoch}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -16,9 +16,9 @@ def derive_seed(purpose: str, seed: int, epoch: int = 0) -> int:
 def generator(
     purpose: str, seed: int, epoch: int = 0, device: str | torch.device = "cpu"
 ) -> torch.Generator:
-    """A fresh generator for one purpose in one epoch, such as ("order", 0, 17).
+    """Return a fresh generator for one purpose in one epoch, such as ("order", 0, 17).
 
-    Since nothing draws from a shared stream, a resumed run repeats the uninterrupted one
-    without any saved generator state, and adding a run changes no other.
+    No draw comes from a shared stream. So a resumed run repeats the uninterrupted one without
+    saved generator states, and adding a run changes no other.
     """
     return torch.Generator(device).manual_seed(derive_seed(purpose, seed, epoch))

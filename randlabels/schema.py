@@ -33,7 +33,7 @@ IN_WORDS = {
 class Option(ABC):
     """Base class of the options of all config groups: dataclasses whose fields are their keys.
 
-    name: the text after `GROUP=` on the command line. A class without one is no option.
+    name: the text after `GROUP=` on the command line. A class without one is not an option.
     """
 
     name: ClassVar[str]

@@ -172,9 +172,9 @@ def test_each_image_is_drawn_for_itself_anew_in_each_epoch(augment: CropFlip) ->
     assert not torch.equal(first, augment(same, size, generator("augment", 1, 0)))
 
 
-def test_a_bad_angle_is_refused_in_one_sentence() -> None:
+def test_angle_out_of_range_is_refused() -> None:
     for degrees in (-1.0, 181.0, math.nan):
-        with pytest.raises(ValueError, match=r"^augment.degrees=.* is no angle; use 0 to 180$"):
+        with pytest.raises(ValueError, match=r"^augment.degrees=.* must be between 0 and 180$"):
             FlipRotate(degrees)
 
 

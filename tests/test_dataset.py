@@ -69,7 +69,7 @@ def write_cifar(root: Path, cls: type, key: str, monkeypatch: pytest.MonkeyPatch
         (CIFAR100, datasets.CIFAR100, "fine_labels"),
         (type("Mine", (CIFAR10,), {}), datasets.CIFAR10, "labels"),
     ],
-    ids=["cifar10", "cifar100", "of one's own"],
+    ids=["cifar10", "cifar100", "own subclass"],
 )
 def test_cifar_files_become_the_same_pixels_and_labels(
     option: type, cls: type, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -146,10 +146,10 @@ def test_svhn_files_become_the_same_pixels_and_labels(
     labels = np.arange(1, 21)[:, None] % 10
     labels[labels == 0] = 10  # SVHN's label of the digit 0
     listed = dict(datasets.SVHN.split_list)
-    for part in ("train", "test"):
-        url, name, _ = listed[part]
+    for split in ("train", "test"):
+        url, name, _ = listed[split]
         scipy.io.savemat(tmp_path / name, {"X": pixels, "y": labels})
-        listed[part] = [url, name, md5(tmp_path / name)]
+        listed[split] = [url, name, md5(tmp_path / name)]
     monkeypatch.setattr(datasets.SVHN, "split_list", listed)
     data = SVHN(root=str(tmp_path), download=False).load()
     np.testing.assert_array_equal(data.train.images, pixels.transpose(3, 2, 0, 1))
@@ -222,7 +222,7 @@ def test_subset_is_balanced_sorted_and_nested() -> None:
         chosen = set(indices.tolist())
 
 
-def test_subset_depends_on_its_seed_and_on_the_part() -> None:
+def test_subset_depends_on_its_seed_and_on_the_split() -> None:
     labels = torch.arange(1000) % 10
     first = Digits(train_size=100, test_size=100)
     assert torch.equal(first.indices(labels, "train"), first.indices(labels, "train"))
@@ -244,5 +244,5 @@ def test_holdout_takes_the_place_of_the_test_images() -> None:
     assert torch.equal(experiment.load(Digits(holdout=200)).test.images, held.test.images)
     other = experiment.load(Digits(holdout=200, subset_seed=1))
     assert not torch.equal(other.test.images, held.test.images)
-    with pytest.raises(ValueError, match="dataset.holdout=1442 leaves none of the 1,442"):
+    with pytest.raises(ValueError, match="dataset.holdout=1442 must be below the 1,442 training"):
         experiment.load(Digits(holdout=1442))

@@ -221,7 +221,7 @@ def test_folder_that_cannot_be_is_said_in_one_sentence(
 @pytest.mark.parametrize("name", ["..", "../up", "/abs", "a\nb", "~", "x" * 101, "a b", "ü", ".h"])
 def test_name_cannot_lead_out_of_the_folder(name: str, cli: Cli, tmp_path: Path) -> None:
     outcome = cli(*TINY, f"name='{name}'")
-    assert outcome.code == 1 and "is no safe folder name" in outcome.err
+    assert outcome.code == 1 and "must be a safe folder name" in outcome.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -105,7 +105,7 @@ def test_bad_input_is_one_sentence(cli: Cli) -> None:
         "optimizer.lr=0.1": "optimizer.lr=0.1 has no meaning",
         "schedule=cosine": "schedule=cosine has no meaning",
         "loss=gce": "loss=gce has no meaning",
-        "precision=bf16": "precision=bf16 is not for model=kernel; use auto, fp32 or fp64",
+        "precision=bf16": "precision=bf16 must be auto, fp32 or fp64 for model=kernel",
         "model.cache=true": "cache",
         "model.kernel=sinc": "model.kernel=sinc is unknown; use gaussian",
         "model.features=random_conv": "use model.kernel=linear",
@@ -115,7 +115,7 @@ def test_bad_input_is_one_sentence(cli: Cli) -> None:
         assert outcome.code == 1 and message in outcome.err, override
         assert len(outcome.err.strip().splitlines()) == 1
     outcome = cli("dataset=digits", "model=mlp", "precision=fp64")
-    assert "precision=fp64 is not for model=mlp; use auto, fp32 or bf16" in outcome.err
+    assert "precision=fp64 must be auto, fp32 or bf16 for model=mlp" in outcome.err
 
 
 def test_lack_of_memory_is_refused_and_names_a_precision_that_fits(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from randlabels import checks, solve
+from randlabels import checks
 from randlabels.console import print_table
 from randlabels.model.kernel import Kernel
 from randlabels.store.rundir import RunDir
@@ -80,7 +80,7 @@ def test_sweep_is_refused_for_one_precision_before_any_run_starts(
 
     monkeypatch.setattr(Kernel, "check", record_and_check)
     assert cli(*KERNEL, "precision=fp32", "plan=true").code == 0
-    monkeypatch.setattr(solve, "free_memory", lambda device: needed[0])
+    monkeypatch.setattr(checks, "free_memory", lambda device: needed[0])
     refused = cli(*KERNEL, "precision=fp32,fp64")
     assert refused.code == 1
     assert refused.err.startswith("Error: model=kernel on 1,442 images in fp64 needs ")

@@ -29,10 +29,13 @@ SLURM = "hydra/launcher=slurm"
         ("minutes=2", "hydra.launcher.notice=120 seconds must be less than minutes=2"),
         ("+sbatch.open_mode=append", "hydra.launcher.sbatch.open_mode is set by the launcher"),
         ("+sbatch.wait=true", "hydra.launcher.sbatch.wait is set by the launcher; leave it out"),
-        ("nosuch=1", "hydra.launcher.nosuch is no key of the chosen options"),
+        ("nosuch=1", "hydra.launcher.nosuch is an unknown key"),
         ("time=1", "takes workers; slurm takes partition, account, qos, cpus, gpus, "),
         ("setup=module", "has the wrong type; give a list of texts such as ['module load cuda']"),
-        ("+nosuch=1", "hydra.launcher.nosuch is no known key; hydra.launcher=slurm takes account"),
+        (
+            "+nosuch=1",
+            "hydra.launcher.nosuch is an unknown key; hydra.launcher=slurm takes account",
+        ),
     ],
 )
 def test_bad_key_is_refused_before_anything_is_submitted(

@@ -1,7 +1,7 @@
-"""What a corruption does: `python -m randlabels.corruption KIND -p P [dataset=… KEY=VALUE …]`.
+"""Show what a corruption does: `python -m randlabels.corruption KIND -p P [KEY=VALUE …]`.
 
-Prints the transition matrix that the kind states and the one that was drawn, over the whole
-training set, and the share that was really changed.
+Prints the stated transition matrix, the one drawn over the whole training set, and the share of
+labels that changed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..experiment import corrupt_labels, load, source_of
 from .base import frequencies
 from .pixels import PixelCorruption
 
-LARGEST = 16
-"""Classes up to which the whole matrix is shown; of more, the most frequent confusions."""
+MAX_MATRIX_CLASSES = 16
+"""Classes of the largest matrix that is printed whole."""
 
-SHOWN = 20
-"""How many those are."""
+MAX_CONFUSIONS = 20
+"""Most frequent confusions that are printed of a larger matrix."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,7 +35,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
-    """Compose, draw, print; whatever the user got wrong ends as one sentence."""
+    """Compose, draw and print; errors of the user end in one sentence."""
     parser = _Parser(prog="python -m randlabels.corruption", description=__doc__)
     parser.add_argument("kind", help="an option of the group corruption, such as uniform")
     parser.add_argument("-p", "--prob", type=float, required=True, help="`corrupt`, 0 to 1")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def show(config: Config) -> None:
-    """Print what `config` does to the labels, or the images, of the whole training set."""
+    """Print what a run's corruption does to the labels or images of the whole training set."""
     data = load(config.dataset)
     source = source_of(config, data, "train")
     true = data.train.labels.numpy()
@@ -73,19 +73,21 @@ def show(config: Config) -> None:
 def show_matrices(title: str, stated: np.ndarray, drawn: np.ndarray) -> None:
     """Print two transition matrices (K, K), or their largest entries if K is large."""
     classes = len(stated)
-    if classes <= LARGEST:
+    if classes <= MAX_MATRIX_CLASSES:
         columns = ["true", *map(str, range(classes))]
         for name, matrix in (("stated", stated), ("drawn", drawn)):
             rows = [[str(i), *(f"{share:.3f}" for share in row)] for i, row in enumerate(matrix)]
             print_table(f"{title}: {name} share of each given label", columns, rows)
         return
-    most = np.argsort(-stated * (1 - np.eye(classes)), axis=None, kind="stable")[:SHOWN]
+    frequent = np.argsort(-stated * (1 - np.eye(classes)), axis=None, kind="stable")[
+        :MAX_CONFUSIONS
+    ]
     rows = [
         [str(i), str(j), f"{stated[i, j]:.4f}", f"{drawn[i, j]:.4f}"]
-        for i, j in zip(*np.unravel_index(most, stated.shape), strict=True)
+        for i, j in zip(*np.unravel_index(frequent, stated.shape), strict=True)
     ]
     columns = ["true", "given", "stated", "drawn"]
-    print_table(f"{title}: the {SHOWN} most frequent confusions", columns, rows)
+    print_table(f"{title}: the {MAX_CONFUSIONS} most frequent confusions", columns, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How often each value occurs in stored images, and the moments that follow."""
+"""Exact means and deviations of stored images, by counting their values."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import torch
 
 
 def histogram(images: torch.Tensor) -> np.ndarray:
-    """Counts (C, 256) int64 of the values 0..255 in each channel of images (N, C, H, W) uint8."""
+    """Return counts (C, 256) int64 of the values 0..255 in each channel of uint8 (N, C, H, W)."""
     channels = images.unbind(1)
     return np.stack([torch.bincount(each.flatten(), minlength=256).numpy() for each in channels])
 
 
 def moments(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (the population's) of each row of `counts` (C, 256).
+    """Return mean and population standard deviation of each row of `counts` (C, 256).
 
-    Each (C,) float64 in pixel units 0..255, exact but for rounding whatever the number of images.
+    Each (C,) float64 in pixel units 0..255, exact up to rounding for any number of images.
     """
     levels = np.arange(256)
     shares = counts / counts.sum(1, keepdims=True)
