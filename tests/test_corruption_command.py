@@ -93,7 +93,7 @@ def test_pixel_kinds_alter_images_and_no_labels(call) -> None:
         (["uniform", "-p", "0.5", "depth"], "'depth' cannot be read as KEY=VALUE; "),
         (["uniform", "-p", "0.5", "corruption.sed=1"], "corruption.sed is an unknown key; "),
         (["asymmetric", "-p", "0.5", "dataset=digits"], "corruption=asymmetric has no map "),
-        (["human", "-p", "0.5", "dataset=digits"], "corruption.path=null must be a label file "),
+        (["human", "-p", "0.5", "dataset=digits"], "corruption.path=null must be the file of "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
