@@ -25,7 +25,7 @@ from .sources import balanced, make_source
 
 
 def publish(file: Path, labels: np.ndarray, **columns: np.ndarray) -> Path:
-    """A file such as CIFAR-10N's: a torch pickle of a dictionary of int64 arrays."""
+    """Write a file such as CIFAR-10N's: a torch pickle of a dictionary of int64 arrays."""
     torch.save({"clean_label": labels, **columns}, file)
     return file
 
@@ -69,8 +69,8 @@ def test_test_labels_stay_true(file: Path) -> None:
     np.testing.assert_array_equal(Human(path=str(file)).relabel(test, 1.0), test.labels)
 
 
-def as_numpy_1_wrote_it(file: Path) -> None:
-    """Rename NumPy's module in the pickle, and keep its length."""
+def rename_numpy_module(file: Path) -> None:
+    """Turn a file into that of NumPy 1, which named its module otherwise; keep the length."""
     with zipfile.ZipFile(file) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(file, "w") as archive:
@@ -80,7 +80,7 @@ def as_numpy_1_wrote_it(file: Path) -> None:
 
 def test_files_of_older_numpys_are_read(file: Path) -> None:
     before = read_labels(file)
-    as_numpy_1_wrote_it(file)
+    rename_numpy_module(file)
     assert b"numpy.core.multiarray" in file.read_bytes()
     for key, column in read_labels(file).items():
         np.testing.assert_array_equal(column, before[key])

@@ -150,8 +150,8 @@ def read_table(content: bytes, ending: str, key: str, source: Source) -> dict[st
             names = [name.strip().lower() for name in rows.pop(0)]
     if any(len(row) != len(names) for row in rows):
         raise ValueError(
-            f"{key} must have {len(names)} values in each line, {', '.join(names)}; name other "
-            "columns in a first line"
+            f"{key} must have {len(names)} values in each line, {', '.join(names)}; other columns "
+            "need a .csv file with a header"
         )
     table = np.array(rows, dtype=object).reshape(-1, len(names))
     columns = dict(zip(names, table.T, strict=True))
