@@ -16,6 +16,7 @@ from torch import nn
 
 from .config import Config
 from .corruption import Corruption, Source
+from .corruption.base import describe_misfit
 from .corruption.pixels import PixelCorruption
 from .dataset import Data, Dataset, Split
 from .preprocess import Moments
@@ -131,19 +132,14 @@ def source_of(config: Config, data: Data, name: str) -> Source:
     split: Split = getattr(data, name)
     images = split.images.numpy()
     images.flags.writeable = False  # the runs of one process share the data
-    return Source(split.labels.numpy().copy(), images, data.classes, config.dataset.name, name)
+    labels = split.labels.numpy().copy()
+    return Source(labels, images, data.classes, config.dataset.name, name, split.files)
 
 
 def _check_labels(labels: np.ndarray, source: Source, corruption: str) -> None:
-    wrong = f"{labels.dtype} of shape {labels.shape}"
-    good = labels.shape == source.labels.shape and np.issubdtype(labels.dtype, np.integer)
-    if good and len(labels):
-        low, high = labels.min(), labels.max()
-        good = low >= 0 and high < source.classes
-        wrong = f"integers from {low} to {high}"
-    if not good:
+    if misfit := describe_misfit(labels, source):
         raise ValueError(
-            f"corruption={corruption} returned {wrong} for the {source.split} split; relabel must "
+            f"corruption={corruption} returned {misfit} for the {source.split} split; relabel must "
             f"return {len(source.labels)} integers from 0 to {source.classes - 1}"
         )
 

@@ -32,9 +32,9 @@ CASES = {
     "schedule.gama=1": "schedule.gama is an unknown key; did you mean schedule.gamma",
     "depth": "'depth' cannot be read as KEY=VALUE; use no spaces around = or in lists a,b,c, and ",
     "seed=range(0,2": "'seed=range(0,2' cannot be read as KEY=VALUE; use no spaces around = or ",
-    "corruption=0.5": "corruption=0.5 is unknown; use asymmetric, gaussian_pixels, human, "
-    "instance, pair_flip, random_pixels, shuffled_pixels, uniform, uniform_exclusive; how "
-    "much is corrupted is another key, such as corrupt=0.4\n",
+    "corruption=0.5": "corruption=0.5 is unknown; use asymmetric, file, gaussian_pixels, "
+    "human, instance, matrix, pair_flip, random_pixels, shuffled_pixels, uniform, uniform_count, "
+    "uniform_exclusive; how much is corrupted is another key, such as corrupt=0.4\n",
     "augment=null": "augment=null is unknown; use crop_flip, flip_rotate, none, random_crop\n",
     "sweep=nosuch": "sweep=nosuch is unknown; use demo, ",
     "hydra/launcher=nosuch": "hydra/launcher=nosuch is unknown; use basic, joblib, ",

@@ -20,7 +20,7 @@ from .conftest import unread
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """Its standard output, or the sentence that it exits with."""
+    """Return the standard output of the command, or the sentence that it exits with."""
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["corruption", *arguments])
@@ -36,7 +36,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
 
 
 def tables(text: str) -> list[np.ndarray]:
-    """The numbers of each printed table, without the column of true labels."""
+    """Return the numbers of each printed table, without the column of true labels."""
     rows = [re.findall(r"[\d.]+", line)[1:] for line in text.splitlines() if line.startswith("│")]
     matrix = np.array(rows, dtype=float)
     return [matrix[:10], matrix[10:]]
@@ -75,7 +75,7 @@ def test_of_many_classes_the_most_frequent_confusions_are_shown(
     assert all((int(i) + 1) % 40 == int(j) and stated == "0.2500" for i, j, stated, _ in rows)
 
 
-def test_pixel_kinds_alter_images_and_no_labels(call) -> None:
+def test_corruptions_of_pixels_change_images_and_no_labels(call) -> None:
     text = call("random_pixels", "-p", "0.5", "dataset=digits")
     assert re.match(r"Images altered: (4[5-9]|5[0-5])\.\d{4}% of 1,442\n", text)
     assert "Labels changed: 0.0000% of 1,442" in text
@@ -93,7 +93,7 @@ def test_pixel_kinds_alter_images_and_no_labels(call) -> None:
         (["uniform", "-p", "0.5", "depth"], "'depth' cannot be read as KEY=VALUE; "),
         (["uniform", "-p", "0.5", "corruption.sed=1"], "corruption.sed is an unknown key; "),
         (["asymmetric", "-p", "0.5", "dataset=digits"], "corruption=asymmetric has no map "),
-        (["human", "-p", "0.5", "dataset=digits"], "corruption.path=null must be a label file "),
+        (["human", "-p", "0.5", "dataset=digits"], "corruption.path=null must be the file of "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -102,13 +102,13 @@ def test_wrong_input_is_one_sentence(arguments: list[str], sentence: str, call) 
     assert found.startswith(f"Error: {sentence}") and "\n" not in found
 
 
-def test_it_is_a_module_to_run(tmp_path: Path) -> None:
+def test_module_runs_as_a_command(tmp_path: Path) -> None:
     run = [sys.executable, "-m", "randlabels.corruption", "uniform", "-p", "7", "dataset=digits"]
     done = subprocess.run(run, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == "Error: corrupt=7.0 must be between 0 and 1\n"
 
 
-def test_output_that_nobody_reads_is_no_error() -> None:
+def test_closed_pipe_is_not_an_error() -> None:
     done = unread("randlabels.corruption", "uniform", "-p", "0.5", "dataset=digits")
     assert (done.returncode, done.stderr) == (0, "")

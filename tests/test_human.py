@@ -14,7 +14,7 @@ import yaml
 
 from randlabels.checks import check
 from randlabels.config import Config, parse
-from randlabels.corruption import human
+from randlabels.corruption import label_file
 from randlabels.corruption.human import Human
 from randlabels.execute import execute
 from randlabels.experiment import corrupt_labels, load
@@ -25,13 +25,13 @@ from .sources import balanced, make_source
 
 
 def publish(file: Path, labels: np.ndarray, **columns: np.ndarray) -> Path:
-    """A file such as CIFAR-10N's: a torch pickle of a dictionary of int64 arrays."""
+    """Write a file such as CIFAR-10N's: a torch pickle of a dictionary of int64 arrays."""
     torch.save({"clean_label": labels, **columns}, file)
     return file
 
 
 def read_labels(file: Path) -> dict[str, np.ndarray]:
-    return human.read_labels(file.read_bytes(), f"corruption.path={file}")
+    return label_file.read_arrays(file.read_bytes(), ".pt", f"corruption.path={file}")
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_test_labels_stay_true(file: Path) -> None:
     np.testing.assert_array_equal(Human(path=str(file)).relabel(test, 1.0), test.labels)
 
 
-def as_numpy_1_wrote_it(file: Path) -> None:
-    """Rename NumPy's module in the pickle, and keep its length."""
+def rename_numpy_module(file: Path) -> None:
+    """Turn a file into that of NumPy 1, which named its module otherwise; keep the length."""
     with zipfile.ZipFile(file) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(file, "w") as archive:
@@ -80,7 +80,7 @@ def as_numpy_1_wrote_it(file: Path) -> None:
 
 def test_files_of_older_numpys_are_read(file: Path) -> None:
     before = read_labels(file)
-    as_numpy_1_wrote_it(file)
+    rename_numpy_module(file)
     assert b"numpy.core.multiarray" in file.read_bytes()
     for key, column in read_labels(file).items():
         np.testing.assert_array_equal(column, before[key])
@@ -90,7 +90,7 @@ def test_a_hostile_file_is_refused_and_not_executed(tmp_path: Path) -> None:
     made = tmp_path / "made"
     torch.save({"clean_label": Hostile(made)}, tmp_path / "hostile.pt")
     with pytest.raises(
-        ValueError, match="must be a label file of arrays only; get the published one"
+        ValueError, match="must be a .pt file of arrays only; .* get the published file"
     ):
         read_labels(tmp_path / "hostile.pt")
     assert not made.exists()
@@ -106,8 +106,12 @@ def test_a_hostile_file_is_refused_and_not_executed(tmp_path: Path) -> None:
             {},
             "corruption.which=worst must be a column of .*; use worse_label, aggre_label$",
         ),
-        ("short", {"short": np.zeros(9, int)}, "which=short .* must have 1,000 labels from 0 to 9"),
-        ("wild", {"wild": np.full(1_000, 10)}, "which=wild .* must have 1,000 labels from 0 to 9"),
+        (
+            "short",
+            {"short": np.zeros(9, int)},
+            "must have 1,000 train labels .* of shape .9,.; use",
+        ),
+        ("wild", {"wild": np.full(1_000, 10)}, "from 0 to 9 .*, and has integers from 10 to 10"),
         ("clean_label", {}, "corruption.which=clean_label must be a column"),
     ],
 )
@@ -120,17 +124,17 @@ def test_wrong_columns_are_refused(which: str, columns: dict, sentence: str, fil
 
 def test_files_of_other_data_sets_and_other_formats_are_refused(file: Path, tmp_path: Path) -> None:
     for labels in (balanced(999), np.roll(balanced(1_000), 1)):
-        with pytest.raises(ValueError, match="has other clean labels than cifar10; use the datas"):
+        with pytest.raises(ValueError, match="has other true labels than cifar10; use the datas"):
             Human(path=str(file)).relabel(make_source(labels), 1.0)
-    with pytest.raises(ValueError, match="must be a label file for corruption=human; set "):
+    with pytest.raises(ValueError, match="must be the file of corruption=human; set "):
         Human().relabel(make_source(balanced(10)), 1.0)
     with pytest.raises(ValueError, match="cannot be read .No such file or directory.; set it to"):
         Human(path=str(tmp_path / "nosuch.pt")).pin_files()
     (tmp_path / "text.pt").write_text("0 1 2")
     torch.save([1, 2], tmp_path / "list.pt")
-    for name in ("text.pt", "list.pt"):
-        with pytest.raises(ValueError, match="get the published one"):
-            read_labels(tmp_path / name)
+    for name, sentence in {"text.pt": "published file", "list.pt": "worse_label must be"}.items():
+        with pytest.raises(ValueError, match=sentence):
+            Human(path=str(tmp_path / name)).relabel(make_source(balanced(2)), 1.0)
 
 
 def config_of(file: Path, **keys: object) -> Config:
@@ -154,7 +158,7 @@ def test_a_run_is_fitted_to_the_files_labels(digits: np.ndarray, cli: Cli, tmp_p
     assert cli(*command, "corruption.path=human.pt").code == 0
     refused = cli(*command)
     assert refused.code == 1
-    assert refused.err.startswith("Error: corruption.path=null must be a label file for corrupt")
+    assert refused.err.startswith("Error: corruption.path=null must be the file of corruption=h")
 
 
 def test_content_of_the_label_file_is_identity_and_its_path_is_not(

@@ -11,11 +11,14 @@ from randlabels.corruption.asymmetric import Asymmetric
 from randlabels.corruption.base import Mixture, frequencies
 from randlabels.corruption.instance import Instance
 from randlabels.corruption.pair_flip import PairFlip
-from randlabels.corruption.uniform import Uniform, UniformExclusive
+from randlabels.corruption.uniform import Uniform, UniformCount, UniformExclusive
 
 from .sources import balanced, make_source
 
-KINDS = [Uniform(), Uniform(nested=True), UniformExclusive(), PairFlip(), Asymmetric(), Instance()]
+KINDS = [
+    *(Uniform(), Uniform(nested=True), UniformCount(), UniformExclusive()),
+    *(PairFlip(), Asymmetric(), Instance()),
+]
 
 
 def ident(kind: object) -> str:
@@ -28,7 +31,7 @@ def formula(kind: object, corrupt: float) -> np.ndarray | None:
     matrix = np.zeros((10, 10))
     for i in range(10):
         for j in range(10):
-            if isinstance(kind, Uniform):
+            if isinstance(kind, Uniform | UniformCount):
                 matrix[i, j] = corrupt / 10 + (1 - corrupt if i == j else 0)
             elif isinstance(kind, UniformExclusive):
                 matrix[i, j] = 1 - corrupt if i == j else corrupt / 9

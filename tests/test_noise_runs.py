@@ -36,7 +36,10 @@ def test_option_trains_two_steps(
     monkeypatch.setattr(experiments, "load", lambda _: data)
     answers = {"clean_label": labels.numpy(), "worse_label": labels.numpy()[::-1].copy()}
     torch.save(answers, tmp_path / "human.pt")
-    chosen = {"name": name} | ({"path": str(tmp_path / "human.pt")} if name == "human" else {})
+    np.save(tmp_path / "file.npy", answers["worse_label"])
+    np.savetxt(tmp_path / "matrix.csv", np.full((10, 10), 0.1), delimiter=",")
+    files = {path.stem: {"path": str(path)} for path in tmp_path.iterdir()}
+    chosen = {"name": name, **files.get(name, {})}
     for preprocess, corrupt in (("paper", 0.0), ("paper", 1.0), ("standardize", 0.5)):
         tree = {"preprocess": {"name": preprocess}, group: chosen, "corrupt": corrupt, "epochs": 1}
         model = {"name": "wrn", "depth": 10}

@@ -27,6 +27,7 @@ class Source:
     classes: number of classes K.
     dataset: name of the data set, such as "cifar10".
     split: "train" or "test".
+    files: paths of the images such as train/cat/1.png, of an image folder.
     """
 
     labels: np.ndarray
@@ -34,6 +35,7 @@ class Source:
     classes: int
     dataset: str
     split: str
+    files: tuple[str, ...] | None = None
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """Show what a corruption does: `python -m randlabels.corruption KIND -p P [KEY=VALUE …]`.
 
 Prints the stated transition matrix, the one drawn over the whole training set, and the share of
-labels that changed.
+labels that changed. With `--save FILE`, writes the corrupted and the true labels of both splits.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
@@ -19,7 +20,9 @@ from ..cli.errors import in_one_sentence
 from ..config import Config
 from ..console import print_table, until_nobody_reads
 from ..experiment import corrupt_labels, load, source_of
+from ..store.files import write_atomic
 from .base import frequencies
+from .label_file import encode_labels
 from .pixels import PixelCorruption
 
 MAX_MATRIX_CLASSES = 16
@@ -40,12 +43,53 @@ def main() -> None:
     parser.add_argument("kind", help="an option of the group corruption, such as uniform")
     parser.add_argument("-p", "--prob", type=float, required=True, help="`corrupt`, 0 to 1")
     parser.add_argument("overrides", nargs="*", help="dataset=mnist, corruption.seed=1 and so on")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="a new .npz or .csv file")
     given = parser.parse_intermixed_args()
     choices = [f"corruption={given.kind}", f"corrupt={given.prob}", *given.overrides]
     try:
-        show(compose(choices))
+        config = compose(choices)
+        if given.save:
+            check_file(config, given.save)
+        show(config)
+        if given.save:
+            save(config, given.save)
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"Error: {in_one_sentence(error)}")
+
+
+def check_file(config: Config, file: Path) -> None:
+    """ValueError if the labels of a run cannot be saved under this name."""
+    if file.suffix not in (".npz", ".csv"):
+        raise ValueError(f"--save {file} must end in .npz or .csv; rename it")
+    if not file.parent.is_dir():
+        raise ValueError(f"--save {file} must be in an existing folder; create {file.parent}")
+    if config.alters_images:
+        raise ValueError(
+            f"--save {file} must be left out for corruption={config.corruption.name}, which "
+            "changes images and no labels"
+        )
+
+
+def save(config: Config, file: Path) -> None:
+    """Write the corrupted and the true labels of both whole splits.
+
+    Raises:
+        ValueError: the file exists with other content, which runs may depend on.
+    """
+    data = load(config.dataset)
+    arrays = {}
+    for name, split in (("train", data.train), ("test", data.test)):
+        arrays[name] = corrupt_labels(config, data, name).numpy()
+        arrays[f"{name}_true"] = split.labels.numpy()
+    content = encode_labels(file.suffix, arrays)
+    if not file.exists():
+        write_atomic(file, content)
+    elif file.read_bytes() != content:
+        raise ValueError(
+            f"--save {file} must be a new file, and exists with other content; remove it, or "
+            "choose another name"
+        )
+    print(f"Labels saved: {file}")
 
 
 def show(config: Config) -> None:

@@ -35,11 +35,15 @@ class Mixture(Corruption):
     def target_matrix(self, source: Source) -> np.ndarray:
         """Return Q, (K, K) float64, rows sum to 1."""
 
+    def mask(self, size: int, corrupt: float) -> np.ndarray:
+        """Draw (size,) bool: the labels that become their targets."""
+        return draw_mask(size, corrupt, np.random.RandomState(self.seed))
+
     def relabel(self, source: Source, corrupt: float) -> np.ndarray:
         """Return a corrupted copy of the labels; at corrupt = 0 nothing changes."""
         if corrupt == 0:
             return source.labels.copy()
-        mask = draw_mask(len(source.labels), corrupt, np.random.RandomState(self.seed))
+        mask = self.mask(len(source.labels), corrupt)
         targets = np.asarray(self.targets(source, stream(self.name, self.seed)))
         return np.where(mask, targets, source.labels)
 
@@ -68,7 +72,7 @@ class FileMixture(Mixture):
         """Return the content of the file; ValueError if it is missing, or not that of `sha256`."""
         if not self.path:
             raise ValueError(
-                f"corruption.path=null must be a label file for corruption={self.name}; "
+                f"corruption.path=null must be the file of corruption={self.name}; "
                 "set corruption.path to it"
             )
         try:
@@ -76,7 +80,7 @@ class FileMixture(Mixture):
         except OSError as error:
             raise ValueError(
                 f"corruption.path={self.path} cannot be read ({error.strerror}); "
-                "set it to the label file"
+                "set it to an existing file"
             ) from error
         found = hashlib.sha256(content).hexdigest()
         if self.sha256 not in (None, found):
@@ -129,3 +133,11 @@ def frequencies(true: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray
     empty = counts.sum(1) == 0
     counts[empty, empty] = 1
     return counts / counts.sum(1, keepdims=True)
+
+
+def describe_misfit(labels: np.ndarray, source: Source) -> str:
+    """Return why an array cannot be the corrupted labels of a split; "" if it can."""
+    if labels.shape != source.labels.shape or not np.issubdtype(labels.dtype, np.integer):
+        return f"{labels.dtype} of shape {labels.shape}"
+    low, high = (labels.min(), labels.max()) if len(labels) else (0, 0)
+    return "" if 0 <= low <= high < source.classes else f"integers from {low} to {high}"

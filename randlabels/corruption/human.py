@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
-import io
-import pickle
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-import torch
-
-from . import Source
-from .base import FileMixture, frequencies
-
-_RECONSTRUCT = np.zeros(1).__reduce__()[0]
-
-ALLOWED: list[Any] = [
-    (_RECONSTRUCT, "numpy.core.multiarray._reconstruct"),  # the name before NumPy 2
-    (_RECONSTRUCT, "numpy._core.multiarray._reconstruct"),
-    (codecs.encode, "_codecs.encode"),
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in (np.int32, np.int64, np.uint8, np.float32, np.float64)),
-]
-"""The only names that a label file may contain: those that rebuild arrays of numbers."""
+from .label_file import LabelFile
 
 
 @dataclass
-class Human(FileMixture):
+class Human(LabelFile):
     """Each training label, independently with probability `corrupt`, becomes the file's.
 
     At corrupt = 1 the labels are those of the file. The test images were not relabelled: their
@@ -47,54 +28,4 @@ class Human(FileMixture):
 
     name: ClassVar[str] = "human"
 
-    which: str = "worse_label"
-
-    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
-        return self._labels(source) if source.split == "train" else source.labels.copy()
-
-    def target_matrix(self, source: Source) -> np.ndarray:
-        given = self._labels(source) if source.split == "train" else source.labels
-        return frequencies(source.labels, given, source.classes)
-
-    def _labels(self, source: Source) -> np.ndarray:
-        """Return the file's column (N,) int64; its clean labels must be the data set's."""
-        columns = read_labels(self.read(), f"corruption.path={self.path}")
-        if not np.array_equal(columns.get("clean_label", ()), source.labels):
-            raise ValueError(
-                f"corruption.path={self.path} has other clean labels than {source.dataset}; use "
-                "the dataset that the file was made for"
-            )
-        known = [key for key in columns if "clean" not in key and "coarse" not in key]
-        if self.which not in known:
-            raise ValueError(
-                f"corruption.which={self.which} must be a column of {self.path}; "
-                f"use {', '.join(known)}"
-            )
-        given, classes = columns[self.which], source.classes
-        if given.shape != source.labels.shape or not np.isin(given, np.arange(classes)).all():
-            raise ValueError(
-                f"corruption.which={self.which} of {self.path} must have "
-                f"{len(source.labels):,} labels from 0 to {classes - 1}; get the published file"
-            )
-        return given.astype(np.int64)
-
-
-def read_labels(content: bytes, key: str) -> dict[str, np.ndarray]:
-    """Return the columns of a published label file, by name.
-
-    The file is a torch pickle of a dictionary of arrays. It is read with an allow-list, so that
-    nothing in it is executed.
-
-    key: the key and value that chose the file, for errors.
-
-    Raises:
-        ValueError: the content contains anything but a dictionary of arrays.
-    """
-    try:
-        with torch.serialization.safe_globals(ALLOWED):
-            columns = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError) as e:
-        raise ValueError(f"{key} must be a label file of arrays only; get the published one") from e
-    if not isinstance(columns, dict):
-        raise ValueError(f"{key} must have columns of labels; get the published one")
-    return {str(key): np.asarray(column) for key, column in columns.items()}
+    which: str | None = "worse_label"

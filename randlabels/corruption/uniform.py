@@ -74,3 +74,33 @@ class UniformExclusive(Mixture):
                 f"{source.classes}; use corruption=uniform"
             )
         return source.classes - 1
+
+
+@dataclass
+class UniformCount(Mixture):
+    """Exactly round(corrupt·N) labels become uniformly drawn classes, which may be the true ones.
+
+    These labels are drawn without replacement. Transition matrix, with c = round(corrupt·N)/N:
+    T[i, j] = (1 - c)·[i = j] + c/K. The levels are nested.
+
+    Source: the symmetric noise of Li et al. 2020 (DivideMix) and Liu et al. 2020 (ELR), whose
+    code rounds corrupt·N down and draws other numbers.
+    """
+
+    name: ClassVar[str] = "uniform_count"
+
+    def mask(self, size: int, corrupt: float) -> np.ndarray:
+        order = np.random.RandomState(self.seed).rand(size).argsort(kind="stable")
+        mask = np.zeros(size, dtype=bool)
+        mask[order[: round(corrupt * size)]] = True
+        return mask
+
+    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
+        return rng.randint(source.classes, size=len(source.labels), dtype=np.int64)
+
+    def target_matrix(self, source: Source) -> np.ndarray:
+        return np.full((source.classes, source.classes), 1 / source.classes)
+
+    def transition(self, source: Source, corrupt: float) -> np.ndarray:
+        size = len(source.labels)
+        return super().transition(source, round(corrupt * size) / max(size, 1))

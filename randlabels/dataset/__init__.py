@@ -7,7 +7,9 @@ import os
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,12 +26,14 @@ class Split:
     labels: (N,) int64 in [0, K): the true labels, or the corrupted ones that a run is fitted to.
     original: (N,) int64 in [0, K), the true labels; None where `labels` are.
     altered: (N,) bool, the images that a corruption of pixels altered; None for one of labels.
+    files: paths of the images of a whole image folder, such as train/cat/1.png; else None.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     original: torch.Tensor | None = None
     altered: torch.Tensor | None = None
+    files: tuple[str, ...] | None = None
 
     @property
     def true(self) -> torch.Tensor:
@@ -43,7 +47,8 @@ class Split:
 
     def to(self, device: str) -> Split:
         """Return a copy on the device; on the same device, the same tensors."""
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        moved: dict[str, Any] = {key: tensor.to(device) for key, tensor in tensors.items()}
         return replace(self, **moved)
 
     def check(self, classes: int) -> None:
@@ -169,11 +174,12 @@ class Dataset(Option):
         rng = generator("holdout", self.subset_seed)
         held = torch.zeros(len(labels), dtype=torch.bool)
         held[balanced_subset(labels, self.holdout, rng)] = True
-        return replace(
-            data,
-            train=Split(images[~held], labels[~held]),
-            test=Split(images[held], labels[held]),
+        files = data.train.files
+        train, test = (
+            Split(images[mask], labels[mask], files=files and tuple(compress(files, mask)))
+            for mask in (~held, held)
         )
+        return replace(data, train=train, test=test)
 
     def indices(self, labels: torch.Tensor, split: str) -> torch.Tensor:
         """Return sorted indices (n,) int64 of the images to keep, given all true labels (N,).

@@ -65,7 +65,8 @@ class ImageFolder(Dataset):
                 raise ValueError(f"{folder} has no image; add some or remove the folder")
             files += images
             labels += [label] * len(images)
-        return Split(self._read_all(files), torch.tensor(labels, dtype=torch.int64))
+        paths = tuple(file.relative_to(self.folder).as_posix() for file in files)
+        return Split(self._read_all(files), torch.tensor(labels, dtype=torch.int64), files=paths)
 
     def _read_all(self, files: list[Path]) -> torch.Tensor:
         """Return images (N, C, H, W) uint8."""
