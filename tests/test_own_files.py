@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import torch
 from torch import nn
 
+import randlabels.model
+from analysis.collect import collect, warnings
 from randlabels import registry
 from randlabels.checks import check, check_model
 from randlabels.cli.compose import CONF
@@ -20,7 +23,7 @@ from randlabels.config import Config, parse
 from randlabels.corruption.base import frequencies
 from randlabels.experiment import build_model, corrupt_labels, load, source_of
 
-from .conftest import Cli
+from .conftest import BASIC, Cli
 
 HEAD = """
 from dataclasses import dataclass
@@ -35,19 +38,24 @@ from randlabels.model import Model
 from randlabels.model.dropout import Dropout
 """
 DIGITS = {"dataset": {"name": "digits"}}
+SHORT = ["dataset=digits", "dataset.train_size=64", "epochs=1"]
 
 Write = Callable[[str], None]
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Write a file `own.py` and name it by RANDLABELS_IMPORTS until the test ends."""
-    monkeypatch.setattr(registry, "_imported", {})
-    monkeypatch.setattr(registry, "_code_sha256", {})
+    """Write a file `own.py` and name it by RANDLABELS_IMPORTS until the test ends.
+
+    It is imported as by a new process.
+    """
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setenv("RANDLABELS_IMPORTS", str(tmp_path / "own.py"))
 
     def save(code: str) -> None:
+        monkeypatch.setattr(registry, "_imported", {})
+        monkeypatch.setattr(registry, "_code_sha256", {})
+        sys.modules.pop("own", None)
         (tmp_path / "own.py").write_text(HEAD + dedent(code))
 
     yield save
@@ -165,6 +173,25 @@ def test_class_that_is_no_dataclass_is_a_type_error(write: Write) -> None:
     write('class Own(Model):\n    name: ClassVar[str] = "own"\n')
     with pytest.raises(TypeError, match=r"class Own in .*own.py must be a dataclass; put @datac"):
         parse(DIGITS)
+
+
+def test_changed_file_is_another_run_and_the_tables_warn_of_both(
+    write: Write, cli: Cli, tmp_path: Path
+) -> None:
+    layers = "nn.Flatten(), nn.Linear(64, 10)"
+    first = network(write, layers)
+    tree, id_of_first = first.tree(), first.run_id
+    assert parse(tree) == first
+    assert cli("model=own", *SHORT).code == 0
+    second = network(write, layers + ", nn.Identity()")
+    assert second.tree()["model"].keys() == tree["model"].keys() and second.run_id != id_of_first
+    with pytest.raises(ValueError, match=f"^model.code_sha256={'.' * 64} must be that of the file"):
+        parse(tree)
+    assert cli("-m", "model=own,linear", *SHORT, BASIC).code == 0
+    found, _ = collect(tmp_path / "runs")
+    assert len(found.runs) == 3 and "model.code_sha256" in found.swept
+    sentence = "the tables mix 2 versions of the file of model=own; see model.code_sha256"
+    assert [s for s in warnings(found) if "versions" in s] == [sentence]
 
 
 def test_model_without_a_learning_rate_asks_for_one(write: Write) -> None:
@@ -322,3 +349,20 @@ def test_option_of_an_own_file_is_found_without_a_file_of_keys(write: Write) -> 
     assert list(registry.without_file(CONF)) == []
     network(write, "nn.Flatten(), nn.Linear(64, 10)")
     assert list(registry.without_file(CONF)) == [("model", "own", {"name": "own", "lr": 0.1})]
+
+
+def test_file_in_the_package_is_found_without_a_file_of_keys_and_drafts_are_not(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "package" / "model"
+    shutil.copytree(registry.PACKAGE / "model", folder)
+    monkeypatch.setattr(registry, "PACKAGE", folder.parent)
+    monkeypatch.setattr(randlabels.model, "__path__", [*randlabels.model.__path__, str(folder)])
+    network(write, "nn.Flatten(), nn.Linear(64, 10)")
+    monkeypatch.setattr(registry, "_code_sha256", {})
+    shutil.copy(tmp_path / "own.py", folder / "_draft.py")
+    assert list(registry.without_file(CONF)) == []
+    shutil.copy(tmp_path / "own.py", folder / "own.py")
+    registry.options.cache_clear()
+    assert list(registry.without_file(CONF)) == [("model", "own", {"name": "own", "lr": 0.1})]
+    del sys.modules["randlabels.model.own"], vars(randlabels.model)["own"]
