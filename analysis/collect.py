@@ -92,6 +92,14 @@ def warnings(found: Collection) -> list[str]:
             counts = ", ".join(f"{value} ({n})" for value, n in sorted(Counter(values).items()))
             advice = ADVICE.get(column, "")
             sentences.append(f"the tables mix runs with different {column}: {counts}{advice}")
+    for key in found.keys:
+        group, _, leaf = key.rpartition(".")
+        if leaf == "code_sha256":
+            versions = finished.groupby(group)[key].nunique()
+            sentences += [
+                f"the tables mix {number} versions of the file of {group}={name}; see {key}"
+                for name, number in versions[versions > 1].items()
+            ]
     if "," in (text := thresholds(finished)):
         sentences.append(f"time_to_fit mixes runs with different fit_threshold: {text}")
     if (coarsest := finished["eval_every"].max()) > 1:

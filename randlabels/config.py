@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from .registry import DEFAULTS, options
+from .registry import DEFAULTS, code_sha256, import_files, options
 from .schema import parse_dataclass, to_plain
 from .store.rundir import NOT_HASHED, SCHEMA, RunDir, device_kind
 
@@ -51,6 +51,7 @@ class Settings:
     compile: str = "auto"
     threads: str = "auto"
 
+    imports: list[str] | None = None
     out: str = "runs"
     name: str | None = None
 
@@ -172,7 +173,7 @@ class Config(Settings):
         """Return the keys that can change the numbers and differ from their defaults.
 
         As plain values; a key added later leaves earlier folders valid. A device counts without
-        its index, and a file by the sha256 of its content.
+        its index, and a file by the sha256 of its content, also one that defines an option.
         """
         identity = _differing(self, prefix="")
         if "device" in identity:
@@ -182,6 +183,8 @@ class Config(Settings):
             keys = _differing(option, prefix=f"{group}.")
             if option.name != default:
                 keys["name"] = option.name
+            if sha256 := code_sha256(type(option)):
+                keys["code_sha256"] = sha256
             if keys:
                 identity[group] = keys
         return identity
@@ -214,6 +217,8 @@ class Config(Settings):
         for group in DEFAULTS:
             option = getattr(self, group)
             tree[group] = {"name": option.name, **dataclasses.asdict(option)}
+            if sha256 := code_sha256(type(option)):
+                tree[group]["code_sha256"] = sha256
         return tree
 
 
@@ -238,6 +243,7 @@ def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
         ValueError: one sentence with the key, its value and the rule that it breaks.
     """
     values = {key: value for key, value in tree.items() if key not in DEFAULTS}
+    values["imports"] = list(import_files(values.get("imports")))
     settings = parse_dataclass(Settings, values, prefix="")
     if settings.name is None:
         settings.name = (sweep or "default").replace("/", "-")
@@ -248,6 +254,12 @@ def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
         known = options(group)
         if name not in known:
             raise ValueError(f"{group}={name} is unknown; use {', '.join(sorted(known))}")
+        found = code_sha256(known[name])
+        if (pinned := keys.pop("code_sha256", found)) != found:
+            raise ValueError(
+                f"{group}.code_sha256={pinned} must be that of the file of {group}={name}, which "
+                f"is {found}; restore the file, or launch again"
+            )
         choice = known[name], repr(keys)
         if choice not in _chosen:
             _chosen[choice] = parse_dataclass(known[name], keys, prefix=f"{group}.")

@@ -16,6 +16,7 @@ from .experiment import Experiment
 from .machine.gpu import is_out_of_memory
 from .machine.resources import Resources
 from .machine.stopping import Interrupted
+from .registry import import_files
 from .store import metrics
 from .store.files import make_folder, write_atomic
 from .store.metrics import Record
@@ -76,9 +77,9 @@ def begin(experiment: Experiment, resources: Resources) -> None:
     run = experiment.config.run
     run.remove_leftovers()
     run.error.unlink(missing_ok=True)
-    tree = experiment.config.tree()
+    tree, imports = experiment.config.tree(), import_files(experiment.config.imports)
     write_atomic(run.config, yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False))
-    write_json(run.environment, describe(asdict(resources), experiment.data_sha256))
+    write_json(run.environment, describe(asdict(resources), experiment.data_sha256, imports))
     write_json(run.corruption, experiment.corruption)
 
 

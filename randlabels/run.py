@@ -52,7 +52,8 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
     try:
         launchers.register()
-        prepare_hydra()
+        completed = os.environ.get("COMP_LINE", "").rpartition(" ")[0]  # for tab completion
+        prepare_hydra([*sys.argv[1:], *completed.split()])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
         sys.exit(_single_run.exit_code)
     except KeyboardInterrupt:

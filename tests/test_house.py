@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from .test_readme import my_parts
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rglob("*.py")])
 
@@ -183,6 +185,10 @@ def test_wheel_carries_everything_and_runs_from_an_empty_folder(tmp_path: Path) 
     out = call("randlabels", "sweep=demo", "epochs=1", "dataset.train_size=64", "threads=1")
     assert "10 runs in runs/demo: 10 done" in out
     assert "Tables: python -m randlabels.analysis.collect runs/demo" in out
+    (empty / "my_parts.py").write_text(my_parts())
+    own = ("imports=my_parts.py", "model=tiny", "corruption=lazy", "dataset=digits", "epochs=1")
+    out = call("randlabels", "-m", *own, "corrupt=0.4,1.0", "hydra/launcher=packed")
+    assert "2 runs in runs/default: 2 done" in out
     call("python", "-m", "randlabels.analysis.report", "runs/demo")
     call("python", "-m", "randlabels.analysis.compare", "runs/demo", "--to", "paper")
     for name in ("test_error.csv", "report.html", "compare_paper.csv"):

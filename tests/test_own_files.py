@@ -1,8 +1,8 @@
-"""Own data sets, corruptions and models: found by import, mistakes are reported before a run."""
+"""Options of own files: named once by `imports`; mistakes are reported before a run."""
 
 from __future__ import annotations
 
-import importlib
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import nn
 
+import randlabels.model
+from analysis.collect import collect, warnings
 from randlabels import registry
 from randlabels.checks import check, check_model
 from randlabels.cli.compose import CONF
@@ -21,7 +23,7 @@ from randlabels.config import Config, parse
 from randlabels.corruption.base import frequencies
 from randlabels.experiment import build_model, corrupt_labels, load, source_of
 
-from .conftest import Cli
+from .conftest import BASIC, Cli
 
 HEAD = """
 from dataclasses import dataclass
@@ -36,34 +38,34 @@ from randlabels.model import Model
 from randlabels.model.dropout import Dropout
 """
 DIGITS = {"dataset": {"name": "digits"}}
+SHORT = ["dataset=digits", "dataset.train_size=64", "epochs=1"]
 
-Write = Callable[[str, str], None]
+Write = Callable[[str], None]
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Iterator[Write]:
-    """Puts a file `own.py` among the options of a group, until the test ends."""
-    undo: list[Callable[[], object]] = []
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Write a file `own.py` and name it by RANDLABELS_IMPORTS until the test ends.
 
-    def add(group: str, code: str) -> None:
-        package = importlib.import_module(f"randlabels.{group}")
+    It is imported as by a new process.
+    """
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setenv("RANDLABELS_IMPORTS", str(tmp_path / "own.py"))
+
+    def save(code: str) -> None:
+        monkeypatch.setattr(registry, "_imported", {})
+        monkeypatch.setattr(registry, "_code_sha256", {})
+        sys.modules.pop("own", None)
         (tmp_path / "own.py").write_text(HEAD + dedent(code))
-        package.__path__.append(str(tmp_path))
-        undo.append(lambda: package.__path__.remove(str(tmp_path)))
-        undo.append(lambda: sys.modules.pop(f"{package.__name__}.own", None))
-        undo.append(lambda: vars(package).pop("own", None))
-        registry.options.cache_clear()
 
-    yield add
-    for action in undo:
-        action()
+    yield save
+    sys.modules.pop("own", None)
     registry.options.cache_clear()
 
 
 def network(write: Write, layers: str, build: str = "return nn.Sequential({})") -> Config:
     """Return a run on digits, (1, 8, 8) with 10 classes, of a model of these layers."""
     write(
-        "model",
         f"""
         @dataclass
         class Own(Model):
@@ -80,7 +82,6 @@ def network(write: Write, layers: str, build: str = "return nn.Sequential({})") 
 def noise(write: Write, relabel: str) -> Config:
     """Return a run on digits of a corruption that relabels in this way."""
     write(
-        "corruption",
         f"""
         @dataclass
         class Own(Corruption):
@@ -163,38 +164,82 @@ def test_mistake_ends_the_command_with_a_traceback(write: Write, cli: Cli, tmp_p
 
 
 def test_class_without_a_method_of_its_base_is_a_type_error(write: Write) -> None:
-    write("model", '@dataclass\nclass Own(Model):\n    name: ClassVar[str] = "own"\n')
+    write('@dataclass\nclass Own(Model):\n    name: ClassVar[str] = "own"\n')
     with pytest.raises(TypeError, match="abstract class Own .*build"):
         parse({"model": {"name": "own"}})
 
 
 def test_class_that_is_no_dataclass_is_a_type_error(write: Write) -> None:
-    write("model", 'class Own(Model):\n    name: ClassVar[str] = "own"\n')
+    write('class Own(Model):\n    name: ClassVar[str] = "own"\n')
     with pytest.raises(TypeError, match=r"class Own in .*own.py must be a dataclass; put @datac"):
         parse(DIGITS)
 
 
+def test_changed_file_is_another_run_and_the_tables_warn_of_both(
+    write: Write, cli: Cli, tmp_path: Path
+) -> None:
+    layers = "nn.Flatten(), nn.Linear(64, 10)"
+    first = network(write, layers)
+    tree, id_of_first = first.tree(), first.run_id
+    assert parse(tree) == first
+    assert cli("model=own", *SHORT).code == 0
+    second = network(write, layers + ", nn.Identity()")
+    assert second.tree()["model"].keys() == tree["model"].keys() and second.run_id != id_of_first
+    with pytest.raises(ValueError, match=f"^model.code_sha256={'.' * 64} must be that of the file"):
+        parse(tree)
+    assert cli("-m", "model=own,linear", *SHORT, BASIC).code == 0
+    found, _ = collect(tmp_path / "runs")
+    assert len(found.runs) == 3 and "model.code_sha256" in found.swept
+    sentence = "the tables mix 2 versions of the file of model=own; see model.code_sha256"
+    assert [s for s in warnings(found) if "versions" in s] == [sentence]
+
+
 def test_model_without_a_learning_rate_asks_for_one(write: Write) -> None:
     code = "    def build(self, image, classes, rng): ...\n"
-    write("model", f'@dataclass\nclass Own(Model):\n    name: ClassVar[str] = "own"\n{code}')
+    write(f'@dataclass\nclass Own(Model):\n    name: ClassVar[str] = "own"\n{code}')
     with pytest.raises(ValueError, match="model=own, which has no learning rate; set optimizer.lr"):
         parse({"model": {"name": "own"}})
     assert parse({"model": {"name": "own"}, "optimizer": {"lr": 0.5}}).optimizer.lr == 0.5
 
 
-def test_name_of_two_classes_is_refused_with_both(write: Write) -> None:
-    """Without that the later file would replace the other model under its name."""
-    write("model", '@dataclass\nclass Own(Model):\n    name: ClassVar[str] = "mlp"\n')
-    with pytest.raises(TypeError, match=r"^model=mlp is both class MLP in .*mlp.py and class Own"):
-        parse(DIGITS)
+@pytest.mark.parametrize("name", ["mlp", "own"])
+def test_name_of_two_classes_is_refused_in_one_sentence(write: Write, cli: Cli, name: str) -> None:
+    code = '@dataclass\nclass {}(Model):\n    name: ClassVar[str] = "{}"\n'
+    write(code.format("First", "own") + code.format("Second", name))
+    first = r"MLP in \S+mlp.py" if name == "mlp" else r"First in \S+own.py"
+    outcome = cli("model=own", "dataset=digits")
+    assert outcome.code == 1 and re.fullmatch(
+        rf"Error: model={name} is both class {first} and class Second in \S+own.py; give one "
+        "another name\n",
+        outcome.err,
+    )
 
 
 @pytest.mark.parametrize("line", ["import nowhere", "nn.Linea", "class Draft(:", "int('x')"])
-def test_file_that_cannot_be_imported_is_a_traceback(write: Write, line: str) -> None:
-    write("model", line)
-    with pytest.raises(ImportError, match="randlabels.model.own cannot be imported: ") as error:
-        parse(DIGITS)
+def test_file_that_cannot_be_imported_is_a_traceback(write: Write, cli: Cli, line: str) -> None:
+    write(line)
+    with pytest.raises(ImportError, match="own.py cannot be imported: ") as error:
+        cli("model=mlp")
     assert error.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("[nowhere.py]", "imports=/.*/nowhere.py must be an existing file .py; "),
+        ("[notes.txt]", "imports=/.*/notes.txt must be an existing file .py; "),
+        ("[json.py]", "imports=/.*/json.py has the name of the Python module json; rename the "),
+        ("5", r"imports=5 must be Python files; use imports=\[my_parts.py\]"),
+        ("a.py,b.py", "imports=a.py,b.py must be one list; use imports="),
+    ],
+)
+def test_imports_that_are_not_own_files_are_refused(
+    value: str, sentence: str, write: Write, cli: Cli, tmp_path: Path
+) -> None:
+    for name in ("notes.txt", "json.py"):
+        (tmp_path / name).touch()
+    outcome = cli("-m", f"imports={value}", "model=mlp")
+    assert outcome.code == 1 and re.match(f"Error: {sentence}", outcome.err.replace("*", ""))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +288,6 @@ def test_labels_are_drawn_once_by_a_process(write: Write) -> None:
 
 def test_mixture_that_draws_with_the_given_generator_is_unbiased(write: Write) -> None:
     write(
-        "corruption",
         """
         @dataclass
         class Own(Mixture):
@@ -286,7 +330,6 @@ def test_data_of_another_form_are_refused_with_their_form(
     write: Write, images: str, labels: str, sentence: str
 ) -> None:
     write(
-        "dataset",
         f"""
         @dataclass
         class Own(Dataset):
@@ -302,15 +345,24 @@ def test_data_of_another_form_are_refused_with_their_form(
         load(parse({"dataset": {"name": "own"}}).dataset)
 
 
-def test_option_without_a_file_of_keys_is_found_and_drafts_are_not(
+def test_option_of_an_own_file_is_found_without_a_file_of_keys(write: Write) -> None:
+    assert list(registry.without_file(CONF)) == []
+    network(write, "nn.Flatten(), nn.Linear(64, 10)")
+    assert list(registry.without_file(CONF)) == [("model", "own", {"name": "own", "lr": 0.1})]
+
+
+def test_file_in_the_package_is_found_without_a_file_of_keys_and_drafts_are_not(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert list(registry.without_file(CONF)) == []
-    package = tmp_path / "package"
-    shutil.copytree(registry.PACKAGE / "model", package / "model")
-    monkeypatch.setattr(registry, "PACKAGE", package)
+    folder = tmp_path / "package" / "model"
+    shutil.copytree(registry.PACKAGE / "model", folder)
+    monkeypatch.setattr(registry, "PACKAGE", folder.parent)
+    monkeypatch.setattr(randlabels.model, "__path__", [*randlabels.model.__path__, str(folder)])
     network(write, "nn.Flatten(), nn.Linear(64, 10)")
-    shutil.copy(tmp_path / "own.py", package / "model" / "_draft.py")
+    monkeypatch.setattr(registry, "_code_sha256", {})
+    shutil.copy(tmp_path / "own.py", folder / "_draft.py")
     assert list(registry.without_file(CONF)) == []
-    shutil.copy(tmp_path / "own.py", package / "model" / "own.py")
+    shutil.copy(tmp_path / "own.py", folder / "own.py")
+    registry.options.cache_clear()
     assert list(registry.without_file(CONF)) == [("model", "own", {"name": "own", "lr": 0.1})]
+    del sys.modules["randlabels.model.own"], vars(randlabels.model)["own"]

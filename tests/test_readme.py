@@ -6,7 +6,6 @@ import importlib.util
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from randlabels.dataset import Data, Split
 from randlabels.dataset.published import _Vision
@@ -199,40 +197,32 @@ def test_pictures_are_small_and_of_the_demo() -> None:
         assert f"docs/{file.name}" in README.partition("    make demo")[0]
 
 
+def my_parts() -> str:
+    """Return the file of own parts that the page shows."""
+    (code,) = re.findall(r"```python\n# my_parts.py\n(.*?)```", EXTEND, re.S)
+    return str(code)
+
+
 @pytest.mark.timeout(600)
-def test_adding_a_model_a_corruption_and_a_data_set_as_the_page_says(tmp_path: Path) -> None:
-    """Its files are written as they stand, and its commands executed through the shell."""
-    for part in ("randlabels", "conf", "sweeps"):
-        shutil.copytree(ROOT / part, tmp_path / part, symlinks=True)
-    blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", EXTEND, re.S)
-    assert [Path(file).parent.name for file, _ in blocks] == ["model", "corruption", "dataset"]
-    for file, code in blocks:
-        (tmp_path / file).write_text(code)
-    (rmsprop,) = re.findall(r"```python\n(@dataclass\nclass .*?)```", EXTEND, re.S)
-    with open(tmp_path / "randlabels" / "optimizer.py", "a") as file:
-        file.write(f"\n\n{rmsprop}")
+def test_own_parts_work_as_the_page_says(tmp_path: Path) -> None:
+    """Its file is written as it stands, and its commands executed through the shell."""
+    (tmp_path / "my_parts.py").write_text(my_parts())
     rng = np.random.RandomState(0)
-    for folder in ("train/cat", "train/dog", "test/cat", "test/dog"):
-        (tmp_path / "photos" / folder).mkdir(parents=True)
-        pixels = rng.randint(0, 256, (20, 30, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "photos" / folder / "0.png")
     halves = {f"x_{p}": rng.randint(0, 256, (9, 3, 8, 8)).astype(np.uint8) for p in PARTS}
     np.savez(tmp_path / "arrays.npz", **halves, **{f"y_{p}": np.arange(9) % 3 for p in PARTS})
 
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    shown = call("python -m randlabels.run --help", tmp_path, environment)
-    assert "  tiny\n      model.width=8 model.lr=0.05\n" in shown
+    (variable,) = re.findall(r"^    export (\w+)=my_parts.py$", EXTEND, re.M)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), variable: "my_parts.py"}
     out = {}
     for line in shown_commands(ROOT / "docs" / "extend.md"):
         short = SHORT[2:] if "dataset=" in line else SHORT[:1] if " -p " in line else SHORT
-        launcher = ["hydra/launcher=basic"] if " -m " in line.partition("run")[2] else []
-        out[line] = call(" ".join([line, *short, *launcher]), tmp_path, environment)
-    model, noise, lazy, folder, arrays, optimizer = out.values()
-    assert model.count("done") == 5 and "Number of parameters: 10410" in model  # 17·8·8·10 + ...
+        out[line] = call(" ".join([line, *short]), tmp_path, environment)
+    sweep, shown, noise, arrays = out.values()
+    assert "4 runs in runs/default: 4 done" in sweep
+    assert "Number of parameters: 5210" in sweep  # 8·9 + 8 + 8·8·8·10 + 10
+    assert "  tiny\n      model.width=8 model.lr=0.05\n" in shown and "  mae\n" in shown
     assert "0.733" in noise and "Labels changed: " in noise
-    assert lazy.count("done") == 3
-    assert "000: Acc-tr:" in folder and "000: Acc-tr:" in arrays
-    assert "000: Acc-tr:" in optimizer
+    assert "000: Acc-tr:" in arrays
 
 
 @pytest.mark.parametrize(
@@ -240,7 +230,7 @@ def test_adding_a_model_a_corruption_and_a_data_set_as_the_page_says(tmp_path: P
     [
         ("class Oops(\n", 'oops.py", line 1'),
         (
-            'from . import Model\n\nclass Oops(Model):\n    name = "oops"\n',
+            'from randlabels.model import Model\n\nclass Oops(Model):\n    name = "oops"\n',
             "oops.py must be a dataclass; put @dataclass above it",
         ),
     ],
@@ -248,10 +238,9 @@ def test_adding_a_model_a_corruption_and_a_data_set_as_the_page_says(tmp_path: P
 def test_mistake_in_an_own_file_is_a_traceback_that_names_it(
     code: str, sentence: str, tmp_path: Path
 ) -> None:
-    for part in ("randlabels", "conf", "sweeps"):
-        shutil.copytree(ROOT / part, tmp_path / part, symlinks=True)
-    (tmp_path / "randlabels" / "model" / "oops.py").write_text(code)
-    command = [sys.executable, "-m", "randlabels.run", "model=mlp", *SHORT]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "oops.py").write_text(code)
+    command = [sys.executable, "-m", "randlabels.run", "imports=oops.py", "model=mlp", *SHORT]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and sentence in done.stderr
     assert "Traceback" in done.stderr

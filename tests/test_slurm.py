@@ -20,6 +20,7 @@ from randlabels.store.rundir import RunDir
 
 from . import cluster
 from .conftest import BASIC, TINY, Cli, numbers
+from .test_readme import my_parts
 
 ROOT = Path(__file__).parent.parent
 SLURM = "hydra/launcher=slurm"
@@ -230,6 +231,14 @@ def test_second_job_of_a_running_run_ends_at_once_and_changes_nothing(
     assert "This run is being executed by pid" in "".join(texts)
     assert run.state() == "running" and "Resuming" not in run.log.read_text()
     assert slurm.call("squeue", "--noheader", "--format=%F").split() == [first]
+
+
+@pytest.mark.slurm
+def test_jobs_import_own_parts(cli: Cli, slurm: Slurm, tmp_path: Path) -> None:
+    (tmp_path / "my_parts.py").write_text(my_parts())
+    own = ["imports=my_parts.py", "model=tiny", "corruption=lazy", "dataset=digits", "epochs=1"]
+    outcome = cli("-m", *own, SLURM, "hydra.launcher.collect=false", "hydra.launcher.wait=true")
+    assert outcome.code == 0 and "1 run in runs/default: 1 done" in outcome.out
 
 
 @pytest.mark.slurm

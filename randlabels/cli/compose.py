@@ -8,10 +8,11 @@ from pathlib import Path
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from ..config import Config, parse_composed
-from ..registry import without_file
+from ..registry import import_files, without_file
 from .help import options_help
 
 PACKAGE = Path(__file__).parent.parent
@@ -19,8 +20,19 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 """The config folder: inside the package once installed, next to it in a checkout."""
 
 
-def prepare_hydra() -> None:
-    """Make the help text, and the options without a file in conf/, known to Hydra."""
+def prepare_hydra(overrides: Sequence[str] = ()) -> None:
+    """Make the help text, and the options without a file in conf/, known to Hydra.
+
+    Imports the files that the override `imports=` names, since Hydra looks up options first.
+    """
+    named: object = None
+    for line in overrides:
+        if line.startswith("imports="):
+            override = OverridesParser.create().parse_override(line)
+            if override.is_sweep_override():
+                raise ValueError(f"{line} must be one list; use imports=[a.py,b.py] with brackets")
+            named = override.value()
+    import_files(named)
     extra = list(without_file(CONF))
     for group, name, keys in extra:
         ConfigStore.instance().store(name, keys, group)
@@ -29,6 +41,6 @@ def prepare_hydra() -> None:
 
 def compose(overrides: Sequence[str]) -> Config:
     """Return the config of one run from overrides such as `model=mlp` and `corrupt=0.4`."""
-    prepare_hydra()
+    prepare_hydra(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return parse_composed(hydra_compose("config", list(overrides)))

@@ -27,10 +27,10 @@ def work(connection: Connection, slot: int, size: int, launch: str) -> None:
     pin_to_cores(slot, size)
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has no more runs, or died
         while True:
-            config = parse(connection.recv())
+            tree = connection.recv()
             error = None
             try:
-                execute(config, job=slot)
+                execute(parse(tree), job=slot)
             except (Exception, SystemExit) as raised:
                 error = f"{type(raised).__name__}: {raised}"
                 show_unforeseen(raised)

@@ -20,10 +20,13 @@ import torch
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "joblib", "pandas")
 
 
-def describe(resources: Mapping[str, Any], data_sha256: str) -> dict[str, Any]:
+def describe(
+    resources: Mapping[str, Any], data_sha256: str, imports: Mapping[str, str]
+) -> dict[str, Any]:
     """Return the content of environment.json.
 
     resources: the fields of `machine.resources.Resources`, every `auto` decided.
+    imports: sha256 of the files of the key `imports`, by path.
     """
     device = resources["device"]
     return {
@@ -39,6 +42,7 @@ def describe(resources: Mapping[str, Any], data_sha256: str) -> dict[str, Any]:
         "argv": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "data_sha256": data_sha256,
+        "imports": dict(imports),
     }
 
 

@@ -27,6 +27,7 @@ FINISHED = ("done", "diverged")
 
 NOT_HASHED = frozenset(
     {
+        "imports",
         "out",
         "name",
         "force",
