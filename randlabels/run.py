@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,18 +17,10 @@ from .cli.compose import CONF, prepare_hydra
 from .cli.errors import in_one_sentence
 from .config import parse_composed
 from .launchers.launcher import PlannedRun
-from .machine import process, stopping
+from .machine import stopping
 from .store.rundir import FINISHED
 
-
-@dataclass
-class _SingleRun:
-    """How the single run of this process ended; Hydra drops what the task returns."""
-
-    exit_code: int = 0
-
-
-_single_run = _SingleRun()
+_exit_code = 0  # of this process's single run; Hydra drops what the task returns
 
 
 def main() -> None:
@@ -38,16 +29,17 @@ def main() -> None:
         if flag in sys.argv[2:]:
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
-    process.prepare()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     stopping.begin()
-    _single_run.exit_code = 0
+    global _exit_code
+    _exit_code = 0
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
     try:
         launchers.register()
         prepare_hydra()
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-        sys.exit(_single_run.exit_code)
+        sys.exit(_exit_code)
     except KeyboardInterrupt:
         print(
             "\nInterrupted. The same command goes on from each run's last checkpoint.",
@@ -104,6 +96,7 @@ def single_run(tree: DictConfig) -> str:
     from .execute import execute
     from .launchers import launch
 
+    global _exit_code
     settings = HydraConfig.get()
     launchers.check_settings(settings)
     launcher = launchers.own_launcher(settings.launcher)
@@ -119,10 +112,10 @@ def single_run(tree: DictConfig) -> str:
     with stopping.listening():
         state = execute(config)
     if state not in (*FINISHED, "running"):
-        _single_run.exit_code = 1
+        _exit_code = 1
         if reason := stopping.reason(config.time_limit):
             print(f"Stopped by {reason}: {config.run.path} is {state}.", file=sys.stderr)
-            _single_run.exit_code = stopping.exit_code()
+            _exit_code = stopping.exit_code()
     return state
 
 

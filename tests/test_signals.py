@@ -182,7 +182,7 @@ def test_time_limit_that_is_over_starts_nothing(launcher: list[str], cli: Cli) -
 
 def told_to_stop(watch: stopping.Watch, *arguments: object) -> None:
     """In place of Watch.__init__: the signal comes when the work begins."""
-    watch.time_limit, watch.beats = None, []
+    watch.time_limit, watch.beats, watch.polled = None, [], -1.0
     watch.asked = watch.beaten = time.monotonic()
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -6,6 +6,7 @@ continue. It ends with a checkpoint, so that no step is lost.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -15,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import IO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Ctrl-C, and what schedulers send before a kill."""
@@ -23,6 +23,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 LAUNCH = "RANDLABELS_LAUNCH"
 """Environment variable of worker processes: pid of the launch, when it began (seconds of
 `time.monotonic`), and a file that has content while it goes on."""
+
+POLL_SECONDS = 0.2  # between two checks whether a worker's launch goes on
 
 HEARTBEAT_SECONDS = 10.0
 
@@ -65,7 +67,11 @@ class _Here:
         if self.followed is None:
             return False
         file, parent = self.followed
-        return os.getppid() != parent or os.fstat(file).st_size == 0
+        has_died = os.getppid() != parent
+        launch = multiprocessing.parent_process()
+        if launch and launch.sentinel is not None:  # where a forkserver stands between the two
+            has_died = not launch.is_alive()
+        return has_died or os.fstat(file).st_size == 0
 
 
 _here = _Here()
@@ -98,7 +104,7 @@ def listening() -> Iterator[None]:
 def launching() -> Iterator[None]:
     """Do as `listening`, for a process with workers that `follow` it.
 
-    They stop when this process was asked to, and when it has died, since their parent then changes.
+    They stop when this process was asked to, and when it has died.
     """
     with tempfile.NamedTemporaryFile(prefix="randlabels-", buffering=0) as file, listening():
         file.write(b"The launch goes on.")
@@ -181,6 +187,7 @@ class Watch:
         self.time_limit = time_limit
         self.beats = beats
         self.asked = self.beaten = time.monotonic()
+        self.polled = -POLL_SECONDS
 
     def __call__(self) -> None:
         """Take a microsecond, and raise Interrupted if the run must stop here."""
@@ -190,6 +197,9 @@ class Watch:
             for beat in self.beats:
                 beat()
             self.beaten = now
+        if _here.received is None and self.time_limit is None and now - self.polled < POLL_SECONDS:
+            return
+        self.polled = now
         if found := reason(self.time_limit, step):
             _here.stopped = found  # for a shorter step, some time would still be left
             raise Interrupted(found)
