@@ -1,4 +1,4 @@
-"""What a person sees: log lines, the progress bar of a single run, tables."""
+"""Output for people: log lines, the progress bar of a single run, tables."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-LISTED = 20
-"""Names in one sentence."""
+MAX_LISTED = 20  # names in one sentence
 
 log = logging.getLogger("randlabels")
 log.addHandler(logging.NullHandler())  # messages outside `logging_to` are dropped
@@ -72,7 +71,7 @@ def warn_once(sentence: str) -> None:
 
 @contextmanager
 def until_nobody_reads() -> Iterator[None]:
-    """What a command prints last may be cut off by its reader (`| head`): no error."""
+    """Let the reader of a command's last output close the pipe early (`| head`)."""
     try:
         yield
         sys.stdout.flush()
@@ -86,8 +85,7 @@ def until_nobody_reads() -> Iterator[None]:
 def progress_bar(
     steps: float, done: int, *, shown: bool
 ) -> Iterator[tuple[Callable[..., None], Callable[[str], None]]]:
-    """A bar of `steps` steps on standard error: functions to advance it, by 1 unless told
-    otherwise, and to caption it."""
+    """Show a bar of `steps` steps on standard error; give functions to advance and caption it."""
     columns = (
         BarColumn(bar_width=20),
         TaskProgressColumn(table_column=Column(min_width=4)),
@@ -106,20 +104,23 @@ def progress_bar(
 
 
 def counted(number: int, thing: str) -> str:
-    """`1 run`, `2 runs`."""
+    """Return a number with its noun, such as `1 run` or `2 runs`."""
     return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def no_folder(path: Path) -> str:
-    """That there is no folder `path`, and which there are beside it."""
-    beside = sorted(p.name for p in path.parent.glob("*/") if not p.name.startswith("."))
-    listed = f"; {path.parent} has {', '.join(beside[:LISTED])}" if beside else ""
-    return f"{path} is no folder{listed}{', …' if len(beside) > LISTED else ''}"
+    """Return a sentence that `path` must be a folder, and the names of folders next to it."""
+    found = sorted(p.name for p in path.parent.glob("*/") if not p.name.startswith("."))
+    more = ", …" if len(found) > MAX_LISTED else ""
+    listed = f"; {path.parent} has {', '.join(found[:MAX_LISTED])}{more}" if found else ""
+    return f"{path} must be a folder{listed}"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output, columns of numbers to the right. A file or a pipe gets every row
-    in a line; what is too wide for a terminal is folded, headings first, and nothing is cut."""
+    """Print a table, columns of numbers to the right, and cut nothing.
+
+    A file or a pipe gets every row in a line; a terminal that is too narrow gets folded cells.
+    """
     cells = list(zip(columns, *rows, strict=True))
     width = sum(max(map(len, column)) + 3 for column in cells) + 1  # with the frame
     console = Console()

@@ -25,9 +25,7 @@ KEPT = ("precision", "compile", "threads")
 """Resources that change the numbers: a run keeps those that it began with."""
 
 
-def execute(
-    config: Config, job: int | None = None, cores: int = 1, experiment: Experiment | None = None
-) -> str:
+def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
     """Bring one run to its end unless it is finished, and return its state.
 
     An exception of the fit is written to error.json, so that the other runs of a sweep go on. The
@@ -37,7 +35,6 @@ def execute(
 
     job: the run's number in a sweep, None for a single run.
     cores: CPU threads of a run of a sweep.
-    experiment: of this config, if it is assembled already.
 
     Raises:
         ValueError: the run is refused; its folder was not made.
@@ -46,7 +43,7 @@ def execute(
     if config.run.state() in FINISHED:
         journal.report_finished(config.run, journal.prefix(config, job is not None))
     else:
-        _compute([config], job, cores, None if experiment is None else [experiment])
+        _compute([config], job, cores)
     return config.run.state()
 
 
@@ -62,16 +59,11 @@ def execute_exact(configs: Sequence[Config], job: int | None = None, cores: int 
     return [config.run.state() for config in configs]
 
 
-def _compute(
-    configs: Sequence[Config],
-    job: int | None,
-    cores: int,
-    assembled: Sequence[Experiment] | None = None,
-) -> None:
+def _compute(configs: Sequence[Config], job: int | None, cores: int) -> None:
     """Execute the runs of one fit, as far as no other process does."""
     if stopping.reason(configs[0].time_limit):
         return
-    experiments = assembled or [assemble(config) for config in configs]
+    experiments = [assemble(config) for config in configs]
     for each in experiments:
         check_earlier_results(each.config, each.data_sha256, each.corruption)
         check_kept_weights(each.config)
@@ -125,15 +117,11 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
 
     keep_weights()  # the initial ones, and those of a checkpoint that had no such key
     steps = -(-len(experiment.train.labels) // config.batch_size)
+    done = steps * state.epoch + state.step
+    shown = progress_bar(steps * config.epochs, done, shown=bar)
+    watch = Watch(config.time_limit, [run.beat])
     committed = perf_counter()
-    with (
-        open(run.metrics, "a", encoding="utf-8") as file,
-        progress_bar(steps * config.epochs, steps * state.epoch + state.step, shown=bar) as (
-            tick,
-            caption,
-        ),
-    ):
-        watch = Watch(config.time_limit, [run.beat])
+    with open(run.metrics, "a", encoding="utf-8") as file, shown as (tick, caption):
         try:
             for record in fit.sgd(experiment, state, resources, tick, watch):
                 keep_weights()  # before the checkpoint, after which they could not be written
@@ -156,11 +144,7 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
 
 
 def _solve(
-    experiments: Sequence[Experiment],
-    resources: Resources,
-    *,
-    bar: bool,
-    several: bool,
+    experiments: Sequence[Experiment], resources: Resources, *, bar: bool, several: bool
 ) -> None:
     """Solve one system for several runs. It has no checkpoint: an interrupted run restarts."""
     configs = [experiment.config for experiment in experiments]

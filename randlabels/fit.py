@@ -15,7 +15,7 @@ from . import sensitivity
 from .config import Config
 from .dataset import Split
 from .experiment import Experiment
-from .machine.cuda_graph import Step, Work, graphs
+from .machine.cuda_graph import Step, graphs
 from .machine.gpu import Pace
 from .machine.resources import Resources
 from .model.dropout import reseed_dropout
@@ -151,7 +151,7 @@ def sgd(
         optimizer.step()
         state.finite &= loss.detach().isfinite()
 
-    capture = captures(state, device)
+    capture = graphs(device, optimizer, state.rngs.values())
     step, pace = Step(descend, config.batch_size, capture), Pace(device)
     if capture is not None:
         for group in optimizer.param_groups:  # a number would be captured as it is now
@@ -207,19 +207,8 @@ def sgd(
         yield record
 
 
-def captures(state: State, device: str) -> Callable[[Work], Work] | None:
-    """Return how steps of this fit are captured; None on a CPU, which has no graphs."""
-    if device == "cpu":
-        return None
-    return graphs(state.optimizer, state.rngs.values())
-
-
 def _watch(
-    config: Config,
-    train: Split,
-    classifier: Classifier,
-    state: State,
-    pause: Callable[[], None],
+    config: Config, train: Split, classifier: Classifier, state: State, pause: Callable[[], None]
 ) -> tuple[Record, torch.Tensor]:
     """Return `sensitivity.measure` of the images that this seed watches.
 
@@ -227,9 +216,8 @@ def _watch(
     """
 
     def logits(images: torch.Tensor) -> torch.Tensor:
-        outputs = classifier.exactly(classifier.pixels(images))
         pause()
-        return outputs
+        return classifier.exactly(classifier.pixels(images))
 
     rng = generator("sensitivity", config.seed)
     device = train.labels.device

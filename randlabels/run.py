@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
@@ -25,18 +24,10 @@ from .cli.compose import CONF, prepare_hydra
 from .cli.errors import in_one_sentence
 from .config import parse_composed
 from .launchers.launcher import PlannedRun
-from .machine import process, stopping
+from .machine import stopping
 from .store.rundir import FINISHED
 
-
-@dataclass
-class _SingleRun:
-    """How the single run of this process ended; Hydra drops what the task returns."""
-
-    exit_code: int = 0
-
-
-_single_run = _SingleRun()
+_exit_code = 0  # of this process's single run; Hydra drops what the task returns
 
 
 def main() -> None:
@@ -45,9 +36,10 @@ def main() -> None:
         if flag in sys.argv[2:]:
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
-    process.prepare()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     stopping.begin()
-    _single_run.exit_code = 0
+    global _exit_code
+    _exit_code = 0
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
     try:
@@ -55,7 +47,7 @@ def main() -> None:
         completed = os.environ.get("COMP_LINE", "").rpartition(" ")[0]  # for tab completion
         prepare_hydra([*sys.argv[1:], *completed.split()])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-        sys.exit(_single_run.exit_code)
+        sys.exit(_exit_code)
     except KeyboardInterrupt:
         print(
             "\nInterrupted. The same command goes on from each run's last checkpoint.",
@@ -112,6 +104,7 @@ def single_run(tree: DictConfig) -> str:
     from .execute import execute
     from .launchers import launch
 
+    global _exit_code
     settings = HydraConfig.get()
     launchers.check_settings(settings)
     launcher = launchers.own_launcher(settings.launcher)
@@ -127,10 +120,10 @@ def single_run(tree: DictConfig) -> str:
     with stopping.listening():
         state = execute(config)
     if state not in (*FINISHED, "running"):
-        _single_run.exit_code = 1
+        _exit_code = 1
         if reason := stopping.reason(config.time_limit):
             print(f"Stopped by {reason}: {config.run.path} is {state}.", file=sys.stderr)
-            _single_run.exit_code = stopping.exit_code()
+            _exit_code = stopping.exit_code()
     return state
 
 

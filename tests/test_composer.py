@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from randlabels.cli.compose import CONF, prepare_hydra
+from randlabels.config import parse_composed
 from randlabels.launchers.composer import Composer
 
 LISTS = [
@@ -111,5 +112,5 @@ def test_each_choice_of_options_is_composed_once_and_values_do_not_leak(
 
 def test_committed_sweep_names_the_folder(loaded: tuple[ConfigLoader, DictConfig]) -> None:
     composer = Composer(*loaded)
-    config = composer.config(["sweep=paper/figure1a", "seed=2"])
+    config = parse_composed(*composer.tree(["sweep=paper/figure1a", "seed=2"]))
     assert config.folder == Path("runs") / "paper-figure1a"

@@ -124,7 +124,7 @@ def test_captured_steps_equal_eager_ones_bit_for_bit(
 
     state = fit.start(experiment(**keys), CPU)
     graph = TapedGraph(state)
-    monkeypatch.setattr(fit, "captures", lambda *_: graph)
+    monkeypatch.setattr(fit, "graphs", lambda *_: graph)
     found = list(fit.sgd(experiment(**keys), state, CPU))
     assert state.captured and graph.replayed == 2 * 4 - WARM_UP_STEPS  # four full batches an epoch
     assert untimed(found) == untimed(expected)

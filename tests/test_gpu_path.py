@@ -95,7 +95,7 @@ def test_each_capture_is_on_the_stream_and_device_of_its_run(standin: StandIn) -
     streams = []
     for device in ("cuda:0", "cuda:1", "cuda:0"):
         with gpu.stream(device):
-            graphs(optimizer(), [])(lambda: None)
+            graphs("cuda", optimizer(), [])(lambda: None)
             streams.append(standin.current)
     assert standin.captures == streams
     assert [str(stream.device) for stream in streams] == ["cuda:0", "cuda:1", "cuda:0"]
@@ -107,7 +107,7 @@ def test_failed_capture_leaves_the_stream_and_the_optimizer_as_they_were(standin
     standin.fails = True
     with gpu.stream("cuda:1"):
         before = standin.current
-        step = Step(lambda batch: None, 1, graphs(adam, []))
+        step = Step(lambda batch: None, 1, graphs("cuda", adam, []))
         for _ in range(5):
             step(torch.tensor([0]))
         assert standin.current is before and len(standin.captures) == 1

@@ -14,7 +14,9 @@ import torch
 from joblib.externals.loky import get_reusable_executor
 
 from randlabels import checks
+from randlabels.config import parse
 from randlabels.console import print_table
+from randlabels.launchers import launch
 from randlabels.launchers.launcher import end_joblib_workers
 from randlabels.model.kernel import Kernel
 from randlabels.store.rundir import RunDir
@@ -46,6 +48,20 @@ def test_plan_counts_the_remaining_epochs(cli: Cli, tmp_path: Path) -> None:
         assert [(row["state"], row["images to go"]) for row in table(shown)] == [
             ("interrupted", images)
         ]
+
+
+def test_closing_table_shows_what_an_interrupted_run_has_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = parse({"dataset": {"name": "digits"}, "model": {"name": "linear"}})
+    config.run.path.mkdir(parents=True)
+    config.run.config.touch()
+    config.run.metrics.write_text('{"epoch": 0, "train_acc": 0.5, "test_acc": 0.25}\n{torn')
+    assert launch.close([config], {}, "SIGTERM") == 1
+    (row,) = table(capsys.readouterr().out)
+    assert row["state"] == "interrupted"
+    assert (row["epochs"], row["train acc"], row["test acc"]) == ("1", "50.00%", "25.00%")
 
 
 def test_labels_and_models_that_runs_share_are_checked_once(

@@ -90,38 +90,21 @@ def test_missing_locks_are_said_once(
     assert capsys.readouterr().out.count("has no locks; do not execute the same runs on two") == 1
 
 
-def test_claim_of_another_host_is_stale_without_a_heartbeat(
+def test_marker_of_another_host_is_stale_without_a_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_locks(errno.ENOSYS, monkeypatch)
     path = tmp_path / ".lock"
-    path.write_text("elsewhere\n1\n0.00")
+    path.touch()
+    (tmp_path / ".lock.holder").write_text("1\nelsewhere\n0\n")
     assert locks.is_locked(path)
+    with pytest.raises(Timeout), locks.exclusive(path):
+        pass
     old = time.time() - locks.STALE_SECONDS - 1
     os.utime(path, (old, old))
+    with locks.exclusive(path):
+        assert locks.is_locked(path)
     assert not locks.is_locked(path)
-
-
-def test_claim_of_a_process_whose_id_was_reused_is_stale(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_locks(errno.ENOSYS, monkeypatch)
-    path = tmp_path / ".lock"
-    path.write_text(locks._identity())
-    assert locks.is_locked(path)
-    path.write_text(locks._identity().rpartition("\n")[0] + "\n1.00")
-    assert not locks.is_locked(path)
-
-
-def test_launch_without_kernel_locks_is_followed_until_it_stops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_locks(errno.ENOSYS, monkeypatch)
-    with open(tmp_path / "launch", "w+b") as file:
-        locks.hold(file)
-        assert locks.is_held(file.fileno())
-        locks.release(file)
-        assert not locks.is_held(file.fileno())
 
 
 def test_run_killed_on_a_file_system_without_locks_resumes(

@@ -15,7 +15,7 @@ import torch
 
 from randlabels import checks
 from randlabels.config import Config, parse
-from randlabels.launchers import packed, worker
+from randlabels.launchers import packed
 from randlabels.launchers.launcher import PlannedRun
 from randlabels.launchers.packed import Packed, by_data
 from randlabels.machine import resources
@@ -105,7 +105,7 @@ def test_workers_stop_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 def test_worker_that_cannot_read_a_run_exits_and_closes_its_connection() -> None:
     ours, theirs = Pipe()
-    process = get_context("spawn").Process(target=worker.work, args=(theirs, 0, 1, ""))
+    process = get_context("spawn").Process(target=packed.work, args=(theirs, 0, 1, ""))
     process.start()
     theirs.close()
     ours.send_bytes(b"not a config tree")
@@ -180,7 +180,7 @@ def test_runs_of_one_data_set_follow_each_other() -> None:
 def test_workers_fill_the_cores(
     threads: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resources, "cpu_cores", lambda: list(range(8)))
+    monkeypatch.setattr(resources, "cpu_count", lambda: 8)
     assert Packed().count_workers([parse({"threads": threads, "device": "cpu"})]) == workers
 
 
@@ -189,7 +189,7 @@ def test_workers_are_pinned_to_equal_shares_of_the_cores(monkeypatch: pytest.Mon
     monkeypatch.setattr(resources, "cpu_cores", lambda: [0, 2, 4, 6])
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: pinned.append(cores))
     for slot, size in [(0, 4), (3, 4), (1, 2), (0, 3), (0, 5)]:
-        worker.pin_to_cores(slot, size)
+        packed.pin_to_cores(slot, size)
     assert pinned == [[0], [6], [4, 6]]  # three and five workers do not divide four cores
 
 
@@ -202,7 +202,7 @@ def test_workers_are_counted_per_gpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(resources, "cpu_cores", lambda: list(range(8)))
+    monkeypatch.setattr(resources, "cpu_count", lambda: 8)
     assert Packed(workers=workers).count_workers([parse({"device": device})]) == processes
 
 

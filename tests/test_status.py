@@ -133,7 +133,7 @@ def test_table_and_json_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert run.run_id in shown and "2/2" in shown and "100.00" in shown
     assert "1 run: 1 done. 2 epochs done, 0 to go" in shown
-    with pytest.raises(SystemExit, match="nowhere is no folder"):
+    with pytest.raises(SystemExit, match="nowhere must be a folder"):
         status.main([str(tmp_path / "nowhere")])
 
 

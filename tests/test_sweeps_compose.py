@@ -22,7 +22,7 @@ from analysis import published
 from randlabels import experiment, fit, solve
 from randlabels.cli.compose import CONF, prepare_hydra
 from randlabels.cli.help import options_help
-from randlabels.config import Config
+from randlabels.config import Config, parse_composed
 from randlabels.dataset import Data, Split
 from randlabels.launchers.composer import Composer
 from randlabels.launchers.grid import expand
@@ -52,7 +52,10 @@ def runs(sweep: str) -> list[Config]:
         launch = hydra.compose_config("config", arguments, run_mode=RunMode.MULTIRUN)
         composer = Composer(loader, launch)
         grids = OmegaConf.to_object(launch.hydra.sweeper.runs)
-        return [composer.config(overrides) for overrides in expand(arguments, grids, loader)]
+        return [
+            parse_composed(*composer.tree(overrides))
+            for overrides in expand(arguments, grids, loader)
+        ]
 
 
 def synthetic(shape: tuple[int, int, int], classes: int) -> Data:

@@ -285,13 +285,13 @@ def test_real_sweep_fills_every_column_of_the_contract(cli: Cli, tmp_path: Path)
 
 def test_folder_without_runs_is_one_sentence(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(SystemExit, match=r"^Error: .*(holds no run|is no folder)"):
+        with pytest.raises(SystemExit, match=r"^Error: .*(holds no run|must be a folder)"):
             collect.main([str(folder)])
 
 
 def test_error_for_a_missing_folder_lists_the_existing_ones(sweep: Path) -> None:
     (sweep / "paper-figure1bc").mkdir()
-    sentence = f"^Error: {sweep}/nowhere is no folder; {sweep} has .*paper-figure1bc"
+    sentence = f"^Error: {sweep}/nowhere must be a folder; {sweep} has .*paper-figure1bc"
     for command in (collect, status):
         with pytest.raises(SystemExit, match=sentence):
             command.main([str(sweep / "nowhere")])

@@ -12,8 +12,6 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import Config, parse_composed
-
 
 class Composer:
     """Composes what Hydra's `load_sweep_config` returns: its configs and its errors, faster.
@@ -22,16 +20,10 @@ class Composer:
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
-        self._loader = loader
-        self._master = master
+        self._loader, self._master = loader, master
         self._groups = set(loader.list_groups(""))
         self._parse = cache(OverridesParser.create(config_loader=loader).parse_override)
         self._compose_once = cache(self._compose)
-
-    def config(self, overrides: Sequence[str]) -> Config:
-        """Return the typed config of one run; a committed sweep names its folder."""
-        tree, sweep = self.tree(overrides)
-        return parse_composed(tree, sweep)
 
     def tree(self, overrides: Sequence[str]) -> tuple[DictConfig, str | None]:
         """Return a run's composed tree without the key `hydra`, and the name of its sweep."""

@@ -18,6 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from ..cli.help import as_typed
+from ..config import parse_composed
 from ..console import counted, log, logging_to
 from ..machine.stopping import exit_code, reason
 from ..schema import parse_dataclass, to_plain
@@ -61,8 +62,9 @@ class GridSweeper(Sweeper):
         check_settings(config.hydra)
         self.config = config
         self.hydra_context = hydra_context
-        own = own_launcher(config.hydra.launcher)
-        self.executor: Launcher = own or HydraLauncher(hydra_context, task_function, config)
+        self.executor = own_launcher(config.hydra.launcher) or HydraLauncher(
+            hydra_context, task_function, config
+        )
 
     def sweep(self, arguments: list[str]) -> None:
         """Execute the runs that the arguments describe, and exit with `launch`'s code."""
@@ -118,7 +120,7 @@ class GridSweeper(Sweeper):
         composer = Composer(loader, self.config)
         runs: dict[Path, PlannedRun] = {}
         for overrides in expand(arguments, self.runs, loader):
-            config = composer.config(overrides)
+            config = parse_composed(*composer.tree(overrides))
             same = runs.setdefault(config.run.path, PlannedRun(config, overrides)).config
             if same.dataset.folder != config.dataset.folder:
                 raise ValueError(

@@ -6,6 +6,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -22,6 +23,7 @@ Tree = Mapping[str, Any]
 """A run's config as `Config.tree()` returns it."""
 
 
+@dataclass(kw_only=True)
 class Job:
     """A callable for submitit, which calls `checkpoint` when Slurm announces the job's end.
 
@@ -32,12 +34,11 @@ class Job:
     notice: seconds between the signal and the time limit.
     """
 
-    def __init__(self, trees: Sequence[Tree], *, first: int, cores: int, notice: int) -> None:
-        self.trees = trees
-        self.first = first
-        self.cores = cores
-        self.notice = notice
-        self.child: BaseProcess | None = None
+    trees: Sequence[Tree]
+    first: int
+    cores: int
+    notice: int
+    child: BaseProcess | None = None
 
     def __call__(self) -> None:
         """Execute the runs.
@@ -67,8 +68,7 @@ class Job:
 
         if self.child is not None:
             self.child.join(0.75 * self.notice)
-        again = Job(self.trees, first=self.first, cores=self.cores, notice=self.notice)
-        return DelayedSubmission(again)
+        return DelayedSubmission(replace(self, child=None))
 
 
 def execute_all(trees: Sequence[Tree], first: int, cores: int) -> None:

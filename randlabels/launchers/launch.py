@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from ..cli.help import as_typed
 from ..config import Config
 from ..console import counted, log, print_table
 from ..experiment import load
-from ..store.rundir import FINISHED, flat_keys, merge_plan, planned_records, read_json
+from ..store import metrics
+from ..store.rundir import FINISHED, RunDir, flat_keys, merge_plan, planned_records, read_json
 from .launcher import ANALYSIS, Errors, PlannedRun
 
 IN_RUN_ID = ("model", "dataset", "corruption", "corrupt", "seed")
@@ -57,7 +59,7 @@ def close(configs: Sequence[Config], errors: Errors, stopped: str | None = None)
     rows, failures, unfinished = [], [], 0
     for config, values in zip(configs, varying(configs).values(), strict=True):
         run, state = config.run, config.run.state()
-        result = run.result() or {}
+        result = run.result() or _measured_so_far(run)
         final = result.get("final", {})
         measured = {
             "epochs": str(result.get("epochs", values.get("epochs", "-"))),
@@ -82,6 +84,14 @@ def close(configs: Sequence[Config], errors: Errors, stopped: str | None = None)
     if stopped and unfinished:
         print(f"Stopped by {stopped}. The same command continues what is not finished.")
     return 1 if unfinished else 0
+
+
+def _measured_so_far(run: RunDir) -> dict[str, Any]:
+    """Return what done.json would say of the records that an unfinished run has."""
+    with contextlib.suppress(ValueError):
+        if records := metrics.read(run.metrics)[0]:
+            return {"final": metrics.final(records), "epochs": len(records)}
+    return {}
 
 
 def varying(configs: Sequence[Config]) -> dict[Path, dict[str, str]]:

@@ -1,12 +1,14 @@
-"""What executes the runs of a sweep: the protocol, and the launchers that Hydra has."""
+"""What executes the runs of a sweep: the base class, and the launchers that Hydra has."""
 
 from __future__ import annotations
 
 import itertools
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
@@ -40,14 +42,15 @@ class PlannedRun(NamedTuple):
     overrides: list[str]
 
 
-class Launcher(Protocol):
+class Launcher(ABC):
     """Executes the runs of a sweep.
 
     local: the runs are executed on this machine, so that its GPUs and memory must be enough.
     """
 
-    local: ClassVar[bool]
+    local: ClassVar[bool] = True
 
+    @abstractmethod
     def check(self, runs: Sequence[PlannedRun]) -> None:
         """Prepare for the runs; write nothing.
 
@@ -57,7 +60,9 @@ class Launcher(Protocol):
 
     def request(self, runs: Sequence[PlannedRun]) -> str:
         """Return the resources that would be requested for the runs as a sentence, or ""."""
+        return ""
 
+    @abstractmethod
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors | None:
         """Execute the runs, and start no more of them once `until` returns a reason.
 
@@ -65,18 +70,16 @@ class Launcher(Protocol):
         """
 
 
-class HydraLauncher:
+@dataclass
+class HydraLauncher(Launcher):
     """`hydra/launcher=joblib`, `basic`, or a plugin.
 
     These launchers take overrides instead of configs: Hydra composes a run's config in the worker.
     """
 
-    local: ClassVar[bool] = True
-
-    def __init__(self, context: HydraContext, task: TaskFunction, config: DictConfig) -> None:
-        self.context = context
-        self.task = task
-        self.config = config
+    context: HydraContext
+    task: TaskFunction
+    config: DictConfig
 
     def check(self, runs: Sequence[PlannedRun]) -> None:
         """Build the plugin; with GPUs, `n_jobs=-1` means MAX_PROCESSES_PER_GPU, not all cores."""
@@ -87,16 +90,12 @@ class HydraLauncher:
                 keys.n_jobs = MAX_PROCESSES_PER_GPU * gpus
             with logging_to():
                 log.info(
-                    "At most %d processes, %d per GPU; hydra.launcher.n_jobs=N sets another number",
-                    keys.n_jobs,
-                    MAX_PROCESSES_PER_GPU,
+                    f"At most {keys.n_jobs} processes, {MAX_PROCESSES_PER_GPU} per GPU; "
+                    "hydra.launcher.n_jobs=N sets another number"
                 )
         self.plugin: HydraPlugin = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=self.task, config=self.config
         )
-
-    def request(self, runs: Sequence[PlannedRun]) -> str:
-        return ""
 
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors:
         with launching():
@@ -122,8 +121,7 @@ class HydraLauncher:
 
 
 class _Overrides(list[list[str]]):
-    """The overrides of runs, for launchers that iterate over them as they start them: the
-    iteration ends once `until` returns a reason."""
+    """Overrides of runs; iterating ends once `until` returns a reason, as launchers start them."""
 
     until: Until
 
@@ -152,8 +150,6 @@ def solve_exact(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 def count_gpus(configs: Sequence[Config]) -> int:
     """Return the number of GPUs that the runs may use."""
-    import torch
+    from ..machine.gpu import supported  # imports torch
 
-    if all(config.device == "cpu" for config in configs) or not torch.cuda.is_available():
-        return 0
-    return torch.cuda.device_count()
+    return 0 if all(config.device == "cpu" for config in configs) else len(supported())

@@ -12,21 +12,19 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
-from typing import ClassVar
 
-from ..config import Config
-from ..machine.stopping import LAUNCH, launching, uninterrupted
-from .launcher import Errors, PlannedRun, Until, count_gpus, solve_exact
-from .worker import work
+from ..config import Config, parse
+from ..machine.stopping import LAUNCH, follow, launching, uninterrupted
+from .launcher import Errors, Launcher, PlannedRun, Until, count_gpus, solve_exact
 
-PRELOADED = ["randlabels.execute", "randlabels.launchers.worker"]
+PRELOADED = ["randlabels.execute", "randlabels.launchers.packed"]
 """Imported once, with torch, by the process that all workers are forked from."""
 
 SHUTDOWN_SECONDS = 10.0  # after which a worker is killed
 
 
 @dataclass
-class Packed:
+class Packed(Launcher):
     """`hydra/launcher=packed`: workers import torch once and load each data set once.
 
     Each run goes to the next free worker; runs of one data set follow each other. When a worker
@@ -38,9 +36,6 @@ class Packed:
     Raises:
         ValueError: `workers` is neither `auto` nor a number of at least 1.
     """
-
-    name: ClassVar[str] = "packed"
-    local: ClassVar[bool] = True
 
     workers: str = "auto"
 
@@ -60,9 +55,6 @@ class Packed:
         resource_tracker.ensure_running()  # as forkserver does; it leaves SIGINT unblocked
         with uninterrupted():
             forkserver.ensure_running()
-
-    def request(self, runs: Sequence[PlannedRun]) -> str:
-        return ""
 
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors:
         """Execute the runs; no worker outlives this call.
@@ -101,7 +93,7 @@ class Packed:
 
     def count_workers(self, configs: Sequence[Config]) -> int:
         """Return the number of workers for the runs, if there are enough runs."""
-        from ..machine.resources import cpu_cores
+        from ..machine.resources import cpu_count
 
         gpus = count_gpus(configs)
         if self.workers != "auto":
@@ -109,7 +101,7 @@ class Packed:
         if gpus:
             return gpus
         threads = [int(config.threads) for config in configs if config.threads != "auto"]
-        return max(1, len(cpu_cores()) // max(threads, default=1))
+        return max(1, cpu_count() // max(threads, default=1))
 
 
 @dataclass
@@ -153,10 +145,46 @@ class Worker:
         return {path: error} if error else {}
 
 
+def work(connection: Connection, slot: int, size: int, launch: str) -> None:
+    """Execute each run whose config tree arrives, until the parent closes the connection or ends.
+
+    The answer to each is None, or an error that the run's error.json does not hold.
+
+    slot: number of this worker, which chooses its GPU and cores. size: number of all workers.
+    launch: value of `stopping.LAUNCH` in the parent.
+    """
+    from ..execute import execute
+    from ..journal import show_unforeseen
+
+    follow(launch)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    pin_to_cores(slot, size)
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has no more runs, or died
+        while True:
+            tree = connection.recv()
+            error = None
+            try:
+                execute(parse(tree), job=slot)
+            except (Exception, SystemExit) as raised:
+                error = f"{type(raised).__name__}: {raised}"
+                show_unforeseen(raised)
+            connection.send(error)
+
+
+def pin_to_cores(slot: int, size: int) -> None:
+    """Keep this process on its share of the cores, if the workers divide them evenly."""
+    from ..machine.resources import cpu_cores
+
+    cores = cpu_cores()
+    share = len(cores) // size
+    if hasattr(os, "sched_setaffinity") and size * share == len(cores):
+        os.sched_setaffinity(0, cores[slot * share : (slot + 1) * share])
+
+
 def by_data(configs: Sequence[Config]) -> list[Config]:
-    """Those of one data set together, the data sets in the order in which they first occur."""
-    groups: dict[tuple[str, str], list[Config]] = {}
-    for config in configs:
-        key = config.dataset.name, str(config.dataset.folder)
-        groups.setdefault(key, []).append(config)
-    return [config for group in groups.values() for config in group]
+    """Return the configs by data set, the data sets in the order in which they first occur."""
+    places: dict[tuple[str, str], int] = {}
+    return sorted(
+        configs,
+        key=lambda c: places.setdefault((c.dataset.name, str(c.dataset.folder)), len(places)),
+    )

@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 
 from ..console import counted
 from .job import Job
-from .launcher import ANALYSIS, Errors, PlannedRun, Until
+from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until
 
 LOGS = ".slurm"
 """Folder next to the runs, hidden from the tables: the jobs' scripts and output."""
 
-SET_BY_LAUNCHER = {
+SET_BY_LAUNCHER = (
     "array",
     "dependency",
     "error",
@@ -33,7 +33,7 @@ SET_BY_LAUNCHER = {
     "requeue",
     "signal",
     "wait",
-}
+)
 """Options of sbatch that `hydra.launcher.sbatch` must not contain."""
 
 REQUESTED = ("partition", "account", "qos", "cpus", "gpus", "memory_gb", "minutes")
@@ -47,13 +47,12 @@ KEY = "hydra.launcher."
 
 
 @dataclass
-class Slurm:
+class Slurm(Launcher):
     """`hydra/launcher=slurm`: submits all runs of a sweep through submitit.
 
     conf/hydra/launcher/slurm.yaml says what each key means.
     """
 
-    name: ClassVar[str] = "slurm"
     local: ClassVar[bool] = False
 
     partition: str | None = None
@@ -124,7 +123,7 @@ class Slurm:
         logs = folder.absolute() / LOGS
         jobs = [
             Job(
-                [run.config.tree() for run in part],
+                trees=[run.config.tree() for run in part],
                 first=number * self.runs_per_job,
                 cores=self.cpus,
                 notice=self.notice,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 
+from ..console import log
 from .gpu import is_out_of_memory
-
-log = logging.getLogger("randlabels")
 
 WARM_UP_STEPS = 3
 """Full batches before a step is captured (PyTorch's notes on CUDA graphs): in them libraries choose
@@ -18,6 +17,7 @@ their kernels, and the optimizer makes its moments."""
 Work = Callable[[], None]
 
 
+@dataclass
 class Step:
     """Call `body` with the positions of a batch, (B,) int64 on the device.
 
@@ -33,19 +33,13 @@ class Step:
         torch.OutOfMemoryError: also in a capture.
     """
 
-    def __init__(
-        self,
-        body: Callable[[torch.Tensor], None],
-        size: int,
-        capture: Callable[[Work], Work] | None = None,
-    ) -> None:
-        self.body = body
-        self.size = size
-        self.capture = capture
-        self.captured: bool | None = None
-        self.called = 0
-        self.batch: torch.Tensor | None = None
-        self.replay: Work | None = None
+    body: Callable[[torch.Tensor], None]
+    size: int
+    capture: Callable[[Work], Work] | None = None
+    captured: bool | None = None
+    called: int = 0
+    batch: torch.Tensor | None = None
+    replay: Work | None = None
 
     def __call__(self, batch: torch.Tensor) -> None:
         if self.capture is None or len(batch) < self.size:
@@ -77,9 +71,9 @@ class Step:
 
 
 def graphs(
-    optimizer: torch.optim.Optimizer, generators: Iterable[torch.Generator]
-) -> Callable[[Work], Work]:
-    """Return a `capture` for steps of `optimizer` that draw from `generators`.
+    device: str, optimizer: torch.optim.Optimizer, generators: Iterable[torch.Generator]
+) -> Callable[[Work], Work] | None:
+    """Return a `capture` for steps of `optimizer` that draw from `generators`; None on a CPU.
 
     It captures on the stream, and so on the device, that is current when it is called. By default
     torch captures on one stream for the whole process, of whichever device was current first. The
@@ -102,4 +96,4 @@ def graphs(
                 group["capturable"] = False
         return graph.replay
 
-    return capture
+    return None if device == "cpu" else capture

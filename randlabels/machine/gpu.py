@@ -71,7 +71,7 @@ class Pace:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU had too little memory, also where a library of it says so in its own words."""
+    """Return whether a GPU had too little memory, as torch or one of its libraries says."""
     return isinstance(error, torch.OutOfMemoryError) or bool(OUT_OF_MEMORY.search(str(error)))
 
 
@@ -86,23 +86,23 @@ def exit_if_lost(device: str) -> None:
     try:
         torch.cuda.synchronize(device)
     except RuntimeError as error:
+        sys.stdout.flush()
         print(
             f"{device} cannot be used by this process any more: {error}\n"
             "The process ends; the same command continues the runs that are left.",
             file=sys.stderr,
+            flush=True,
         )
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(DEVICE_LOST_EXIT_CODE)
 
 
 def count() -> int:
-    """Number of GPUs that torch sees."""
+    """Return the number of GPUs that torch sees."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def is_supported(index: int) -> bool:
-    """Whether this build of torch has code for the GPU's architecture.
+    """Return whether this build of torch has code for the GPU's architecture.
 
     A binary for sm_86 runs on 8.6 and later 8.x; intermediate code for compute_86 on all later
     ones (CUDA C++ Programming Guide, "Compute Capabilities"). ROCm lists no such names, and
@@ -118,7 +118,7 @@ def is_supported(index: int) -> bool:
 
 
 def supported() -> list[int]:
-    """The GPUs that this build of torch can compute on, by index."""
+    """Return the GPUs that this build of torch can compute on, by index."""
     return [index for index in range(count()) if is_supported(index)]
 
 

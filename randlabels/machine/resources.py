@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -109,23 +110,20 @@ def resolve(config: Config, job: int | None, cores: int = 1) -> Resources:
         ValueError: as `check_machine`.
     """
     _check(config)
-    device = config.device
+    device, precision, threads = config.device, config.precision, config.threads
     if device in ("auto", "cuda"):
         gpus = gpu.supported()
         device = f"cuda:{gpus[(job or 0) % len(gpus)]}" if gpus else "cpu"
-    precision = config.precision
     if precision == "auto":
         precision = _precision(config, device)
-    if config.threads != "auto":
-        threads = int(config.threads)
-    else:
-        threads = cpu_count() if job is None else cores
+    if threads == "auto":
+        threads = str(cpu_count() if job is None else cores)
     compiled = config.compile == "true"  # auto: no gain was measured
-    return Resources(device, precision, threads, compiled)
+    return Resources(device, precision, int(threads), compiled)
 
 
 def _precision(config: Config, device: str) -> str:
-    """What `auto` means for this model on this kind of hardware."""
+    """Return what `auto` means for this model on this kind of hardware."""
     on_gpu = device != "cpu"
     if config.exact:
         fp64 = on_gpu and torch.cuda.get_device_capability(device) in FULL_RATE_FP64
@@ -137,42 +135,39 @@ def _precision(config: Config, device: str) -> str:
 
 
 def _gpu_multiplies_bf16(device: int | str) -> bool:
-    """The GPU has bf16 in its tensor cores."""
+    """Return whether the GPU has bf16 in its tensor cores."""
     return torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
 
 
 @cache
 def _multiplies_bf16() -> bool:
-    """The processor has AMX or AVX512-BF16."""
+    """Return whether the processor has AMX or AVX512-BF16."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def free_memory(device: str) -> int:
-    """Bytes that a process can still take on the device.
+    """Return the bytes that a process can still take on the device.
 
     On a CPU, this heeds the limit of the process's control group, such as a container's.
     """
     if device != "cpu":
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
-    try:
-        limit = (CONTROL_GROUP / "memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, int(limit) - int((CONTROL_GROUP / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
+    with contextlib.suppress(OSError, ValueError):  # the limit may be missing, or "max"
+        limit, used = ((CONTROL_GROUP / f"memory.{key}").read_text() for key in ("max", "current"))
+        free = min(free, int(limit) - int(used))
     return free
 
 
 def cpu_cores() -> list[int]:
-    """Numbers of the CPU cores that this process may use, to pin workers to."""
+    """Return the numbers of the CPU cores that this process may use, to pin workers to."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def cpu_count() -> int:
-    """Number of CPU cores' worth of time that this process may use.
+    """Return how many CPU cores' worth of time this process may use.
 
     It heeds the process's affinity, the quota of its container, and LOKY_MAX_CPU_COUNT.
     """

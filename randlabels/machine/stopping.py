@@ -6,6 +6,7 @@ continue. It ends with a checkpoint, so that no step is lost.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -15,16 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import IO
-
-from ..store import locks
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Ctrl-C, and what schedulers send before a kill."""
 
 LAUNCH = "RANDLABELS_LAUNCH"
 """Environment variable of worker processes: pid of the launch, when it began (seconds of
-`time.monotonic`), and a file that it holds locked while it goes on."""
+`time.monotonic`), and a file that has content while it goes on."""
 
 POLL_SECONDS = 0.2  # between two checks whether a worker's launch goes on
 
@@ -45,17 +43,15 @@ class _Here:
 
     began: when the command began, in seconds of `time.monotonic`.
     received: the first signal.
-    held: the locked file by which workers know that this launch goes on.
-    followed: the same file, in a worker.
-    gone: the launch of this worker was stopped or has died.
+    flag: file with content while this launch goes on.
+    followed: in a worker, the same file and the pid of the worker's parent.
     stopped: why a run of this process was stopped, if one was.
     """
 
     began: float = field(default_factory=lambda: time.monotonic())
     received: signal.Signals | None = None
-    held: IO[bytes] | None = None
-    followed: int | None = None
-    gone: bool = False
+    flag: int | None = None
+    followed: tuple[int, int] | None = None
     stopped: str | None = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
@@ -63,14 +59,19 @@ class _Here:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number)
-        if self.held:
-            locks.release(self.held)
+        if self.flag is not None:
+            os.truncate(self.flag, 0)
 
     def launch_is_gone(self) -> bool:
-        """Whether the launch that this worker follows has ended or was asked to stop."""
-        if self.followed is not None and not self.gone:
-            self.gone = not locks.is_held(self.followed)
-        return self.gone
+        """Return whether the launch that this worker follows has ended or was asked to stop."""
+        if self.followed is None:
+            return False
+        file, parent = self.followed
+        has_died = os.getppid() != parent
+        launch = multiprocessing.parent_process()
+        if launch and launch.sentinel is not None:  # where a forkserver stands between the two
+            has_died = not launch.is_alive()
+        return has_died or os.fstat(file).st_size == 0
 
 
 _here = _Here()
@@ -103,16 +104,17 @@ def listening() -> Iterator[None]:
 def launching() -> Iterator[None]:
     """Do as `listening`, for a process with workers that `follow` it.
 
-    They stop when this process was asked to, and when it has died, since its lock dies with it.
+    They stop when this process was asked to, and when it has died.
     """
-    with tempfile.NamedTemporaryFile(prefix="randlabels-") as file, listening():
-        locks.hold(file.file)
-        _here.held = file.file
+    with tempfile.NamedTemporaryFile(prefix="randlabels-", buffering=0) as file, listening():
+        file.write(b"The launch goes on.")
+        _here.flag = file.fileno()
         os.environ[LAUNCH] = f"{os.getpid()} {_here.began} {file.name}"
         try:
             yield
         finally:
-            _here.held = None
+            _here.flag = None
+            os.truncate(file.fileno(), 0)
             del os.environ[LAUNCH]
 
 
@@ -126,8 +128,8 @@ def uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def follow(launch: str | None = None) -> bool:
-    """Follow a launch from now on, in a worker process of it; False in any other process.
+def follow(launch: str | None = None) -> None:
+    """Follow a launch from now on, in a worker process of it; do nothing in any other process.
 
     launch: the content of LAUNCH in the parent; None to read this process's own, which counts if
         the parent set it.
@@ -137,19 +139,18 @@ def follow(launch: str | None = None) -> bool:
     the others.
     """
     if _here.followed is not None:
-        return True
+        return
     pid, _, rest = (launch or os.environ.get(LAUNCH, "")).partition(" ")
     if not launch and pid != str(os.getppid()):  # not a worker of this launch
-        return False
+        return
     began, _, file = rest.partition(" ")
     _here.began = float(began)
     try:
-        _here.followed = os.open(file, os.O_RDONLY)
+        _here.followed = os.open(file, os.O_RDONLY), os.getppid()
     except FileNotFoundError:
-        _here.gone = True
+        _here.stopped = "the end of its launch"
     for number in SIGNALS:
         signal.signal(number, _here.note)
-    return True
 
 
 def reason(time_limit: float | None, step: float = 0.0) -> str | None:

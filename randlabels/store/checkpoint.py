@@ -78,7 +78,7 @@ def latest(run: RunDir, config_hash: str) -> dict[str, Any] | None:
     return None
 
 
-def require_like(saved: Any, template: Mapping[str, torch.Tensor], what: str) -> None:
+def require_like(saved: Mapping[str, Any], template: Mapping[str, torch.Tensor], what: str) -> None:
     """Compare keys, shapes and dtypes of saved tensors with those of `template`.
 
     what: names the tensors in the error, such as `model`.
@@ -96,9 +96,7 @@ def require_like(saved: Any, template: Mapping[str, torch.Tensor], what: str) ->
             )
 
 
-def _shapes(tensors: Any) -> dict[str, str]:
-    if not isinstance(tensors, Mapping):
-        return {}
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, str]:
     return {
         str(key): f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
         if isinstance(value, torch.Tensor)

@@ -118,19 +118,14 @@ def console_line(record: Record, *, noisy: bool) -> str:
     with accuracies in % and the test set under its true labels. `noisy` adds the accuracy
     on the corrupted test labels where there are any.
     """
+    epoch = int(record["epoch"] or 0)
     if record["train_acc"] is None:
-        return f"{int(record['epoch'] or 0):03d}: not evaluated"
-
-    def percent(key: str) -> str:
-        return f"{100 * (record[key] or 0.0):6.2f}"
-
-    def loss(key: str) -> str:
-        return f"{record[key] or 0.0:6.4f}"
-
+        return f"{epoch:03d}: not evaluated"
+    percent = {key: 100 * (record[key] or 0.0) for key in ACCURACIES}
     line = (
-        f"{int(record['epoch'] or 0):03d}: Acc-tr: {percent('train_acc')}, "
-        f"Acc-val: {percent('test_acc')}, L-tr: {loss('train_loss')}, L-val: {loss('test_loss')}"
+        f"{epoch:03d}: Acc-tr: {percent['train_acc']:6.2f}, Acc-val: {percent['test_acc']:6.2f}, "
+        f"L-tr: {record['train_loss']:6.4f}, L-val: {record['test_loss']:6.4f}"
     )
     if noisy and record["test_acc_noisy"] is not None:
-        return f"{line}, Acc-noisy: {percent('test_acc_noisy')}"
+        line += f", Acc-noisy: {percent['test_acc_noisy']:6.2f}"
     return line

@@ -36,7 +36,7 @@ def describe(
         "git": _git(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "argv": sys.argv,
@@ -47,13 +47,12 @@ def describe(
 
 
 def _gpu(device: str) -> dict[str, Any]:
-    """What matters on a GPU alone; all null on a CPU.
+    """Return the keys of a GPU, all null on a CPU.
 
     captured: whether training steps ran as CUDA graphs, null until the fit has ended or stopped.
     """
     if device == "cpu":
-        keys = ("cuda", "cudnn", "driver", "capability", "tf32", "captured")
-        return dict.fromkeys(keys)
+        return dict.fromkeys(("cuda", "cudnn", "driver", "capability", "tf32", "captured"))
     return {
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
@@ -65,33 +64,18 @@ def _gpu(device: str) -> dict[str, Any]:
 
 
 def _driver() -> str | None:
-    """Version of the NVIDIA driver, such as 580.65.06; None where the kernel does not tell."""
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text()
-    except OSError:
-        return None
-    found = re.search(r"\d+\.\d+(\.\d+)?", text)
+    """Return the version of the NVIDIA driver, such as 580.65.06; None where it is unknown."""
+    file = Path("/proc/driver/nvidia/version")
+    found = re.search(r"\d+\.\d+(\.\d+)?", file.read_text() if file.exists() else "")
     return found[0] if found else None
-
-
-@cache  # of a process; the code that it runs is what it had imported
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 @cache
 def processor() -> str:
-    """Name of the processor, such as `AMD EPYC 9B14`; the architecture where it is unknown."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    """Return the processor's name, such as `AMD EPYC 9B14`, or its architecture."""
+    file = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:(.*)", file.read_text() if file.exists() else "", re.M)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 @cache

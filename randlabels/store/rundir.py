@@ -10,10 +10,11 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import BaseFileLock
 
 from .files import make_folder, write_atomic
 from .locks import exclusive, is_locked
@@ -137,7 +138,7 @@ class RunDir:
             return "running"
         return "failed" if self.error.is_file() else "interrupted"
 
-    def lock(self, timeout: float = 0) -> AbstractContextManager[None]:
+    def lock(self, timeout: float = 0) -> BaseFileLock:
         """Return the lock that one process holds while it executes this run.
 
         Raises:

@@ -43,16 +43,16 @@ def train(device: str, tree: Tree, images: int, precision: str, *, graphs: bool 
     """Train a run on this process's stream, as `execute` does."""
     built = experiment({"epochs": 2, **tree}, images)
     on_gpu = Resources(device, precision, 1, tree.get("compile") == "true")
-    captures = fit.captures
+    capturing = fit.graphs
     try:
         if not graphs:
-            fit.captures = lambda state, device: None
+            fit.graphs = lambda *_: None
         with gpu.stream(device):
             state = fit.start(built, on_gpu)
             records = list(fit.sgd(built, state, on_gpu))
             weights = {key: value.cpu() for key, value in state.model.state_dict().items()}
     finally:
-        fit.captures = captures
+        fit.graphs = capturing
     return Trained(records, weights, state.captured)
 
 
