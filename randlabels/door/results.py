@@ -180,7 +180,7 @@ class Run:
         if (saved := checkpoint.load(file, config.hash)) is None:
             raise ValueError(f"{file} must exist; the command of the run writes it")
         model = build_model(config, load_data(config.dataset))
-        checkpoint.require_like(saved.get("model"), model.state_dict(), "model")
+        checkpoint.require_like(saved.get("model") or {}, model.state_dict(), "model")
         model.load_state_dict(saved["model"])
         return Network(self._experiment, model, saved["precision"], saved["device"])
 
