@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,18 @@ def read(folders: pd.Series, expected: pd.Series) -> tuple[pa.Table, Damage]:
     that a record lacks is null. A run whose records are unusable has none.
     """
     damage: Damage = {}
-    tables = [SCHEMA.empty_table().append_column("run", pa.array([], pa.int64()))]
-    for i in map(int, folders.index):
-        content = _read_lines(Path(folders[i]) / "metrics.jsonl", expected[i], damage, i)
+    nothing = SCHEMA.empty_table().append_column("run", pa.array([], pa.int64()))
+
+    def read_run(run: int) -> pa.Table:
+        content = _read_lines(Path(folders[run]) / "metrics.jsonl", expected[run], damage, run)
         try:
-            tables += [_parse(content, i)] if content else []
+            return _parse(content, run) if content else nothing
         except pa.ArrowInvalid as error:
-            damage[i] = f"is damaged: {str(error).partition(chr(10))[0]}", True
+            damage[run] = f"is damaged: {str(error).partition(chr(10))[0]}", True
+            return nothing
+
+    with ThreadPoolExecutor() as pool:
+        tables = [nothing, *pool.map(read_run, map(int, folders.index))]
     table = pa.concat_tables(tables, promote_options="default")
     known = [name for name in metrics.SENSITIVITY if name in table.column_names]
     added = sorted(set(table.column_names) - {"run", *metrics.KEYS, *known})
