@@ -183,6 +183,8 @@ def test_wheel_carries_everything_and_runs_from_an_empty_folder(tmp_path: Path) 
     out = call("randlabels", "sweep=demo", "epochs=1", "dataset.train_size=64", "threads=1")
     assert "10 runs in runs/demo: 10 done" in out
     assert "Tables: python -m randlabels.analysis.collect runs/demo" in out
+    code = "import randlabels; print(set(randlabels.runs('runs/demo')['state']))"
+    assert call("python", "-c", code) == "{'done'}\n"
     call("python", "-m", "randlabels.analysis.report", "runs/demo")
     call("python", "-m", "randlabels.analysis.compare", "runs/demo", "--to", "paper")
     for name in ("test_error.csv", "report.html", "compare_paper.csv"):
