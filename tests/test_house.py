@@ -189,6 +189,8 @@ def test_wheel_carries_everything_and_runs_from_an_empty_folder(tmp_path: Path) 
     own = ("imports=my_parts.py", "model=tiny", "corruption=lazy", "dataset=digits", "epochs=1")
     out = call("randlabels", "-m", *own, "corrupt=0.4,1.0", "hydra/launcher=packed")
     assert "2 runs in runs/default: 2 done" in out
+    code = "import randlabels; print(set(randlabels.runs('runs/demo')['state']))"
+    assert call("python", "-c", code) == "{'done'}\n"
     call("python", "-m", "randlabels.analysis.report", "runs/demo")
     call("python", "-m", "randlabels.analysis.compare", "runs/demo", "--to", "paper")
     for name in ("test_error.csv", "report.html", "compare_paper.csv"):
