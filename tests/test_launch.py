@@ -168,6 +168,7 @@ def test_joblib_starts_two_processes_per_gpu_and_says_so(
     monkeypatch.setattr(core, "Parallel", record)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     line = "At most 4 processes, 2 per GPU; hydra.launcher.n_jobs=N sets another number\n"
     monkeypatch.setattr(checks, "check", lambda configs, here: None)  # this machine may lack a GPU
     assert line in cli("-m", *TINY).out

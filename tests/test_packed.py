@@ -202,6 +202,7 @@ def test_workers_are_counted_per_gpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(resources, "cpu_count", lambda: 8)
     assert Packed(workers=workers).count_workers([parse({"device": device})]) == processes
 
@@ -209,6 +210,7 @@ def test_workers_are_counted_per_gpu(
 def test_slots_of_the_workers_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     devices = [resources.resolve(parse({}), job=slot).device for slot in range(4)]
     assert devices == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
 
