@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import ClassVar
 
 from ..config import Config, parse
 from ..machine.stopping import LAUNCH, follow, launching, uninterrupted
@@ -36,6 +37,8 @@ class Packed(Launcher):
     Raises:
         ValueError: `workers` is neither `auto` nor a number of at least 1.
     """
+
+    name: ClassVar[str] = "packed"
 
     workers: str = "auto"
 

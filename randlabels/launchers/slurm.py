@@ -53,6 +53,7 @@ class Slurm(Launcher):
     conf/hydra/launcher/slurm.yaml says what each key means.
     """
 
+    name: ClassVar[str] = "slurm"
     local: ClassVar[bool] = False
 
     partition: str | None = None
