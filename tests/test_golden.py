@@ -112,8 +112,8 @@ def test_report_is_the_same_bytes_when_repeated_in_any_directory_order(
 
 def test_report_needs_no_other_file(reported: Path) -> None:
     html = (reported / "summary" / "report.html").read_text()
-    assert not re.findall(r"(?:src|href)=\"(?!data:)", html)
-    pictures = re.findall(r"data:image/png;base64,([^\"]+)", html)
+    assert not re.findall(r"(?:src|srcset|href)=\"(?!data:)", html)
+    pictures = re.findall(r"<img src=\"data:image/png;base64,([^\"]+)", html)
     assert len(pictures) == 7
     names = "learning_curves clean_and_corrupted memorisation time_to_fit test_error"
     names += " test_error_noisy generalization_gap"

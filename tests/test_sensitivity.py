@@ -226,4 +226,4 @@ def test_negative_number_and_exact_fits_are_refused_in_a_sentence(cli: Cli) -> N
     )
     outcome = cli("dataset=digits", "model=kernel", "sensitivity=5")
     assert outcome.code == 1
-    assert "sensitivity=5 has no meaning for model=kernel, which is solved for" in outcome.err
+    assert "sensitivity=5 has no meaning for model=kernel, which is solved and not" in outcome.err
