@@ -87,7 +87,7 @@ def flip(file: Path) -> None:
 
 
 def checkpoint_of(run: RunDir, epoch: int, to: Path) -> None:
-    """The checkpoint that the run had after so many epochs, by leaving it there."""
+    """Write the checkpoint that the run has after `epoch` epochs, by stopping it there."""
     from randlabels import fit
     from randlabels.config import parse
     from randlabels.experiment import assemble
@@ -148,7 +148,7 @@ def test_hostile_pickle_is_not_executed(kind: str, cli: Cli, tmp_path: Path) -> 
             file.write_bytes(pickle.dumps(Hostile(tmp_path / "executed")))
         else:
             torch.save({"model": Hostile(tmp_path / "executed")}, file)
-        if kind == "signed":  # whoever can write the file can compute its checksum
+        if kind == "signed":  # an attacker can compute the checksum too
             content = file.read_bytes()
             file.write_bytes(content + checkpoint._digest(content))
     again = cli(*TINY)

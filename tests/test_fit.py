@@ -242,7 +242,7 @@ def test_compiled_steps_compute_the_same_up_to_rounding() -> None:
 
 @pytest.mark.slow
 def test_compiled_network_is_one_graph() -> None:
-    """Whatever tells which convolutions and sums are ours does not cut it."""
+    """torch.compile needs no fallback to Python between two layers."""
     network = wrn.WRN(depth=10).build((3, 32, 32), 10, torch.Generator())
     x = torch.zeros(32, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):

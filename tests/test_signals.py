@@ -18,11 +18,11 @@ from .conftest import BASIC, Cli, final_state, numbers, only_run, started, wait_
 
 SLOW = ["dataset=digits", "model=wrn", "model.depth=10", "model.dropout=0.2", "threads=1"]
 SLOW += ["augment=crop_flip", "batch_size=16", "dataset.train_size=640", "corrupt=1.0"]
-"""Training steps of some 10 ms, 40 an epoch, with every generator and buffer in use."""
+"""Training steps take some 10 ms, 40 per epoch; every generator and buffer is in use."""
 
 
 def wait_for_epochs(root: Path, epochs: int, runs: int = 1) -> list[RunDir]:
-    """Until so many runs under `root` have so many lines of metrics."""
+    """Wait until `runs` runs under `root` have at least `epochs` lines of metrics."""
 
     def lines() -> dict[Path, int]:
         files = root.glob("runs/*/*/metrics.jsonl")
@@ -36,7 +36,7 @@ SLOW_TEST = pytest.mark.slow
 
 
 def slow_unless(wanted: object, cases: Sequence[object]) -> list[object]:
-    """Each case costs a process of several seconds; `wanted` is the one that always runs."""
+    """Mark all cases but `wanted` as slow: each starts a process of several seconds."""
     return [case if case == wanted else pytest.param(case, marks=SLOW_TEST) for case in cases]
 
 

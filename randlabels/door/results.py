@@ -66,7 +66,7 @@ def runs(dir: str | Path) -> pd.DataFrame:
     [[0.0, 0, 'done'], [1.0, 0, 'done']]
 
     Raises:
-        FileNotFoundError: there is no run.
+        FileNotFoundError: the folder holds no run.
     """
     table: pd.DataFrame = tables.runs(collection.read(Path(dir)))
     return table
@@ -79,7 +79,7 @@ def epochs(dir: str | Path) -> pd.DataFrame:
     [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
 
     Raises:
-        FileNotFoundError: there is no run.
+        FileNotFoundError: the folder holds no run.
     """
     found = collection.read(Path(dir))
     keys = tables.with_seed(found.swept)
@@ -88,7 +88,7 @@ def epochs(dir: str | Path) -> pd.DataFrame:
 
 
 def load(path: str | Path) -> Run:
-    """Return the run in a folder, `runs/<name>/<run id>`, whatever its state.
+    """Return the run in a folder, `runs/<name>/<run id>`, in any state.
 
     >>> run_id = randlabels.runs("runs/default")["run_id"][0]
     >>> run = randlabels.load(f"runs/default/{run_id}")
