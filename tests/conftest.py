@@ -35,7 +35,7 @@ TINY = ["dataset=digits", "model=mlp", "model.hidden=[8]", "dataset.train_size=6
 """A run that takes some milliseconds."""
 
 BASIC = "hydra/launcher=basic"
-"""Runs in this process, so that a test can patch code; the default launcher is tested separately."""
+"""In this process, so that a test can patch code; the default launcher is tested separately."""
 
 CPU = Resources(device="cpu", precision="fp32", threads=1)
 
@@ -130,7 +130,7 @@ def leave_after(points: int) -> Callable[[], None]:
 def left_at(
     stops: Iterable[int], build: Callable[[], experiment.Experiment], file: Path
 ) -> tuple[fit.State, set[tuple[int, int]]]:
-    """Return the end of a fit that was stopped and resumed, and the places (epoch, step) of the stops.
+    """Return the end of a fit that was stopped and resumed, and the (epoch, step) of each stop.
 
     stops: safe points at which the fit is left, each counted from the last resume.
     file: the checkpoint through which it resumes.

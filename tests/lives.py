@@ -1,8 +1,8 @@
 """Execute a command many times, and kill it at chosen places: `python -m tests.lives FOLDER`.
 
-A life is one execution of a command, from its start to its exit or SIGKILL. This process has imported
-everything once, and each life is a fork of it, which saves the seconds that Python takes to start.
-One line of JSON on standard input describes a life, and one line of JSON answers how it ended.
+A life is one execution of a command, from its start to its exit or SIGKILL. This process has
+imported everything once, and each life is a fork of it, which saves the seconds that Python takes
+to start. One line of JSON on standard input describes a life, and one line answers how it ended.
 
 arguments: those of `randlabels.run`; or one config as a mapping, for `execute` alone.
 seconds, number: kill the life `seconds` after the call number `number` that commits a file

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks [NAME …]
 
-This takes some minutes on one core. The ratios are reliable only on a quiet machine. Each module says
-what its full form measures.
+This takes some minutes on one core. The ratios are reliable only on a quiet machine. Each module
+says what its full form measures.
 """
 
 from __future__ import annotations
