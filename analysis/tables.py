@@ -75,7 +75,7 @@ def time_to_fit(found: Collection) -> pd.DataFrame:
 def _true_label_times(found: Collection, table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     """Return mean and deviation of `epochs_to_fit` of the true-label runs for each row of `table`.
 
-    Without corruption its kind has no effect, so that runs of several kinds with one seed are one.
+    At corrupt=0 the kind has no effect, so runs of several kinds with the same seed count as one.
     """
     keys = [key for key in found.swept if key != "corrupt" and not key.startswith("corruption")]
     clean = found.runs[found.counted & (found.runs["corrupt"] == 0)]

@@ -1,4 +1,4 @@
-"""Everything that a run can be refused for, apart from the values of its keys (`config`).
+"""Checks that can refuse a run, except those of the values of its keys (`config`).
 
 All runs of a launch are checked before the first one starts.
 """
