@@ -18,10 +18,10 @@ SHARES = ("memorised", "true", "neither")
 one, or as another class. They sum to 1 (Liu et al. 2020, ELR, Figure 1)."""
 
 DERIVED = (*SHARES, "generalization_gap")
-"""Metrics that are not logged."""
+"""Metrics that are computed from logged ones."""
 
 KEPT_DECIMALS = 12
-"""Of a share, so that 0 does not become -1e-17."""
+"""Decimals to which a share is rounded, so that 0 does not become -1e-17."""
 
 
 def runs(found: Collection) -> pd.DataFrame:
@@ -138,7 +138,7 @@ TABLES = {
     "test_error": test_error,
     "memorisation": memorisation,
 }
-"""By file name without its ending; `analysis.epochs` writes epochs.csv."""
+"""Functions that make the tables, by file name; `analysis.epochs` writes epochs.csv."""
 
 
 def with_seed(keys: list[str]) -> list[str]:

@@ -40,7 +40,7 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
     checksums: dict[str, dict[str, str]] = {}
 
     def first(*keys: object) -> bool:
-        """Whether nothing with these keys was checked before."""
+        """Return whether nothing with these keys was checked before."""
         known = repr(keys) in checked
         checked.add(repr(keys))
         return not known

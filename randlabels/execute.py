@@ -133,7 +133,7 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
                 caption(journal.show(config, record).partition(", L-tr")[0])
         except Interrupted as reason:
             commit()
-            log.warning("Stopped by %s; the same command goes on %s.", reason, state.place)
+            log.warning("Stopped by %s; the same command continues %s.", reason, state.place)
             raise
         finally:
             if state.captured is not None:

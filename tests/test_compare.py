@@ -34,7 +34,7 @@ def compared(root: Path, numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_published_numbers_are_complete() -> None:
-    """As many numbers as the sources have: 53 lines of logs, 19 rows of Table 1, and so on."""
+    """The sources have as many numbers: 53 lines of logs, 19 rows of Table 1, and so on."""
     assert SEED["row"].value_counts().to_dict() == {
         "WRN-28-1, true labels": 4 * 14,
         "WRN-28-1, random labels": 4 * 24,

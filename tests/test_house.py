@@ -40,7 +40,7 @@ FLOORS = [
 `__main__.py` is a command of its own, on the top floor."""
 
 READ_BY_ANALYSIS = ("store", "console")
-"""What the package of the tables knows of ours."""
+"""Modules of randlabels that analysis may import."""
 
 AVOIDED_WORDS = re.compile(
     r"\b(anew|beside|told|nobody|let be|passed over|one's own|likewise|whatever|whoever|so many"

@@ -1,4 +1,4 @@
-"""What becomes of the changed labels: the table against counts of predictions, and its figure."""
+"""Predictions of the changed labels: the table against counts, and its figure."""
 
 from __future__ import annotations
 

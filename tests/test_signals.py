@@ -54,7 +54,7 @@ def test_signal_ends_a_run_within_its_epoch_and_it_ends_with_the_undisturbed_num
         process.send_signal(number)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else 143)
-    assert f"Stopped by {number.name}; the same command goes on" in out
+    assert f"Stopped by {number.name}; the same command continues" in out
     assert "Traceback" not in out
     run = RunDir(only_run(tmp_path))
     assert run.state() == "interrupted" and not run.error.exists()
@@ -78,7 +78,7 @@ def test_second_interrupt_ends_at_once(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and time.monotonic() - began < 30
-    assert "Interrupted. The same command goes on" in out or "Stopped by SIGINT" in out
+    assert "Interrupted. The same command continues" in out or "Stopped by SIGINT" in out
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_time_limit_stops_before_it_with_a_checkpoint_and_makes_progress_each_ti
             out, _ = process.communicate(timeout=60)
         assert process.returncode == 143, out
         assert time.monotonic() - began < 12 + 4  # the limit counts from when Python has started
-        place = re.search(r"Stopped by time_limit=12; the same command goes on (.*)\.", out)
+        place = re.search(r"Stopped by time_limit=12; the same command continues (.*)\.", out)
         assert place is not None
         places.append([int(n) for n in re.findall(r"\d+", place[1])])
         assert RunDir(only_run(tmp_path)).state() == "interrupted"

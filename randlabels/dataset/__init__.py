@@ -52,7 +52,7 @@ class Split:
         return replace(self, **moved)
 
     def check(self, classes: int) -> None:
-        """ValueError unless images and labels have the form of a stored split."""
+        """Raise ValueError unless images and labels have the form of a stored split."""
         shape = tuple(self.images.shape)
         if len(shape) != 4 or self.images.dtype != torch.uint8:
             raise ValueError(

@@ -156,7 +156,7 @@ class Run:
 
     @property
     def test(self) -> Split:
-        """As `train`; its labels are corrupted alike, and accuracies use the true ones."""
+        """As `train`. Its labels are corrupted in the same way; `test_acc` uses the true ones."""
         return self._experiment.test
 
     def model(self, epoch: int | None = None) -> Network:
