@@ -78,9 +78,9 @@ def gini(values: torch.Tensor) -> float:
 def critical(logits: Logits, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Return (n,) bool: whether an image within RADIUS per pixel has another predicted class.
 
-    From the image, STEP·sign(∇) + NOISE·N(0, 1) is added to each pixel and the sum is clipped to
-    the box around it, until the class changes or after MAX_ITERATIONS. ∇ is the gradient of the
-    cross-entropy against the class first predicted. The rng is on the images' device.
+    Each iteration adds STEP·sign(∇) + NOISE·N(0, 1) to each pixel, and clips the sum to the box
+    around the image. It ends when the class changes, or after MAX_ITERATIONS. ∇ is the gradient
+    of the cross-entropy against the class first predicted. The rng is on the images' device.
     """
     with torch.no_grad():
         predicted = logits(images).argmax(1)

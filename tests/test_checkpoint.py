@@ -40,7 +40,7 @@ def test_every_bit_flip_and_truncation_is_detected(tmp_path: Path) -> None:
 
 
 def test_previous_checkpoint_is_kept_and_recovered_from(cli: Cli, tmp_path: Path) -> None:
-    """Whichever of the two is damaged, the numbers end as they were."""
+    """The numbers are the same, no matter which of the two is damaged."""
     arguments = [*TINY, "epochs=5", "checkpoint_every=0"]
     assert cli(*arguments).code == 0
     run = RunDir(only_run(tmp_path))
@@ -160,7 +160,7 @@ def test_hostile_pickle_is_not_executed(kind: str, cli: Cli, tmp_path: Path) -> 
 
 
 def test_resumed_run_computes_as_it_began(cli: Cli, tmp_path: Path) -> None:
-    """In a sweep `threads=auto` is 1, alone all cores: what it was is kept. A device is not."""
+    """`threads=auto` is 1 in a sweep, else all cores. A resumed run keeps its first value."""
     cli("-m", "hydra/launcher=basic", *TINY)
     run = RunDir(only_run(tmp_path))
     run.done.unlink()

@@ -21,7 +21,7 @@ SHARES = ["memorised", "true", "neither"]
 def test_shares_are_those_counted_from_the_predictions(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of each epoch of real runs; with `uniform_exclusive` at 1, no label is unchanged."""
+    """Checks each epoch of real runs; with `uniform_exclusive` at 1, no label is unchanged."""
     counted: list[dict[str, float]] = []
     measure = fit.measure
 

@@ -165,7 +165,7 @@ def accept(command: str, cli: Cli) -> None:
 def test_every_command_of_a_page_is_accepted(
     page: Path, cli: Cli, published: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of extend.md need its files, and are executed below; so are the README's."""
+    """Commands of extend.md need its files and are executed below, as are those of the README."""
     monkeypatch.setattr(sys, "argv", [])
     for command in commands(page):
         if page.stem != "extend" or "randlabels" not in command:

@@ -112,7 +112,7 @@ def test_signal_to_a_sweep_reaches_all_runs_and_the_table_is_printed(
 
 
 def last_epoch(run: RunDir) -> int:
-    """Epochs in the checkpoint, whichever config it is of."""
+    """Return the number of epochs in the checkpoint of any config."""
     import torch
 
     return torch.load(run.checkpoint, weights_only=True)["epoch"]
@@ -181,7 +181,7 @@ def test_time_limit_that_is_over_starts_nothing(launcher: list[str], cli: Cli) -
 
 
 def told_to_stop(watch: stopping.Watch, *arguments: object) -> None:
-    """In place of Watch.__init__: the signal comes when the work begins."""
+    """Replaces Watch.__init__: the signal comes when the work begins."""
     watch.time_limit, watch.beats, watch.polled = None, [], -1.0
     watch.asked = watch.beaten = time.monotonic()
     os.kill(os.getpid(), signal.SIGTERM)

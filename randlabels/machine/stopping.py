@@ -134,9 +134,9 @@ def follow(launch: str | None = None) -> None:
     launch: the content of LAUNCH in the parent; None to read this process's own, which counts if
         the parent set it.
 
-    The handlers of `listening` stay until the process ends, so that a Ctrl-C, which the terminal
-    sends to all processes, does not kill a worker that waits for its next run: joblib would end
-    the others.
+    The handlers of `listening` stay until the process ends. The terminal sends a Ctrl-C to all
+    processes, and it must not kill a worker that waits for its next run: joblib would end the
+    others.
     """
     if _here.followed is not None:
         return
