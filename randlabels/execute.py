@@ -182,7 +182,7 @@ def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources
     """
     if saved["device"] != resources.kind:
         raise RuntimeError(
-            f"{run.path} was begun on {saved['device']} and cannot go on on {resources.kind}; "
+            f"{run.path} was begun on {saved['device']} and cannot continue on {resources.kind}; "
             "continue where that is (CUDA_VISIBLE_DEVICES= hides a GPU), or start over with "
             "force=true"
         )

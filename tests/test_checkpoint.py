@@ -171,4 +171,4 @@ def test_resumed_run_computes_as_it_began(cli: Cli, tmp_path: Path) -> None:
     checkpoint.save(run.checkpoint, {**saved, "device": "cuda"})
     run.done.unlink()
     outcome = cli(*TINY)
-    assert outcome.code == 1 and "was begun on cuda and cannot go on on cpu" in outcome.out
+    assert outcome.code == 1 and "was begun on cuda and cannot continue on cpu" in outcome.out

@@ -42,7 +42,7 @@ def sweep(*overrides: str, **keys: Any) -> pd.DataFrame:
     keys: a value, or values to sweep over, such as `seed=range(5)`. A value that is a list needs
         another list around it, or is an override: "keep=[-1,59]".
 
-    A finished run is found, not repeated; one that fails has the state "failed". In a script, the
+    A finished run is not repeated; one that fails has the state "failed". In a script, the
     launcher packed needs the guard `if __name__ == "__main__":`, as multiprocessing does.
 
     Raises:

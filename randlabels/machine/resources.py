@@ -103,7 +103,7 @@ def _check(config: Config) -> None:
 def resolve(config: Config, job: int | None, cores: int = 1) -> Resources:
     """Decide every `auto`.
 
-    `job` is the number of a run in its sweep, None for a single run. GPUs are dealt out to
+    `job` is the number of a run in its sweep, None for a single run. GPUs are assigned to
     the jobs round robin. A single run takes all CPU cores, each run of a sweep `cores`.
 
     Raises:
