@@ -26,11 +26,11 @@ from .runs import Collection, epochs_to_fit
 from .verdicts import Ours, judge
 
 ERRORS = {"test_error": "test_acc", "test_error_noisy": "test_acc_noisy"}
-"""Published as errors, logged as accuracies."""
+"""Metrics that are published as errors and logged as accuracies."""
 
 COLUMNS = "row metric epoch published ours sd n n_diverged".split()
 COLUMNS += "difference verdict chosen source note".split()
-"""Of the table that is written."""
+"""Columns of the table that is written."""
 
 
 def main(arguments: list[str] | None = None) -> None:

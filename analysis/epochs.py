@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
 """The keys that every record has. Other numeric keys are added as they are found."""
 
 Damage = dict[int, tuple[str, bool]]
-"""By run: what is wrong with its metrics.jsonl, and whether the records are unusable."""
+"""Faults of metrics.jsonl by run: a sentence, and whether the records are unusable."""
 
 
 def read(folders: pd.Series, expected: pd.Series) -> tuple[pa.Table, Damage]:

@@ -30,10 +30,10 @@ NOTHING_DONE = "no run is done"
 """The text of most empty panels."""
 
 MAX_LEVELS = 4
-"""Corruption levels of a series in the figure of memorisation."""
+"""Largest number of corruption levels of a series in the memorisation figure."""
 
 SHARE_IN_VIEW = 0.98
-"""Of the points of the learning curves; beyond it, rare peaks are cut off."""
+"""Share of the points of the learning curves that the axis shows; rare peaks are cut off."""
 
 
 def build(found: Collection, columns: int = 2) -> dict[str, tuple[Figure, str]]:
@@ -85,8 +85,10 @@ def repetitions(found: Collection) -> str:
 
 
 def learning_curves(found: Collection, columns: int = 2) -> Figure:
-    """Draw the training loss. The axis ends above most points and above chance, since the peak of
-    one epoch would flatten all curves."""
+    """Draw the training loss.
+
+    The axis ends above most points and above chance, since one high peak would flatten all curves.
+    """
     figure = _over_epochs(found, "train loss", {"train_loss": "-"}, columns)
     drawn = [line.get_ydata() for panel in figure.axes for line in panel.lines]
     if drawn:
@@ -134,7 +136,7 @@ def memorisation(found: Collection, columns: int = 4) -> Figure:
 def _over_epochs(found: Collection, label: str, styles: dict[str, str], columns: int) -> Figure:
     """Draw one panel per series, one colour per corruption level, and bands of one deviation.
 
-    styles: of the lines, by metric. Runs on true labels are shown if there is one metric.
+    styles: line style of each metric. Runs on true labels are shown only if there is one metric.
     """
     table, configuration, listed = series(found)
     shown = listed[:MAX_DRAWN_SERIES]
@@ -189,8 +191,7 @@ def _draw_final(found: Collection, values: pd.Series, label: str) -> Figure:
 def _over_levels(
     found: Collection, table: pd.DataFrame, label: str, empty: str = NOTHING_DONE
 ) -> Figure:
-    """Draw `mean` of one line per series over the corruption level, with error bars of `sd` where
-    several runs are known."""
+    """Draw one line per series: `mean` by corruption level, with error bars of `sd` where known."""
     _, _, listed = series(found)
     figure, ((panel,),) = lay_out([1], label)
     drawn = listed[:MAX_DRAWN_SERIES]

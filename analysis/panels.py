@@ -41,13 +41,13 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe & Ito 2008: distinct for colour-blind readers."""
 
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
-"""They distinguish lines in grey print."""
+"""Markers distinguish lines that are printed in grey."""
 
 MAX_DRAWN_SERIES = 6
-"""In one figure; the tables hold all of them."""
+"""Largest number of series in a figure; the tables hold all of them."""
 
 LEGEND_CHARACTERS_PER_INCH = 11
-"""At the font size of a legend, with its handles."""
+"""Estimate for the font size of a legend, with its handles."""
 
 
 def series(found: Collection) -> tuple[pd.DataFrame, pd.Series, list[tuple[str, list[int]]]]:

@@ -13,12 +13,13 @@ from randlabels.store.rundir import FINISHED
 
 FOLDER = Path(__file__).parent / "published"
 """experiments.csv holds the config keys of each experiment: those of the experiment in `like`, then
-its own. One more file per target holds its numbers: source, row, experiment, corrupt, metric, epoch
-(0-based, or `last`), value (empty where training failed to converge), uncertainty (of reading a
-figure), fit_threshold, chosen (a setting that was chosen on this row), note."""
+its own. One more file per target holds its numbers. Its columns are source, row, experiment,
+corrupt, metric, epoch (0-based, or `last`), value (empty where training failed to converge),
+uncertainty (of reading a figure), fit_threshold, chosen (a setting chosen to match this row), and
+note."""
 
 MAX_DIFFERENT_KEYS = 4
-"""Keys in which the nearest run may differ from an experiment to be named."""
+"""The nearest run is named only if it differs from an experiment in at most this many keys."""
 
 
 def targets() -> list[str]:
@@ -27,8 +28,10 @@ def targets() -> list[str]:
 
 
 def read(target: str) -> pd.DataFrame:
-    """Return the numbers of a target with `keys`, `key=value` separated by spaces, the
-    `dataset` among them, and the experiment's notes."""
+    """Return the numbers of a target with their `keys`, `dataset` and notes.
+
+    `keys` is `key=value` separated by spaces, and contains `dataset`.
+    """
     experiments = pd.read_csv(FOLDER / "experiments.csv", keep_default_na=False)
     keys: dict[str, dict[str, str]] = {"": {}}
     notes: dict[str, list[str]] = {"": []}

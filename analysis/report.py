@@ -127,8 +127,10 @@ def _table(caption: str, table: pd.DataFrame, swept: list[str], name: str) -> di
 
 
 def _list_keys(found: Collection) -> list[str]:
-    """Return the config keys that have one value in all runs, as the command line takes them, then
-    each option that not all runs have, with the keys that others lack."""
+    """Return lines of config keys, as the command line takes them.
+
+    Keys with one value in all runs come first, then the options that differ, with their own keys.
+    """
     runs = found.runs
     keys = list(dict.fromkeys([*LEADING_KEYS, *sorted(found.keys)]))
     shared = [key for key in keys if runs[key].astype("str").nunique(dropna=False) == 1]

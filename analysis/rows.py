@@ -18,13 +18,13 @@ ORIGIN = [f"used_{name}" for name in ("device", "precision", "threads", "torch",
 """Columns that say with what a run was computed: what `auto` was resolved to, versions, commit."""
 
 SOLUTION = ["relative_residual", "norm"]
-"""What an exact fit reports in addition to its metrics, by the names in done.json."""
+"""Keys of done.json that an exact fit reports in addition to its metrics."""
 
 COMMANDS = ("run.py", "randlabels")
-"""What argv begins with in a process that a user started; workers have other names."""
+"""Beginning of argv in a process that a user started; workers have other names."""
 
 READING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
-"""What reading a file of unexpected content may raise."""
+"""Exceptions that reading a file with unexpected content may raise."""
 
 Row = dict[str, Any]
 """One run: `keys` holds its config keys as `rundir.flat_keys` names them; the other entries are

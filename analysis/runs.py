@@ -57,7 +57,7 @@ class Collection:
 
     @property
     def counted(self) -> pd.Series:
-        """Which runs (N,) bool enter the means: those that are done and not a repetition."""
+        """Return which runs (N,) bool enter the means: those that are done and not a repetition."""
         return (self.runs["state"] == "done") & ~self.runs["repeated"]
 
 

@@ -25,16 +25,17 @@ from . import rows
 from .formats import percent
 
 STALE_AFTER_SECONDS = 120.0
-"""Without a sign of life, beyond three epochs. A run gives a sign every ten seconds."""
+"""A run is stale after this time without a heartbeat, plus three epochs. Heartbeats come every ten
+seconds."""
 
 IDLE_SECONDS = 60.0
-"""With interrupted runs and none running, after which a launch is taken to have ended."""
+"""A launch has ended if runs are interrupted and none is running for this time."""
 
 TAIL_BYTES = 16384
-"""Read from the end of metrics.jsonl: a few dozen records."""
+"""Bytes read from the end of metrics.jsonl: a few dozen records."""
 
 SETTLED = (*FINISHED, "failed", "foreign", "damaged")
-"""States that a run leaves only by another launch."""
+"""States that only another launch can change."""
 
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
 
@@ -115,8 +116,7 @@ def _survey_run(row: rows.Row) -> tuple[dict[str, Any], bool]:
 
 
 def _read_tail(file: Path) -> tuple[dict[str, Any], bool]:
-    """Return the last whole record, completed by the latest accuracies, and whether a torn line
-    follows it."""
+    """Return the last whole record, with the latest accuracies, and whether a torn line follows."""
     try:
         with open(file, "rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - TAIL_BYTES))
@@ -146,8 +146,8 @@ def _parse_record(line: bytes) -> dict[str, Any]:
 def totals(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the number of runs by state, epochs done and to do, speed and time left.
 
-    `seconds_left` is that of all unfinished runs if as many run at once as do now, an epoch of a
-    run without records taking as long as one of the others; null if nothing runs.
+    `seconds_left` is for all unfinished runs, as many at once as run now; null if none is running.
+    Epochs of a run without records are taken to be as long as those of the others.
     """
     running = [run for run in runs if run["state"] == "running"]
     todo = [run for run in runs if run["state"] not in SETTLED]

@@ -18,10 +18,10 @@ SHARES = ("memorised", "true", "neither")
 one, or as another class. They sum to 1 (Liu et al. 2020, ELR, Figure 1)."""
 
 DERIVED = (*SHARES, "generalization_gap")
-"""Metrics that are not logged."""
+"""Metrics that are computed from logged ones."""
 
 KEPT_DECIMALS = 12
-"""Of a share, so that 0 does not become -1e-17."""
+"""Decimals to which a share is rounded, so that 0 does not become -1e-17."""
 
 
 def runs(found: Collection) -> pd.DataFrame:
@@ -75,7 +75,7 @@ def time_to_fit(found: Collection) -> pd.DataFrame:
 def _true_label_times(found: Collection, table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     """Return mean and deviation of `epochs_to_fit` of the true-label runs for each row of `table`.
 
-    Without corruption its kind has no effect, so that runs of several kinds with one seed are one.
+    At corrupt=0 the kind has no effect, so runs of several kinds with the same seed count as one.
     """
     keys = [key for key in found.swept if key != "corrupt" and not key.startswith("corruption")]
     clean = found.runs[found.counted & (found.runs["corrupt"] == 0)]
@@ -138,7 +138,7 @@ TABLES = {
     "test_error": test_error,
     "memorisation": memorisation,
 }
-"""By file name without its ending; `analysis.epochs` writes epochs.csv."""
+"""Functions that make the tables, by file name; `analysis.epochs` writes epochs.csv."""
 
 
 def with_seed(keys: list[str]) -> list[str]:

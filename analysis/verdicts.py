@@ -26,7 +26,7 @@ SET_SIZES = {"cifar10": (50_000, 10_000), "mnist": (60_000, 10_000)}
 """Training and test images of the published experiments, which use all of them."""
 
 CONFIDENCE = 0.95
-"""Of the interval around our mean in which a published number agrees."""
+"""Confidence of the interval around our mean in which a published number agrees."""
 
 SMALLEST_ACCURACY_STEP = 0.001
 """Differences of accuracies and errors up to this agree: a tenth of a percentage point."""

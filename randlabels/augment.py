@@ -1,8 +1,7 @@
 """Augmentation of training batches, drawn for every image in every epoch.
 
 It acts on whole stored images, before the fixed crop and the normalisation of `preprocess`. Pixels
-that are shifted or turned into view are those of the image, or black (0) outside of it. Images are
-never augmented for an evaluation.
+from outside of the image are black (0). Images are never augmented for an evaluation.
 """
 
 from __future__ import annotations
@@ -123,9 +122,9 @@ def rotate(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     angles: (B,) in radians. Pixels outside of the image are 0.
     """
     height, width = images.shape[2:]
-    cos, sin, none = angles.cos(), angles.sin(), torch.zeros_like(angles)
-    # From places of the result to places of the image, both in -1..1 along either side.
-    rows = [torch.stack([cos, -sin * height / width, none], 1)]
-    rows.append(torch.stack([sin * width / height, cos, none], 1))
+    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    # Maps positions in the result to positions in the image, both in -1..1 along each side.
+    rows = [torch.stack([cos, -sin * height / width, zero], 1)]
+    rows.append(torch.stack([sin * width / height, cos, zero], 1))
     grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)

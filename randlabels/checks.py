@@ -1,4 +1,4 @@
-"""Everything that a run can be refused for, apart from the values of its keys (`config`).
+"""Checks that can refuse a run, except those of the values of its keys (`config`).
 
 All runs of a launch are checked before the first one starts.
 """
@@ -40,7 +40,7 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
     checksums: dict[str, dict[str, str]] = {}
 
     def first(*keys: object) -> bool:
-        """Whether nothing with these keys was checked before."""
+        """Return whether nothing with these keys was checked before."""
         known = repr(keys) in checked
         checked.add(repr(keys))
         return not known

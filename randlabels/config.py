@@ -62,7 +62,7 @@ class Settings:
     fit_threshold: float = 0.999
 
     def check_ranges(self) -> None:
-        """ValueError for the first value out of its range."""
+        """Raise ValueError for the first value that is out of range."""
         if not 0 <= self.corrupt <= 1:
             raise ValueError(f"corrupt={self.corrupt} must be between 0 and 1")
         self.corrupt += 0.0  # turns -0.0 into 0.0
@@ -142,7 +142,7 @@ class Config(Settings):
     @property
     def exact(self) -> bool:
         """Whether the model is solved, not trained."""
-        from .model import ExactModel  # imports torch, which the parent of a sweep imports later
+        from .model import ExactModel  # imports torch, which a sweep's parent needs later
 
         return isinstance(self.model, ExactModel)
 
@@ -172,8 +172,9 @@ class Config(Settings):
     def identity(self) -> dict[str, Any]:
         """Return the keys that can change the numbers and differ from their defaults.
 
-        As plain values; a key added later leaves earlier folders valid. A device counts without
-        its index, and a file by the sha256 of its content, also one that defines an option.
+        Values are plain. Because defaults are left out, a key added later leaves earlier folders
+        valid. A device is given without its index, and a file, also one that defines an option,
+        by the sha256 of its content.
         """
         identity = _differing(self, prefix="")
         if "device" in identity:
@@ -281,5 +282,5 @@ def parse_composed(tree: DictConfig, sweep: str | None = None) -> Config:
 
 
 _chosen: dict[tuple[type, str], Any] = {}
-"""Options by class and keys, to be copied: parsing takes ten times as long, and the runs of a sweep
-share most of them."""
+"""Options by class and keys, to be copied: the runs of a sweep share most of them, and parsing
+takes ten times as long."""

@@ -21,7 +21,7 @@ from .machine.stopping import Interrupted, Watch
 from .store import checkpoint, metrics
 from .store.rundir import FINISHED, RunDir, write_atomic
 
-KEPT = ("precision", "compile", "threads")
+FIXED_RESOURCES = ("precision", "compile", "threads")
 """Resources that change the numbers: a run keeps those that it began with."""
 
 
@@ -101,7 +101,7 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
     log.info("Number of parameters: %d", parameters)
     write_atomic(run.metrics, metrics.encode_all(state.records))
 
-    used = {key: getattr(resources, key) for key in KEPT}
+    used = {key: getattr(resources, key) for key in FIXED_RESOURCES}
     identity = {"config_hash": config.hash, "device": resources.kind, **used}
 
     def keep_weights() -> None:
@@ -133,7 +133,7 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
                 caption(journal.show(config, record).partition(", L-tr")[0])
         except Interrupted as reason:
             commit()
-            log.warning("Stopped by %s; the same command goes on %s.", reason, state.place)
+            log.warning("Stopped by %s; the same command continues %s.", reason, state.place)
             raise
         finally:
             if state.captured is not None:
@@ -182,8 +182,8 @@ def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources
     """
     if saved["device"] != resources.kind:
         raise RuntimeError(
-            f"{run.path} was begun on {saved['device']} and cannot go on on {resources.kind}; "
+            f"{run.path} was begun on {saved['device']} and cannot continue on {resources.kind}; "
             "continue where that is (CUDA_VISIBLE_DEVICES= hides a GPU), or start over with "
             "force=true"
         )
-    return replace(resources, **{key: saved[key] for key in KEPT if key in saved})
+    return replace(resources, **{key: saved[key] for key in FIXED_RESOURCES if key in saved})

@@ -27,7 +27,7 @@ from .store.metrics import LOSSES, MEASURED, SENSITIVITY, Record
 
 @dataclass
 class State:
-    """Where a fit stands: with the config, everything that its continuation depends on.
+    """The state of a fit: with the config, everything that its continuation depends on.
 
     epoch: the epoch to train, 0-based.
     step: number of finished training steps of that epoch.

@@ -1,7 +1,7 @@
 """The config groups and their options, found by import.
 
-A group is a module or a package of this one with an abstract base class. Its options are the
-dataclasses that derive from the base and set `name`, there and in the files of `imports`.
+A group is a module or subpackage of `randlabels` with an abstract base class. Its options are the
+dataclasses that derive from this class and set `name`, there and in the files of `imports`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _code_sha256: dict[type[Option], str] = {}
 """sha256 of the file that defines an option outside of this package."""
 
 NAME_LINE = re.compile(r"""^    name\b[^=\n]*= *["'](.+?)["']""", re.M)
-"""The line of a class that names an option."""
+"""The line of a class that gives an option its name."""
 
 
 @cache
@@ -77,7 +77,7 @@ def options(group: str) -> dict[str, type[Option]]:
 def import_files(names: object) -> dict[str, str]:
     """Import Python files, whose classes are options too; return their sha256 by absolute path.
 
-    A process imports a file once; its sha256 is that of the imported content.
+    A process imports a file only once; the sha256 is that of the imported content.
 
     names: list of paths, or a text with `os.pathsep` between them; None: the environment variable
         RANDLABELS_IMPORTS.
@@ -138,7 +138,7 @@ def _modules(group: str) -> Iterator[ModuleType]:
     module = importlib.import_module(f"{__package__}.{group}")
     yield module
     for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
-        if found.name[0] != "_":  # a draft, or what several options share
+        if found.name[0] != "_":  # drafts, and code that several options share
             name = f"{module.__name__}.{found.name}"
             try:
                 yield importlib.import_module(name)
@@ -150,7 +150,7 @@ def _modules(group: str) -> Iterator[ModuleType]:
 def errors_in(option: Option) -> Iterator[None]:
     """Print the file of an option's class above the traceback of a mistake in it.
 
-    A ValueError or OSError is a sentence for the user, and passes.
+    A ValueError or OSError is a sentence for the user, and nothing is printed above it.
     """
     try:
         yield

@@ -50,7 +50,7 @@ def main() -> None:
         sys.exit(_exit_code)
     except KeyboardInterrupt:
         print(
-            "\nInterrupted. The same command goes on from each run's last checkpoint.",
+            "\nInterrupted. The same command continues from each run's last checkpoint.",
             file=sys.stderr,
         )
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""How a network's loss and decision react to small changes of training images.
+"""Loss sensitivity and critical samples: reactions to small changes of training images.
 
 Source: Arpit et al. 2017, "A Closer Look at Memorization in Deep Networks", sections 3.2 and 5, and
 the search as their code has it (xingjunm/dimensionality-driven-learning, lass_tf.py).
@@ -17,8 +17,8 @@ import torch
 from .store.metrics import SENSITIVITY, Record
 
 STEP, NOISE, RADIUS = 0.25, 0.2, 0.3
-"""Of the search, in stored pixels of 0..255; the paper has 0.25/255, 0.2/255 and 0.3/255 for pixels
-of 0..1."""
+"""Constants of the search for stored pixels in 0..255; the paper has 0.25/255, 0.2/255 and 0.3/255
+for pixels in 0..1."""
 
 MAX_ITERATIONS = 100
 
@@ -78,9 +78,9 @@ def gini(values: torch.Tensor) -> float:
 def critical(logits: Logits, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Return (n,) bool: whether an image within RADIUS per pixel has another predicted class.
 
-    From the image, STEP·sign(∇) + NOISE·N(0, 1) is added to each pixel and the sum is clipped to
-    the box around it, until the class changes or after MAX_ITERATIONS. ∇ is the gradient of the
-    cross-entropy against the class first predicted. The rng is on the images' device.
+    Each iteration adds STEP·sign(∇) + NOISE·N(0, 1) to each pixel, and clips the sum to the box
+    around the image. It ends when the class changes, or after MAX_ITERATIONS. ∇ is the gradient
+    of the cross-entropy against the class first predicted. The rng is on the images' device.
     """
     with torch.no_grad():
         predicted = logits(images).argmax(1)

@@ -32,17 +32,17 @@ from randlabels.store.rundir import RunDir
 from .synthetic import CURVES, write_run
 
 TINY = ["dataset=digits", "model=mlp", "model.hidden=[8]", "dataset.train_size=64", "epochs=2"]
-"""A run of some milliseconds."""
+"""A run that takes some milliseconds."""
 
 BASIC = "hydra/launcher=basic"
-"""In this process, so that a test may reach in; the default launcher has tests of its own."""
+"""In this process, so that a test can patch code; the default launcher is tested separately."""
 
 CPU = Resources(device="cpu", precision="fp32", threads=1)
 
 
 @pytest.fixture(autouse=True)
 def fresh_hydra() -> None:
-    """Hydra is initialised once a process, and every test is to find it as a new process does."""
+    """Reset Hydra before each test: it is initialised once per process."""
     GlobalHydra.instance().clear()
 
 
@@ -57,7 +57,7 @@ Cli = Callable[..., Outcome]
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Cli:
-    """`python -m randlabels.run ARGUMENTS` in an empty folder, without a new process."""
+    """Return a call of `python -m randlabels.run` in an empty folder, without a new process."""
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
 
@@ -95,7 +95,7 @@ def sweep(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real CIFAR-10 and MNIST, or a skip that says what to set."""
+    """Return the folder of real CIFAR-10 and MNIST; skip the test without one."""
     root = Path(os.environ.get("RANDLABELS_DATA", "data"))
     if not (root / "cifar-10-batches-py").is_dir() or not (root / "MNIST").is_dir():
         pytest.skip("real CIFAR-10 and MNIST not found: set RANDLABELS_DATA to their folder")
@@ -104,7 +104,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def coloured(monkeypatch: pytest.MonkeyPatch) -> Data:
-    """In the place of CIFAR-10, of its shape: 40 images each to train and test on, random."""
+    """Replace CIFAR-10 by random images of its shape: 40 to train and 40 to test on."""
     draws = (np.random.RandomState(seed).randint(0, 256, (40, 3, 32, 32)) for seed in (0, 1))
     images = (torch.tensor(pixels, dtype=torch.uint8) for pixels in draws)
     data = Data(*(Split(pixels, torch.arange(40) % 10) for pixels in images), classes=10)
@@ -113,11 +113,11 @@ def coloured(monkeypatch: pytest.MonkeyPatch) -> Data:
 
 
 class Left(Exception):
-    """A fit was left."""
+    """Raised by the `pause` of a fit, to leave it there."""
 
 
 def leave_after(points: int) -> Callable[[], None]:
-    """What leaves a fit at the safe point of this number (1-based)."""
+    """Return a `pause` that leaves a fit at its safe point number `points` (1-based)."""
     passed = iter(range(points - 1))
 
     def pause() -> None:
@@ -130,8 +130,11 @@ def leave_after(points: int) -> Callable[[], None]:
 def left_at(
     stops: Iterable[int], build: Callable[[], experiment.Experiment], file: Path
 ) -> tuple[fit.State, set[tuple[int, int]]]:
-    """The end of a fit that is left at safe points, each counted from where it went on, through a
-    checkpoint in `file`; and the places (epoch, step) where that was."""
+    """Return the end of a fit that was stopped and resumed, and the (epoch, step) of each stop.
+
+    stops: safe points at which the fit is left, each counted from the last resume.
+    file: the checkpoint through which it resumes.
+    """
     places = set()
     for stop in stops:
         built = build()
@@ -148,7 +151,7 @@ def left_at(
 
 
 class Hostile:
-    """An object whose unpickling makes a folder."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -158,7 +161,7 @@ class Hostile:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
-    """Until another process has done something; it fails if that takes longer."""
+    """Wait until `condition` holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -172,8 +175,8 @@ def started(
     stdout: int = subprocess.PIPE,
     stderr: int = subprocess.STDOUT,
 ) -> Iterator[subprocess.Popen]:
-    """A command in a process group of its own, of which nothing is left afterwards."""
-    shell = ["env", "--default-signal=INT"]  # which is ignored where tests run in the background
+    """Start a command in a new process group, which is killed at the end."""
+    shell = ["env", "--default-signal=INT"]  # tests in the background would ignore SIGINT
     with subprocess.Popen(
         [*shell, sys.executable, "-m", "randlabels.run", *arguments],
         cwd=folder,
@@ -190,7 +193,7 @@ def started(
 
 
 def unread(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command whose output nobody reads any more, as after `| head -1`."""
+    """Run a command whose output pipe is closed, as after `| head -1`."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", module, *arguments]
@@ -202,7 +205,7 @@ def unread(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def held(run: RunDir) -> Iterator[None]:
-    """Another process holds the run's lock, and is killed in the end."""
+    """Hold the run's lock in another process, which is killed at the end."""
     code = "import time; from pathlib import Path; from randlabels.store.rundir import RunDir\n"
     code += f"with RunDir(Path({str(run.path)!r})).lock(): print(flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
@@ -212,25 +215,25 @@ def held(run: RunDir) -> Iterator[None]:
 
 
 def only_run(root: Path) -> Path:
-    """The one run folder under `root`."""
+    """Return the only run folder under `root`."""
     (config,) = root.glob("runs/*/*/config.yaml")
     return config.parent
 
 
 def numbers(folder: Path) -> list[str]:
-    """The lines of metrics.jsonl without the columns that time their execution."""
+    """Return the lines of metrics.jsonl without their timings."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.dumps(record) for record in untimed(map(json.loads, lines))]
 
 
 def untimed(records: Iterable[metrics.Record], *without: str) -> list[metrics.Record]:
-    """Records without the columns that time their execution, and without others."""
+    """Return records without their timings, and without the keys in `without`."""
     left_out = ("seconds", "images_per_second", *without)
     return [{k: v for k, v in record.items() if k not in left_out} for record in records]
 
 
 def final_state(run: RunDir) -> list[bytes]:
-    """Weights, buffers and momentum of the last checkpoint of a finished run."""
+    """Return weights, buffers and momentum of the last checkpoint of a finished run."""
     saved = checkpoint.load(run.checkpoint, json.loads(run.done.read_text())["config_hash"])
     assert saved is not None
     moments = [m["momentum_buffer"] for m in saved["optimizer"]["state"].values()]
@@ -239,11 +242,11 @@ def final_state(run: RunDir) -> list[bytes]:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Many panels and tiles in a small matrix, by one thread: so little work gains by no second."""
+    """Make a small matrix have many panels and tiles; one thread suffices for so little work."""
     from randlabels.kernels import cholesky, random_conv
 
     monkeypatch.setattr(random_conv, "ROWS_AT_ONCE", 64)
-    for name, size in (("BLOCK", 64), ("TILE", 32), ("HEAD", 8)):
+    for name, size in (("BLOCK_ROWS", 64), ("TILE_ROWS", 32), ("HEAD_COLUMNS", 8)):
         monkeypatch.setattr(cholesky, name, size)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

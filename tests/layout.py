@@ -1,6 +1,6 @@
-"""The drawing in docs/layout.md, from the floors that the tests keep and the modules' first lines.
+"""The drawing in docs/layout.md, made from `FLOORS` of test_house and the modules' first lines.
 
-python -m tests.layout     # writes it anew
+python -m tests.layout     # rewrites it
 """
 
 from __future__ import annotations
@@ -12,33 +12,36 @@ from .test_house import FLOORS, ROOT
 
 PAGE = ROOT / "docs" / "layout.md"
 BLOCK = re.compile(r"```text\n.*?```", re.S)
-NAMES, TEXTS = 13, 82
-"""Widths of the two columns, in characters."""
+NAME_WIDTH, TEXT_WIDTH = 13, 82  # of the two columns, in characters
 
 
 def page() -> str:
-    """The page as it is, with the drawing as it should be."""
+    """Return the text of the page with a new drawing."""
     return BLOCK.sub(lambda _: f"```text\n{drawing()}\n```", PAGE.read_text(), count=1)
 
 
 def drawing() -> str:
-    """The floors, the highest first, with a line for each module."""
+    """Return the floors, the highest first, with a line for each module."""
     floors = [
-        "\n".join(f"│ {name:<{NAMES}}{_what_it_is(name):<{TEXTS}}│" for name in sorted(floor))
+        "\n".join(
+            f"│ {name:<{NAME_WIDTH}}{_summary(name):<{TEXT_WIDTH}}│" for name in sorted(floor)
+        )
         for floor in reversed(FLOORS[:-1])
     ]
-    rule = "─" * (NAMES + TEXTS + 1)
+    rule = "─" * (NAME_WIDTH + TEXT_WIDTH + 1)
     return f"┌{rule}┐\n" + f"\n├{rule}┤\n".join(floors) + f"\n└{rule}┘"
 
 
-def _what_it_is(name: str) -> str:
-    """A module's first line, ended at the last mark that leaves it short enough."""
+def _summary(name: str) -> str:
+    """Return a module's first line, cut at the last punctuation mark at which it fits."""
     module = ROOT / "randlabels" / name
     file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
     line = (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()[0]
     ends = [mark.start() for mark in re.finditer(r"[.:;,](?= |$)", line)]
     short = [
-        line[:end] for end in ends if end < TEXTS and line[:end].count("(") == line[:end].count(")")
+        line[:end]
+        for end in ends
+        if end < TEXT_WIDTH and line[:end].count("(") == line[:end].count(")")
     ]
     return short[-1]
 

@@ -1,15 +1,13 @@
-"""Lives of a command that end by SIGKILL; `python -m tests.lives` is told what to do on stdin.
+"""Execute a command many times, and kill it at chosen places: `python -m tests.lives FOLDER`.
 
-This process has imported everything once, and each life is a fork of it: a real process that does
-what the command does, without the seconds that Python takes to start. A line of JSON on standard
-input describes a life, and a line of JSON answers how it ended:
+A life is one execution of a command, from its start to its exit or SIGKILL. This process has
+imported everything once, and each life is a fork of it, which saves the seconds that Python takes
+to start. One line of JSON on standard input describes a life, and one line answers how it ended.
 
-arguments: of `randlabels.run`; or one config as a mapping, for `execute` alone.
-seconds: when it is killed, counted from the call of that number which commits a file, 0 for the
-    beginning; null: not.
-number: of such a call.
-call, after: it kills itself before, or after, this call (1-based) of those that commit a file
-    (`os.fsync`, `os.replace`); null: not.
+arguments: those of `randlabels.run`; or one config as a mapping, for `execute` alone.
+seconds, number: kill the life `seconds` after the call number `number` that commits a file
+    (`os.fsync`, `os.replace`); number 0 is the start. seconds=null: never.
+call, after: let the life kill itself before, or after, this call (1-based). call=null: never.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Lives:
-    """The process above, and its answers: {"signal": 9 or 0, "code", "calls"}."""
+    """The process above; `live` returns {"signal": 9 or 0, "code", "calls"} of one life."""
 
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
@@ -55,16 +53,16 @@ class Lives:
 def main() -> None:
     import torch
 
-    from randlabels import execute, experiment, run  # noqa: F401  all that a life needs
+    from randlabels import execute, experiment, run  # noqa: F401  imported once, for all lives
     from randlabels.config import parse
 
-    # A fork of a process that has OpenMP's threads waits for them for ever.
+    # A fork of a process with OpenMP threads would wait for them for ever.
     torch.set_num_threads(1)
     run.prepare_hydra()
     data = experiment.load(parse({"dataset": {"name": "digits"}}).dataset)
     assert data.sha256 and data.moments  # computed once
     torch.optim.SGD([torch.zeros(1)])  # the first one imports much
-    os.environ["PATH"] = ""  # git is not asked for its commit in each life
+    os.environ["PATH"] = ""  # no life finds git, which would cost it a process
     answers = os.fdopen(os.dup(1), "w")
     os.chdir(sys.argv[1])
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -80,7 +78,7 @@ def main() -> None:
         os.close(writer)
         if order.get("seconds") is not None:
             for _ in range(order["number"]):
-                os.read(reader, 1)  # nothing, at once, when the life has ended
+                os.read(reader, 1)  # returns at once when the life has ended
             time.sleep(order["seconds"])
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
@@ -92,10 +90,10 @@ def main() -> None:
 
 
 def _live(order: dict[str, Any], writer: int) -> None:
-    """One life, in the forked process; it never returns."""
+    """Execute one life in the forked process; never returns."""
     code, calls = 1, 0
 
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+    def count_calls(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             nonlocal calls
             calls += 1
@@ -110,7 +108,7 @@ def _live(order: dict[str, Any], writer: int) -> None:
 
         return call
 
-    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+    os.fsync, os.replace = count_calls(os.fsync), count_calls(os.replace)
     try:
         code = _command(order["arguments"])
     finally:

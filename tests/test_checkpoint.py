@@ -40,7 +40,7 @@ def test_every_bit_flip_and_truncation_is_detected(tmp_path: Path) -> None:
 
 
 def test_previous_checkpoint_is_kept_and_recovered_from(cli: Cli, tmp_path: Path) -> None:
-    """Whichever of the two is damaged, the numbers end as they were."""
+    """The numbers are the same, no matter which of the two is damaged."""
     arguments = [*TINY, "epochs=5", "checkpoint_every=0"]
     assert cli(*arguments).code == 0
     run = RunDir(only_run(tmp_path))
@@ -87,7 +87,7 @@ def flip(file: Path) -> None:
 
 
 def checkpoint_of(run: RunDir, epoch: int, to: Path) -> None:
-    """The checkpoint that the run had after so many epochs, by leaving it there."""
+    """Write the checkpoint that the run has after `epoch` epochs, by stopping it there."""
     from randlabels import fit
     from randlabels.config import parse
     from randlabels.experiment import assemble
@@ -148,7 +148,7 @@ def test_hostile_pickle_is_not_executed(kind: str, cli: Cli, tmp_path: Path) -> 
             file.write_bytes(pickle.dumps(Hostile(tmp_path / "executed")))
         else:
             torch.save({"model": Hostile(tmp_path / "executed")}, file)
-        if kind == "signed":  # whoever can write the file can compute its checksum
+        if kind == "signed":  # an attacker can compute the checksum too
             content = file.read_bytes()
             file.write_bytes(content + checkpoint._digest(content))
     again = cli(*TINY)
@@ -160,7 +160,7 @@ def test_hostile_pickle_is_not_executed(kind: str, cli: Cli, tmp_path: Path) -> 
 
 
 def test_resumed_run_computes_as_it_began(cli: Cli, tmp_path: Path) -> None:
-    """In a sweep `threads=auto` is 1, alone all cores: what it was is kept. A device is not."""
+    """`threads=auto` is 1 in a sweep, else all cores. A resumed run keeps its first value."""
     cli("-m", "hydra/launcher=basic", *TINY)
     run = RunDir(only_run(tmp_path))
     run.done.unlink()
@@ -171,4 +171,4 @@ def test_resumed_run_computes_as_it_began(cli: Cli, tmp_path: Path) -> None:
     checkpoint.save(run.checkpoint, {**saved, "device": "cuda"})
     run.done.unlink()
     outcome = cli(*TINY)
-    assert outcome.code == 1 and "was begun on cuda and cannot go on on cpu" in outcome.out
+    assert outcome.code == 1 and "was begun on cuda and cannot continue on cpu" in outcome.out

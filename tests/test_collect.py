@@ -219,7 +219,7 @@ def test_plan_that_cannot_be_read_is_a_warning(sweep: Path, capsys) -> None:
 def test_folder_without_rights_is_a_warning(
     sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    """Simulated, since nothing is forbidden to the superuser."""
+    """The error is simulated, since the superuser may read every folder."""
     (sweep / "private").mkdir()
     scan = os.scandir
 

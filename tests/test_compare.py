@@ -34,7 +34,7 @@ def compared(root: Path, numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_published_numbers_are_complete() -> None:
-    """As many numbers as the sources have: 53 lines of logs, 19 rows of Table 1, and so on."""
+    """The sources have as many numbers: 53 lines of logs, 19 rows of Table 1, and so on."""
     assert SEED["row"].value_counts().to_dict() == {
         "WRN-28-1, true labels": 4 * 14,
         "WRN-28-1, random labels": 4 * 24,
@@ -238,7 +238,7 @@ def test_chance_never_agrees_with_a_number_above_it() -> None:
 
 
 def test_half_the_accuracy_never_agrees() -> None:
-    """And twice a loss, a norm or a ratio, and half of it."""
+    """Nor does half or twice a loss, a norm or a ratio."""
     for number in EVERY_NUMBER:
         if is_share(number):
             accuracy = number.value if is_accuracy(number) else 1 - number.value
@@ -263,7 +263,7 @@ def test_value_of_another_row_never_agrees() -> None:
 
 
 def test_published_number_agrees_with_itself() -> None:
-    """And with runs that scatter around it by a tenth of a point or a hundredth of a loss."""
+    """It also agrees with runs that differ by a tenth of a point, or by a hundredth of a loss."""
     for number in EVERY_NUMBER:
         step = 0.001 if is_share(number) else 0.01 * number.value
         assert verdict(number, [number.value]) == "agrees"
@@ -327,7 +327,7 @@ def standardized(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> None:
-    """At 98 %, not at the threshold of the runs; true labels under another corruption."""
+    """The threshold is 98 %, not that of the runs; the true labels have another corruption."""
     pair_flip = {"corruption": {"name": "pair_flip"}}
     for level, epochs, keys in ((0.0, (9, 10, 11), pair_flip), (0.5, (17, 18, 19), {})):
         for seed, epoch in enumerate(epochs):

@@ -34,7 +34,7 @@ ALL_FILES = [CONF / "config.yaml", CONF / "dataset_keys.yaml", *OPTION_FILES]
 
 @cache
 def composed(*overrides: str) -> Config:
-    """To be looked at only: all tests see the same one."""
+    """Return the config of a command line; do not change it, since all tests share it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return parse_composed(compose("config", list(overrides)))
 
@@ -44,7 +44,7 @@ def name_of(file: Path) -> str:
 
 
 def test_every_option_has_a_file_and_every_file_an_option() -> None:
-    """Except for own options, which need none."""
+    """Options of the user's own files need none."""
     found = {f"{group}/{name}" for group in DEFAULTS for name in options(group)}
     own = {f"{group}/{name}" for group, name, _ in without_file(CONF)}
     assert {name_of(file) for file in OPTION_FILES} == found - own
@@ -316,7 +316,7 @@ def test_bad_value_is_refused_in_one_sentence_that_names_it(values: dict) -> Non
 
 
 def test_equal_options_of_two_configs_are_not_the_same_object() -> None:
-    """Though they are made once and copied; one that is filled in changes no other."""
+    """They are parsed once and copied, so that a change of one does not affect another."""
     tree = {"model": {"name": "mlp", "hidden": [8]}}
     first, second = parse(tree), parse(tree)
     first.model.hidden.append(4)  # type: ignore[attr-defined]

@@ -63,7 +63,7 @@ def experiment_config(name: str):
     return parse({"dataset": {"name": name}}).dataset
 
 
-def test_of_many_classes_the_most_frequent_confusions_are_shown(
+def test_many_classes_show_only_the_most_frequent_confusions(
     call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digits = load(experiment_config("digits"))

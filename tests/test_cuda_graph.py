@@ -21,7 +21,7 @@ from .conftest import CPU, untimed
 aten = torch.ops.aten
 
 REFUSED = (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default)
-"""What reads a number back, or makes a shape that depends on data."""
+"""Operations that read a number back, or whose shape depends on data."""
 
 
 class Tape(TorchDispatchMode):

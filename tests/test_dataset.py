@@ -232,7 +232,7 @@ def test_subset_depends_on_its_seed_and_on_the_split() -> None:
 
 
 def test_holdout_takes_the_place_of_the_test_images() -> None:
-    """Disjoint from what is trained on, as many from each class, and never a test image."""
+    """Held-out images are not trained on, are balanced over classes, and never are test images."""
     whole = experiment.load(Digits())
     held = experiment.load(Digits(holdout=200))
     assert len(held.train.labels) == 1442 - 200 and len(held.test.labels) == 200

@@ -229,7 +229,7 @@ def test_name_cannot_lead_out_of_the_folder(name: str, cli: Cli, tmp_path: Path)
     "out", ["a'; echo foo", *(pytest.param(o, marks=SLOW) for o in ("a 0", 'a"=0"', "a\n0", "ünï"))]
 )
 def test_folders_of_any_name_work(out: str, cli: Cli, tmp_path: Path) -> None:
-    """Names that a shell, a URL or a pattern would take for something else."""
+    """Names that a shell, a URL or a pattern would interpret."""
     here = tmp_path / out
     here.mkdir()
     os.chdir(here)

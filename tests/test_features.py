@@ -103,7 +103,7 @@ def test_ridges_share_the_random_convolutional_features(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("beats", [1, 22])
 def test_random_convolutional_fit_can_be_stopped_before_the_factorisation(beats: int) -> None:
-    """At its first images, and in K: the 42 images come two at a time."""
+    """It stops at the first images, and in K; the 42 images come two at a time."""
     beaten = 0
 
     def tick(share: float) -> None:

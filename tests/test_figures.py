@@ -75,7 +75,7 @@ def test_report_names_the_networks_and_the_command_of_the_sweep(tmp_path: Path) 
 
 
 def test_tables_of_the_report_begin_with_the_result(sweep: Path) -> None:
-    """What all rows share is in the caption; the level comes first, then the result."""
+    """Shared keys are in the caption; the level comes first, then the result."""
     found, tables = collect.collect(sweep)
     shown = report.describe(found, tables)["tables"][0]
     assert [name for name, _ in shown["columns"]] == ["corrupt", "test error (%)"]
@@ -86,7 +86,7 @@ def test_tables_of_the_report_begin_with_the_result(sweep: Path) -> None:
 def test_the_peak_of_one_epoch_does_not_flatten_the_learning_curves(
     peak: float, top: float | None, tmp_path: Path
 ) -> None:
-    """What is not far from the others has its room, and so has a network that guesses."""
+    """The axis still includes a moderate peak, and the loss of a network that guesses."""
     run = write_run(tmp_path, [0.5] * 100)
     write_json(run.corruption, {"classes": 10})
     lines = [
@@ -100,7 +100,7 @@ def test_the_peak_of_one_epoch_does_not_flatten_the_learning_curves(
 
 
 def test_legend_names_a_level_whose_labels_are_all_corrupted(tmp_path: Path) -> None:
-    """Where no label is unchanged, only the dashed curve is there to be named."""
+    """If no label is unchanged, the legend can name only the dashed curve."""
     for level in (0.5, 1.0):
         run = write_run(tmp_path, [0.5, 0.75, 1.0], corrupt=level)
         lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]

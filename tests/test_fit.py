@@ -158,10 +158,10 @@ STEPS = 10
 
 @pytest.mark.parametrize("model", MODELS, ids=["mlp", "wrn"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_fit_left_at_any_place_goes_on_bit_for_bit(
+def test_fit_left_at_any_place_continues_bit_for_bit(
     model: dict, optimizer: str, tmp_path: Path
 ) -> None:
-    """Through a checkpoint at each place in turn: every step, and in the middle of evaluations."""
+    """A checkpoint is tried at each step, and in the middle of evaluations."""
     keys = {"model": model, "optimizer": {"name": optimizer}, "augment": {"name": "crop_flip"}}
     build = partial(experiment, epochs=2, **keys)
     final = fit.start(build(), CPU)
@@ -242,7 +242,7 @@ def test_compiled_steps_compute_the_same_up_to_rounding() -> None:
 
 @pytest.mark.slow
 def test_compiled_network_is_one_graph() -> None:
-    """Whatever tells which convolutions and sums are ours does not cut it."""
+    """torch.compile needs no fallback to Python between two layers."""
     network = wrn.WRN(depth=10).build((3, 32, 32), 10, torch.Generator())
     x = torch.zeros(32, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""What a run does on a GPU, on machines without one: stand-ins for streams, devices and tensors."""
+"""GPU code on machines without a GPU: stand-ins for streams, devices and tensors."""
 
 from __future__ import annotations
 

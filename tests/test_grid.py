@@ -88,7 +88,7 @@ def test_changing_the_working_directory_is_refused(
 def test_other_sweepers_are_refused_before_anything_is_written(
     sweeper: str, cli: Cli, tmp_path: Path
 ) -> None:
-    """Also one that is chosen in a file of the user's."""
+    """This includes a sweeper that a user's config file chooses."""
     target = "_target_: hydra._internal.core_plugins.basic_sweeper.BasicSweeper\nmax_batch_size: 1"
     folder = tmp_path / "conf" / "hydra" / "sweeper"
     folder.mkdir(parents=True)

@@ -40,7 +40,7 @@ FLOORS = [
 `__main__.py` is a command of its own, on the top floor."""
 
 READ_BY_ANALYSIS = ("store", "console")
-"""What the package of the tables knows of ours."""
+"""Modules of randlabels that analysis may import."""
 
 AVOIDED_WORDS = re.compile(
     r"\b(anew|beside|told|nobody|let be|passed over|one's own|likewise|whatever|whoever|so many"
@@ -90,7 +90,7 @@ def test_no_import_goes_up_a_floor() -> None:
 def test_drawing_of_the_floors_is_that_of_the_code() -> None:
     from . import layout
 
-    assert layout.PAGE.read_text() == layout.page(), "draw it anew: python -m tests.layout"
+    assert layout.PAGE.read_text() == layout.page(), "draw it again: python -m tests.layout"
     named = re.findall(r"`(\w+)`", layout.PAGE.read_text().partition("`analysis` imports")[2])
     assert set(named[: len(READ_BY_ANALYSIS)]) == set(READ_BY_ANALYSIS)
 

@@ -145,7 +145,7 @@ def config_of(file: Path, **keys: object) -> Config:
 
 @pytest.fixture
 def digits() -> np.ndarray:
-    """True labels of the embedded digits."""
+    """Return the true labels of the embedded digits."""
     return load(parse({"dataset": {"name": "digits"}}).dataset).train.labels.numpy()
 
 
@@ -188,7 +188,7 @@ def test_two_label_files_are_two_runs_of_a_sweep_and_of_its_tables(
 def test_file_that_changed_since_its_run_began_is_refused(
     digits: np.ndarray, tmp_path: Path
 ) -> None:
-    """Such as by a resumed or requeued job, which reads config.yaml."""
+    """A resumed or requeued job reads config.yaml, which has the checksum."""
     file = publish(tmp_path / "a.pt", digits, worse_label=(digits + 1) % 10)
     tree = config_of(file).tree()
     assert parse(tree).tree() == tree
@@ -202,7 +202,7 @@ def test_file_that_changed_since_its_run_began_is_refused(
 def test_results_of_other_labels_are_refused_by_name(
     key: str, state: str, cli: Cli, tmp_path: Path
 ) -> None:
-    """Such as after a change of the code of a corruption."""
+    """This happens after a change of a corruption's code."""
     command = [*TINY, "corrupt=0.5"]
     assert cli(*command).code == 0
     run = RunDir(only_run(tmp_path))

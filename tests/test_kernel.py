@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 from randlabels.kernels import functions
 from randlabels.kernels.cholesky import Breakdown, Triangle
 from randlabels.kernels.rows import Rows
-from randlabels.kernels.system import LIMIT, KernelSystem, solutions
+from randlabels.kernels.system import MAX_RESIDUAL, KernelSystem, solutions
 from randlabels.model import SolveOptions, kernel
 from randlabels.model.kernel import Kernel
 
@@ -178,7 +178,7 @@ def test_solution_equals_the_plain_formula_for_each_label_set(
         residual = target.numpy() - solution.train.numpy() - ridge * a
         relative = np.linalg.norm(residual) / np.linalg.norm(target)
         assert solution.relative_residual == pytest.approx(relative, abs=1e-6)
-        assert solution.relative_residual <= LIMIT
+        assert solution.relative_residual <= MAX_RESIDUAL
 
 
 def test_memory_limits_the_label_sets_solved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_refinement_with_a_poor_factor_takes_more_rounds(small_blocks: None) -> 
     factor = filled(1.4 * x.double() @ x.double().T, torch.float64)
     factor.factorise()
     (solution,) = solutions(equations, factor, [torch.randn(80, 1, dtype=torch.float64)])
-    assert solution.relative_residual <= LIMIT
+    assert solution.relative_residual <= MAX_RESIDUAL
 
 
 def test_fit_can_be_stopped_at_every_tile(small_blocks: None) -> None:

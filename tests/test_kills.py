@@ -46,7 +46,7 @@ def logged_epochs(run: RunDir) -> list[str]:
 def test_sweep_killed_at_random_a_hundred_times_ends_with_the_undisturbed_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """With a commit in each epoch, no epoch is ever computed to its end twice."""
+    """Each epoch is committed, so none is ever completed twice."""
     rng = random.Random(0)
     kills = sweeps = torn = resumed = 0
     with Lives(tmp_path) as lives:
@@ -81,7 +81,7 @@ def test_sweep_killed_at_random_a_hundred_times_ends_with_the_undisturbed_number
 def test_kill_at_every_point_of_the_write_sequence_loses_nothing_that_was_committed(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Before and after each fsync and each replace of a run of two epochs."""
+    """The kill comes before or after each fsync and each replace of a run of two epochs."""
     config = {
         "dataset": {"name": "digits", "train_size": 64},
         "model": {"name": "mlp", "hidden": [8]},

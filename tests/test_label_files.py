@@ -207,7 +207,7 @@ LISTED = {f"train/{name}/{i},{i} x.png": i % 2 for name in ("cat", "dog") for i 
 
 @pytest.mark.parametrize("start", ["images/train/", "./train/", ""])
 def test_list_of_paths_and_labels_is_matched_to_the_images(start: str, photos: Path) -> None:
-    """As of Clothing1M, which lists all images, of any split; names may have commas and spaces."""
+    """Clothing1M lists the images of all splits; names may have commas and spaces."""
     listed = {path.replace("train/", start): label for path, label in LISTED.items()}
     other = {"images/unused/0.png": 13}
     file = photos / "list.txt"
@@ -220,7 +220,7 @@ def test_list_of_paths_and_labels_is_matched_to_the_images(start: str, photos: P
 
 
 def test_file_names_alone_are_enough_where_they_are_unique(tmp_path: Path) -> None:
-    """As of WebVision, where the images of a query have several classes."""
+    """In WebVision, the images of a query have several classes."""
     names = [f"train/{label}/{i}.jpg" for i, label in enumerate(TRUE)]
     source = make_source(TRUE)
     object.__setattr__(source, "files", tuple(names))

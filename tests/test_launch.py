@@ -35,7 +35,7 @@ def table(shown: str) -> list[dict[str, str]]:
 
 
 def test_plan_counts_the_remaining_epochs(cli: Cli, tmp_path: Path) -> None:
-    """Of four epochs of 64 images one is done; after `force=true` none is."""
+    """One of four epochs of 64 images is done; with `force=true`, none is."""
     sweep = ["-m", *TINY, "epochs=4", "plan=true"]
     (planned,) = table(cli(*sweep).out)
     run = RunDir(tmp_path / "runs" / "default" / planned["run"])
@@ -157,7 +157,7 @@ def test_closing_table_shows_epochs_once_even_if_they_differ(cli: Cli) -> None:
 def test_joblib_starts_two_processes_per_gpu_and_says_so(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With stand-ins for two GPUs, and for joblib, which records its arguments."""
+    """Two GPUs and joblib are stand-ins; the latter records its arguments."""
     jobs: list[int] = []
 
     def record(n_jobs: int, **options: Any) -> Callable[[Iterable], list]:

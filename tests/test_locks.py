@@ -52,7 +52,7 @@ def without_locks(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def process(number: int, code: str, folder: Path) -> Iterator[None]:
-    """Another process on such a file system, killed in the end."""
+    """Start another process on such a file system; it is killed at the end."""
     source = HOLDER.format(root=str(ROOT), number=number, code=code)
     command = [sys.executable, "-c", source]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as other:

@@ -1,4 +1,4 @@
-"""What becomes of the changed labels: the table against counts of predictions, and its figure."""
+"""Predictions of the changed labels: the table against counts, and its figure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARES = ["memorised", "true", "neither"]
 def test_shares_are_those_counted_from_the_predictions(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of each epoch of real runs; with `uniform_exclusive` at 1, no label is unchanged."""
+    """Checks each epoch of real runs; with `uniform_exclusive` at 1, no label is unchanged."""
     counted: list[dict[str, float]] = []
     measure = fit.measure
 

@@ -156,7 +156,7 @@ def test_control_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None
 
 
 def test_run_that_is_refused_in_its_worker_is_reported(tmp_path: Path) -> None:
-    """Its data vanish between the check and the run."""
+    """The data vanish between the check and the run."""
     out = str(tmp_path / "runs")
     gone = parse({"dataset": {"name": "image_folder", "root": str(tmp_path / "gone")}, "out": out})
     small = {"name": "digits", "train_size": 64}

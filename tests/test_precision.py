@@ -88,7 +88,7 @@ def test_threads_are_bounded_by_the_cores_and_heed_a_containers_quota(
 def test_free_memory_is_within_the_limit_of_the_control_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the kernel tells nothing of that, as on macOS."""
+    """Some kernels state no limit, as on macOS."""
     monkeypatch.setattr(resources, "CONTROL_GROUP", tmp_path)
     machine = resources.free_memory("cpu")
     assert machine > 2**20

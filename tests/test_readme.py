@@ -36,20 +36,20 @@ SHORT = [
     "dataset.train_size=64",
     "epochs=1",
 ]
-"""What shortens a command; appended, so that it says the same otherwise."""
+"""Keys appended to a command to shorten it."""
 
 
 def commands(page: Path) -> list[str]:
-    """All commands of a page, in their order: indented lines and code spans, without comments."""
+    """Return all commands of a page in order: indented lines and code spans, without comments."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
-    text = re.sub(r"\\\n\s*", "", text)  # a line that goes on
+    text = re.sub(r"\\\n\s*", "", text)  # a continued line
     found = re.findall(r"^    (.+)$|`([^`]+)`", text, re.M)
     lines = [" ".join((line or span).split("#")[0].split()) for line, span in found]
     return [line for line in lines if COMMAND.fullmatch(line) and "[-m]" not in line]
 
 
 def shown_commands(page: Path) -> list[str]:
-    """Those on lines of their own, which a reader copies."""
+    """Return the commands on separate lines, which a reader copies."""
     own = re.findall(r"^    (.+?)(?:\s+#.*)?$", page.read_text(), re.M)
     return [line for line in own if COMMAND.fullmatch(line)]
 
@@ -63,7 +63,7 @@ def test_readme_is_short_and_starts_with_the_papers_sweep() -> None:
 
 
 def call(line: str, folder: Path, environment: dict[str, str]) -> str:
-    """What a command prints that succeeds, through the shell."""
+    """Return the output of a shell command, which must succeed."""
     line = line.replace("python", sys.executable, 1)
     done = subprocess.run(
         line, shell=True, cwd=folder, env=environment, capture_output=True, text=True
@@ -165,7 +165,7 @@ def accept(command: str, cli: Cli) -> None:
 def test_every_command_of_a_page_is_accepted(
     page: Path, cli: Cli, published: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of extend.md need its files, and are executed below; so are the README's."""
+    """Commands of extend.md need its files and are executed below, as are those of the README."""
     monkeypatch.setattr(sys, "argv", [])
     for command in commands(page):
         if page.stem != "extend" or "randlabels" not in command:
@@ -185,7 +185,7 @@ def test_links_and_files_that_a_page_names_are_there(page: Path) -> None:
 
 
 def _anchors(page: Path) -> list[str]:
-    """What GitHub makes of the headings of a page."""
+    """Return the anchors that GitHub makes of the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 

@@ -130,7 +130,7 @@ def test_gini_coefficient(values: list[float], coefficient: float) -> None:
 
 @pytest.mark.parametrize("name", options("preprocess"))
 def test_preprocessing_has_the_gradient_of_finite_differences(name: str) -> None:
-    """Also where it works in place, and for an image of one grey."""
+    """This includes code that works in place, and an image of constant grey."""
     preprocess = options("preprocess")[name]()
     moments = (torch.tensor([100.0]).double(), torch.tensor([50.0]).double())
     rng = torch.Generator().manual_seed(0)

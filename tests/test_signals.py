@@ -18,11 +18,11 @@ from .conftest import BASIC, Cli, final_state, numbers, only_run, started, wait_
 
 SLOW = ["dataset=digits", "model=wrn", "model.depth=10", "model.dropout=0.2", "threads=1"]
 SLOW += ["augment=crop_flip", "batch_size=16", "dataset.train_size=640", "corrupt=1.0"]
-"""Training steps of some 10 ms, 40 an epoch, with every generator and buffer in use."""
+"""Training steps take some 10 ms, 40 per epoch; every generator and buffer is in use."""
 
 
 def wait_for_epochs(root: Path, epochs: int, runs: int = 1) -> list[RunDir]:
-    """Until so many runs under `root` have so many lines of metrics."""
+    """Wait until `runs` runs under `root` have at least `epochs` lines of metrics."""
 
     def lines() -> dict[Path, int]:
         files = root.glob("runs/*/*/metrics.jsonl")
@@ -36,7 +36,7 @@ SLOW_TEST = pytest.mark.slow
 
 
 def slow_unless(wanted: object, cases: Sequence[object]) -> list[object]:
-    """Each case costs a process of several seconds; `wanted` is the one that always runs."""
+    """Mark all cases but `wanted` as slow: each starts a process of several seconds."""
     return [case if case == wanted else pytest.param(case, marks=SLOW_TEST) for case in cases]
 
 
@@ -54,7 +54,7 @@ def test_signal_ends_a_run_within_its_epoch_and_it_ends_with_the_undisturbed_num
         process.send_signal(number)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == (130 if number == signal.SIGINT else 143)
-    assert f"Stopped by {number.name}; the same command goes on" in out
+    assert f"Stopped by {number.name}; the same command continues" in out
     assert "Traceback" not in out
     run = RunDir(only_run(tmp_path))
     assert run.state() == "interrupted" and not run.error.exists()
@@ -78,7 +78,7 @@ def test_second_interrupt_ends_at_once(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and time.monotonic() - began < 30
-    assert "Interrupted. The same command goes on" in out or "Stopped by SIGINT" in out
+    assert "Interrupted. The same command continues" in out or "Stopped by SIGINT" in out
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_signal_to_a_sweep_reaches_all_runs_and_the_table_is_printed(
 
 
 def last_epoch(run: RunDir) -> int:
-    """Epochs in the checkpoint, whichever config it is of."""
+    """Return the number of epochs in the checkpoint of any config."""
     import torch
 
     return torch.load(run.checkpoint, weights_only=True)["epoch"]
@@ -145,7 +145,7 @@ def test_time_limit_stops_before_it_with_a_checkpoint_and_makes_progress_each_ti
             out, _ = process.communicate(timeout=60)
         assert process.returncode == 143, out
         assert time.monotonic() - began < 12 + 4  # the limit counts from when Python has started
-        place = re.search(r"Stopped by time_limit=12; the same command goes on (.*)\.", out)
+        place = re.search(r"Stopped by time_limit=12; the same command continues (.*)\.", out)
         assert place is not None
         places.append([int(n) for n in re.findall(r"\d+", place[1])])
         assert RunDir(only_run(tmp_path)).state() == "interrupted"
@@ -181,7 +181,7 @@ def test_time_limit_that_is_over_starts_nothing(launcher: list[str], cli: Cli) -
 
 
 def told_to_stop(watch: stopping.Watch, *arguments: object) -> None:
-    """In place of Watch.__init__: the signal comes when the work begins."""
+    """Replaces Watch.__init__: the signal comes when the work begins."""
     watch.time_limit, watch.beats, watch.polled = None, [], -1.0
     watch.asked = watch.beaten = time.monotonic()
     os.kill(os.getpid(), signal.SIGTERM)

@@ -67,7 +67,7 @@ def test_machine_without_slurm_can_plan_a_sweep_but_not_launch_it(
 def test_single_run_with_slurm_is_refused(
     name: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also with a launcher of the user's, which extends ours."""
+    """This includes a user's launcher that extends ours."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf", symlinks=True)
     os.symlink(ROOT / "sweeps", tmp_path / "sweeps")
     own = tmp_path / "conf" / "hydra" / "launcher" / "mine.yaml"

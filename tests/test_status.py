@@ -203,7 +203,7 @@ def test_watching_ends_some_time_after_an_interrupted_launch(
 def test_failure_is_shown_with_its_error_and_log_and_ends_the_watching(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Such a run is only tried again by another launch."""
+    """Only another launch retries such a run."""
     write_run(tmp_path, [0.5])
     failed = write_run(tmp_path, [0.5], state="failed", seed=1)
     rundir.write_json(failed.error, {"exception": "RuntimeError: CUDA error\nin a kernel"})

@@ -102,7 +102,7 @@ MINIATURES += ["paper/table1", "paper/table4", "seed/readme", "noise/compare"]
 
 @pytest.mark.parametrize("sweep", MINIATURES)
 def test_miniature_has_a_run_for_each_kind_of_run(sweep: str) -> None:
-    """Of the same network too, but for noise/compare, whose miniature has a smaller one."""
+    """They have the same network, except for noise/compare, whose miniature has a smaller one."""
 
     def told_apart(config: Config) -> tuple[Any, ...]:
         network = config.model.name, len(getattr(config.model, "hidden", []))
@@ -115,7 +115,7 @@ def test_miniature_has_a_run_for_each_kind_of_run(sweep: str) -> None:
 
 @pytest.mark.parametrize("ending", ["", "_mini"])
 def test_noise_models_are_compared_at_equal_shares_of_changed_labels(ending: str) -> None:
-    """By the transition matrices that the kinds state, on classes of equal size."""
+    """The shares follow from the stated transition matrices, for classes of equal size."""
     shares: dict[float, set[str]] = {}
     for config in runs(f"noise/compare{ending}"):
         labels = balanced(10_000)

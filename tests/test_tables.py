@@ -186,7 +186,7 @@ def test_csv_and_parquet_hold_the_same_epochs(sweep: Path) -> None:
 
 
 def test_true_label_runs_of_any_corruption_are_the_reference_of_relative(tmp_path: Path) -> None:
-    """Without corruption its kind has no effect; a seed computed under two kinds counts once."""
+    """At corrupt=0 the kind has no effect; a seed computed under two kinds counts once."""
     for seed, epochs in ((0, 2), (1, 4)):
         write_run(tmp_path, [0.5] * (epochs - 1) + [1.0] * (9 - epochs), corrupt=0.0, seed=seed)
     pair_flip = {"corruption": {"name": "pair_flip"}}
@@ -236,7 +236,7 @@ def test_repeated_computations_count_once(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_corruption_seed_has_no_effect_without_corruption(tmp_path: Path) -> None:
-    """Known from the keys: other hardware computes such a run with other last digits."""
+    """The keys show this; on other hardware the numbers differ in the last digits."""
     for seed in (1, 2):
         corruption = {"name": "uniform", "seed": seed}
         state = "done" if seed == 2 else "failed"
@@ -306,7 +306,7 @@ def test_each_command_names_the_next(sweep: Path, capsys: pytest.CaptureFixture)
 
 
 def test_early_stopping_is_the_best_test_accuracy_so_far(cli: Cli, tmp_path: Path) -> None:
-    """Half of the labels are wrong, so that training on them to the end forgets what it knew."""
+    """Half of the labels are wrong, so test accuracy falls again while the network fits them."""
     keys = ["model.hidden=[64]", "corrupt=0.5", "epochs=60", "optimizer.lr=0.1", "eval_every=3"]
     assert cli(*TINY, *keys).code == 0
     records, _ = metrics.read(next(tmp_path.glob("runs/*/*/metrics.jsonl")))

@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def check_file(config: Config, file: Path) -> None:
-    """ValueError if the labels of a run cannot be saved under this name."""
+    """Raise ValueError if the labels of a run cannot be saved under this name."""
     if file.suffix not in (".npz", ".csv"):
         raise ValueError(f"--save {file} must end in .npz or .csv; rename it")
     if not file.parent.is_dir():

@@ -46,12 +46,12 @@ MAPS = {
         fine: group[(k + 1) % len(group)] for group in SUPERCLASSES for k, fine in enumerate(group)
     },
 }
-"""By data set, the class that each class is taken for; other classes keep their labels."""
+"""By data set, the similar class that replaces each class; other classes keep their labels."""
 
 
 @dataclass
 class Asymmetric(Mixture):
-    """Each label, independently with probability `corrupt`, becomes the class it is taken for.
+    """Each label, independently with probability `corrupt`, becomes a fixed similar class.
 
     On CIFAR-10 and MNIST five of ten classes have one, so that on average a share corrupt/2
     of CIFAR-10's labels changes; on CIFAR-100 every class becomes the next one of its superclass,

@@ -52,7 +52,7 @@ class Split:
         return replace(self, **moved)
 
     def check(self, classes: int) -> None:
-        """ValueError unless images and labels have the form of a stored split."""
+        """Raise ValueError unless images and labels have the form of a stored split."""
         shape = tuple(self.images.shape)
         if len(shape) != 4 or self.images.dtype != torch.uint8:
             raise ValueError(
@@ -136,7 +136,7 @@ class Dataset(Option):
         classes allow (null: all).
     holdout: number of training images to test on instead of the test images, so that a
         hyper-parameter can be chosen without them (null: none).
-    subset_seed: draws which images those are.
+    subset_seed: seed that chooses the images of these three keys.
     """
 
     root: str | None = None

@@ -14,7 +14,7 @@ from . import Data, Dataset, Split
 
 @dataclass
 class _Vision(Dataset):
-    """Base class of the sets that `torchvision.datasets` has under the name of the class."""
+    """Base class of the data sets; torchvision has a class of the same name for each."""
 
     published_moments: ClassVar[tuple[list[float], list[float]] | None] = None
 
@@ -101,7 +101,7 @@ class MNIST(_Vision):
         return [f"{cls.__name__}/raw/{name}" for name, _ in cls.resources]
 
     def _check_archives(self) -> None:
-        """ValueError for damaged files: torchvision checks md5 while downloading only."""
+        """Raise ValueError for damaged files: torchvision checks md5 only while downloading."""
         from torchvision.datasets.utils import check_integrity
 
         cls = self._published()

@@ -42,7 +42,7 @@ def sweep(*overrides: str, **keys: Any) -> pd.DataFrame:
     keys: a value, or values to sweep over, such as `seed=range(5)`. A value that is a list needs
         another list around it, or is an override: "keep=[-1,59]".
 
-    A finished run is found, not repeated; one that fails has the state "failed". In a script, the
+    A finished run is not repeated; one that fails has the state "failed". In a script, the
     launcher packed needs the guard `if __name__ == "__main__":`, as multiprocessing does.
 
     Raises:
@@ -88,7 +88,7 @@ def epochs(dir: str | Path) -> pd.DataFrame:
 
 
 def load(path: str | Path) -> Run:
-    """Return the run in a folder, `runs/<name>/<run id>`, finished or not.
+    """Return the run in a folder, `runs/<name>/<run id>`, in any state.
 
     >>> run_id = randlabels.runs("runs/default")["run_id"][0]
     >>> run = randlabels.load(f"runs/default/{run_id}")
@@ -156,7 +156,7 @@ class Run:
 
     @property
     def test(self) -> Split:
-        """As `train`; its labels are corrupted alike, and accuracies use the true ones."""
+        """As `train`. Its labels are corrupted in the same way; `test_acc` uses the true ones."""
         return self._experiment.test
 
     def model(self, epoch: int | None = None) -> Network:

@@ -3,10 +3,10 @@
 Only the lower triangle is stored, in panels of columns. K is written into them, and L replaces it
 panel by panel; no second copy exists.
 
-A sum's rounding errors are relative to its largest partial sum, and what is left of K shrinks with
-each column of L whose products are taken out. So the products of the first panel are taken out in
-float64 before K is rounded, and the next panels are narrow. On MNIST, a float32 factor then solves
-forty times as accurately, which saves a round of refinement.
+Rounding errors grow with the remainder of K, which shrinks with each column of L whose products
+are subtracted. The products of the first panel are therefore subtracted in float64, before K is
+rounded, and the next panels are narrow. On MNIST, a float32 factor then solves forty times as
+accurately, which saves a round of refinement.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from torch.linalg import solve_triangular
 
 from .products import product, subtract_product
 
-HEAD = 250
-"""Columns of the first panel, whose products are in float64: n²·HEAD operations."""
+HEAD_COLUMNS = 250
+"""Columns of the first panel, whose products cost n²·HEAD_COLUMNS operations in float64."""
 
-BLOCK = 1000
+BLOCK_ROWS = 1000
 """Columns of the widest panel, and rows of one product: large enough for the full speed of matrix
-products. What is computed above the diagonal adds 5 % to n³/3 at n = 60,000."""
+products. Values computed above the diagonal add 5 % to n³/3 operations at n = 60,000."""
 
-TILE = 1000
-"""Rows and columns of K that are computed at once."""
+TILE_ROWS = 1000
+"""Rows, and columns, of K that are computed at once."""
 
 Matrix = Callable[[slice, slice], torch.Tensor]
-"""Returns the entries (m, k) float64 of a matrix at m rows and k columns, in a new tensor."""
+"""Function of m rows and k columns of a matrix, which returns a new (m, k) float64 tensor."""
 
 
 class Breakdown(ArithmeticError):
-    """A pivot is not positive: the matrix is singular in this precision."""
+    """Raised if a pivot is not positive: the matrix is singular in this precision."""
 
 
 class Triangle:
     """The lower triangle of an (n, n) matrix: of K after `fill`, of L after `factorise`.
 
     panels: pairs of a panel's first column and its values (n - first, width), which are the rows
-        from its diagonal on. Values above the diagonal have no meaning. The first panel has HEAD
-        columns, each further one half as many as all before it, but at most BLOCK.
+        from its diagonal on. Values above the diagonal have no meaning. The first panel has
+        HEAD_COLUMNS columns, each later one half as many as all before it, at most BLOCK_ROWS.
     """
 
     def __init__(self, n: int, dtype: torch.dtype, device: str = "cpu") -> None:
@@ -54,13 +54,13 @@ class Triangle:
 
     @staticmethod
     def size(n: int) -> int:
-        """Return the number of values stored for n rows: about n²/2 + n·BLOCK/2."""
+        """Return the number of values stored for n rows: about n²/2 + n·BLOCK_ROWS/2."""
         return sum((n - start) * width for start, width in _panels(n))
 
     def fill(
         self, matrix: Matrix, ridge: float = 0.0, beat: Callable[[], None] = lambda: None
     ) -> None:
-        """Write the first panel of L, and K less its products into the others.
+        """Write L into the first panel, and K minus that panel's products into the others.
 
         K is matrix + ridge·I. `beat` is called after each tile, and may raise to stop.
 
@@ -76,7 +76,7 @@ class Triangle:
         head.diagonal().add_(ridge)
         corner = _cholesky(head[:width], 0)
         first.copy_(solve_triangular(corner.T, head, upper=True, left=False))
-        head = first.double()  # as rounded, so that what is stored is what is taken out
+        head = first.double()  # as rounded, so that the stored values are the ones subtracted
         for start, panel in self.panels[1:]:
             for columns in pieces(start + panel.shape[1], start):
                 for rows in pieces(self.n, columns.start):
@@ -91,9 +91,9 @@ class Triangle:
     def factorise(self, tick: Callable[[float], None] = lambda share: None) -> None:
         """Replace what `fill` has written by L.
 
-        Left-looking: a panel takes the products of all panels before it. Then its diagonal block
-        is factorised, and the rows below are divided by that. `tick` is called with the share of
-        the work done since its last call.
+        Left-looking: the products of all earlier panels are subtracted from a panel. Then its
+        diagonal block is factorised, and the rows below are divided by that. `tick` is called with
+        the share of the work done since its last call.
 
         Raises:
             Breakdown: names the row whose pivot is not positive.
@@ -103,15 +103,17 @@ class Triangle:
             width = panel.shape[1]
             for first, before in self.panels[1:index]:
                 below = before[start - first :]
-                for target, left in zip(panel.split(BLOCK), below.split(BLOCK), strict=True):
+                for target, left in zip(
+                    panel.split(BLOCK_ROWS), below.split(BLOCK_ROWS), strict=True
+                ):
                     subtract_product(target, left, below[:width])
                 tick(before.shape[1] * panel.numel() / work)
             corner = _cholesky(panel[:width].double(), start)
             panel[:width] = corner
-            # The inverse is small and is computed in float64; dividing then has a product's speed.
+            # The inverse is small and is computed in float64; the division is then a fast product.
             identity = torch.eye(width, dtype=corner.dtype, device=corner.device)
             inverse = solve_triangular(corner, identity, upper=False).to(self.dtype)
-            for target in panel[width:].split(BLOCK):
+            for target in panel[width:].split(BLOCK_ROWS):
                 target.copy_(product(target, inverse))
             tick(self.panels[0][1].shape[1] * panel.numel() / work)
 
@@ -138,22 +140,22 @@ class Triangle:
 
 
 def pieces(stop: int, start: int = 0) -> Iterator[slice]:
-    """Yield the range from `start` to `stop` in pieces of TILE."""
-    for first in range(start, stop, TILE):
-        yield slice(first, min(first + TILE, stop))
+    """Yield the range from `start` to `stop` in pieces of TILE_ROWS."""
+    for first in range(start, stop, TILE_ROWS):
+        yield slice(first, min(first + TILE_ROWS, stop))
 
 
 def _panels(n: int) -> Iterator[tuple[int, int]]:
     """Yield the first column and the width of each panel."""
     start = 0
     while start < n:
-        width = min(start // 2 or HEAD, BLOCK, n - start)
+        width = min(start // 2 or HEAD_COLUMNS, BLOCK_ROWS, n - start)
         yield start, width
         start += width
 
 
 def _split(solution: torch.Tensor, start: int, panel: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Split a panel at its diagonal block, and the solution's columns from `start` on alike."""
+    """Split a panel below its diagonal block, and the solution's columns at the same place."""
     panel = panel if start else panel.double()
     width = [panel.shape[1]]
     return *panel.tensor_split(width), *solution[:, start:].tensor_split(width, 1)

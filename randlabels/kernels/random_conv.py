@@ -16,15 +16,15 @@ log = logging.getLogger("randlabels")
 Size = tuple[int, int, int, float]
 
 CODES_PER_DEVIATION = 20
-"""Codes reach 6.35 standard deviations to either side, beyond which lies less than one feature in a
-thousand. Rounding adds 2·10⁻⁴ to K's diagonal of about 1."""
+"""Codes reach ±6.35 standard deviations; fewer than one feature in a thousand lies beyond. Rounding
+adds 2·10⁻⁴ to K's diagonal of about 1."""
 
 INTERCEPT = 0.01
-"""The constant feature's part of K. Its eigenvalue is n times that: far above any useful ridge, and
-far below what would cost a factorisation in float32 its digits."""
+"""The constant feature's part of K. Its eigenvalue is n times that: far above any useful ridge, but
+small enough for a factorisation in float32."""
 
 FILTERS_AT_ONCE = 1000
-"""With about twice as many patches, so that activations stay in the cache."""
+"""Filters per product; with about twice as many patches, activations fit into the cache."""
 
 ROWS_AT_ONCE = 100
 """Images whose codes are in float64 at a time: 0.1 GiB for 32,000 filters."""

@@ -16,11 +16,11 @@ from .functions import KernelFunction
 from .products import product
 from .rows import Rows
 
-TOLERANCE = 5e-7
-"""Relative residual of a right-hand side at which its refinement ends."""
+REFINED_RESIDUAL = 5e-7
+"""Relative residual of a right-hand side at or below which its refinement ends."""
 
-LIMIT = 1e-6
-"""Relative residual ‖Y - (K + λI)·A‖ / ‖Y‖ of a label set above which a solution is refused."""
+MAX_RESIDUAL = 1e-6
+"""Relative residual ‖Y - (K + λI)·A‖ / ‖Y‖ of a label set above which its solution is refused."""
 
 
 class System(Protocol):
@@ -105,7 +105,7 @@ def solutions(system: System, factor: Triangle, targets: list[torch.Tensor]) -> 
     """Return the solution for each of the targets, (n, K) float64 each, solved as one block.
 
     Raises:
-        Breakdown: the refinement does not reach LIMIT.
+        Breakdown: the refinement does not reach MAX_RESIDUAL.
     """
     block = torch.cat([target.T for target in targets])
     coefficients, residual = _refine(system, factor, block)
@@ -116,7 +116,7 @@ def solutions(system: System, factor: Triangle, targets: list[torch.Tensor]) -> 
     solved = []
     for target, (left, train, test, squares) in zip(targets, of_each, strict=True):
         relative = float(left.norm() / target.norm())
-        if not relative <= LIMIT:
+        if not relative <= MAX_RESIDUAL:
             raise Breakdown(f"the refinement stopped at a relative residual of {relative:.1e}")
         norm = float(squares.sum().clamp(min=0).sqrt())
         solved.append(Solution(train.T, test.T, relative, norm))
@@ -128,8 +128,8 @@ def _refine(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return coefficients and their residuals, both (r, n), for targets (r, n).
 
-    Each row is corrected until its residual is small or no longer halved; others have no
-    influence on it.
+    Each row is corrected until its residual is small, or is no longer halved. Rows do not
+    influence each other.
     """
     coefficients, residual = torch.zeros_like(targets), targets.clone()
     sizes = targets.norm(dim=1)
@@ -142,7 +142,7 @@ def _refine(
         left = targets[active] - system.outputs(proposed) - system.ridge * proposed
         reached = left.norm(dim=1) / sizes[active]
         better = reached < relative[active]  # false for NaN
-        unfinished = (2 * reached < relative[active]) & (reached > TOLERANCE)
+        unfinished = (2 * reached < relative[active]) & (reached > REFINED_RESIDUAL)
         kept = active[better]
         coefficients[kept], residual[kept] = proposed[better], left[better]
         relative[kept] = reached[better]

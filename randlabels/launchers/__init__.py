@@ -13,11 +13,11 @@ from .grid import GridSweeper, check_settings, own_launcher
 __all__ = ["GridSweeper", "check_settings", "own_launcher", "register"]
 
 HYDRA_NAME = "hydra_plugins.randlabels"
-"""Hydra builds plugins only from modules of this prefix."""
+"""Name of this module for Hydra, which builds plugins only from modules with this prefix."""
 
 
 class OtherSweeper(Plugin):
-    """Takes the place of every sweeper that would start runs unchecked and unplanned."""
+    """Replaces every other sweeper, which would start runs without checks and without a plan."""
 
     def __init__(self, **keys: object) -> None:
         raise ValueError(

@@ -32,7 +32,7 @@ OWN_LAUNCHERS: dict[str, type[Launcher]] = {
     "hydra_plugins.randlabels.PackedLauncher": Packed,
     "hydra_plugins.randlabels.SlurmLauncher": Slurm,
 }
-"""By the `_target_` in conf/hydra/launcher; Hydra itself never builds them."""
+"""Our launchers by the `_target_` in conf/hydra/launcher; Hydra itself never builds them."""
 
 Grid = Mapping[str, Any]
 """Values by key, in Hydra's syntax: `0.0,0.5` lists values, `range(0,3)` counts them."""

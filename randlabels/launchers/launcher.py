@@ -1,4 +1,4 @@
-"""What executes the runs of a sweep: the base class, and the launchers that Hydra has."""
+"""Launchers, which execute the runs of a sweep: the base class, and those that Hydra has."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ MAX_PROCESSES_PER_GPU = 2  # each holds a CUDA context, its own data and activat
 SOLVED_HERE = ("basic", "joblib")  # Hydra's launchers whose runs stay on this machine
 
 Until = Callable[[], str | None]
-"""Returns the reason to start no more runs, or None."""
+"""Function that returns the reason to start no more runs, or None."""
 
 Errors = dict[Path, str]
-"""By run folder, an error that the run's own error.json does not hold."""
+"""Errors by run folder that the run's own error.json does not hold."""
 
 
 class PlannedRun(NamedTuple):

@@ -20,7 +20,7 @@ from ..console import counted
 from .job import Job
 from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until
 
-LOGS = ".slurm"
+LOG_FOLDER = ".slurm"
 """Folder next to the runs, hidden from the tables: the jobs' scripts and output."""
 
 SET_BY_LAUNCHER = (
@@ -43,7 +43,7 @@ COLLECT_MINUTES = 60  # time limit of the job that writes the tables; 5,000 runs
 
 MAX_POLL_SECONDS = 10.0  # between two calls of squeue
 
-KEY = "hydra.launcher."
+PREFIX = "hydra.launcher."
 
 
 @dataclass
@@ -75,20 +75,20 @@ class Slurm(Launcher):
     def __post_init__(self) -> None:
         for key in ("cpus", "minutes", "runs_per_job", "at_once", "notice"):
             if getattr(self, key) < 1:
-                raise ValueError(f"{KEY}{key}={getattr(self, key)} must be at least 1")
+                raise ValueError(f"{PREFIX}{key}={getattr(self, key)} must be at least 1")
         for key in ("gpus", "timeouts"):
             if getattr(self, key) < 0:
-                raise ValueError(f"{KEY}{key}={getattr(self, key)} must be 0 or more")
+                raise ValueError(f"{PREFIX}{key}={getattr(self, key)} must be 0 or more")
         if self.memory_gb is not None and not self.memory_gb > 0:
-            raise ValueError(f"{KEY}memory_gb={self.memory_gb} must be above 0 GB, or null")
+            raise ValueError(f"{PREFIX}memory_gb={self.memory_gb} must be above 0 GB, or null")
         if self.notice >= 60 * self.minutes:
             raise ValueError(
-                f"{KEY}notice={self.notice} seconds must be less than minutes={self.minutes}; "
+                f"{PREFIX}notice={self.notice} seconds must be less than minutes={self.minutes}; "
                 "give a shorter notice or more minutes"
             )
         for key in self.sbatch:
             if key.replace("_", "-") in SET_BY_LAUNCHER:
-                raise ValueError(f"{KEY}sbatch.{key} is set by the launcher; leave it out")
+                raise ValueError(f"{PREFIX}sbatch.{key} is set by the launcher; leave it out")
 
     def check(self, runs: Sequence[PlannedRun]) -> None:
         """Find Slurm's commands and submitit.
@@ -121,7 +121,7 @@ class Slurm(Launcher):
             ValueError: sbatch refuses.
         """
         folder = runs[0].config.folder
-        logs = folder.absolute() / LOGS
+        logs = folder.absolute() / LOG_FOLDER
         jobs = [
             Job(
                 trees=[run.config.tree() for run in part],
@@ -139,7 +139,7 @@ class Slurm(Launcher):
             print(
                 f"Submitted {counted(len(runs), 'run')} as Slurm job {ids[0]} ({len(jobs)} in its "
                 f"array). Follow: python -m {ANALYSIS}.status {folder} --watch; "
-                f"cancel: scancel {' '.join(ids)}; logs: {folder / LOGS}",
+                f"cancel: scancel {' '.join(ids)}; logs: {folder / LOG_FOLDER}",
                 flush=True,
             )
         if not self.wait:

@@ -1,6 +1,6 @@
-"""What a run asks of a GPU: its arithmetic, its stream, how far it may lag, whether it still works.
+"""GPU support of a run: arithmetic, streams, the length of the queue, and loss of the device.
 
-Every function does nothing, or returns what is right for a CPU, where the device is "cpu".
+If the device is "cpu", every function does nothing, or returns the right value for a CPU.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def _check(config: Config) -> None:
 def resolve(config: Config, job: int | None, cores: int = 1) -> Resources:
     """Decide every `auto`.
 
-    `job` is the number of a run in its sweep, None for a single run. GPUs are dealt out to
+    `job` is the number of a run in its sweep, None for a single run. GPUs are assigned to
     the jobs round robin. A single run takes all CPU cores, each run of a sweep `cores`.
 
     Raises:
@@ -148,7 +148,7 @@ def _multiplies_bf16() -> bool:
 def free_memory(device: str) -> int:
     """Return the bytes that a process can still take on the device.
 
-    On a CPU, this heeds the limit of the process's control group, such as a container's.
+    On a CPU, the limit of the control group counts too, such as that of a container.
     """
     if device != "cpu":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -169,6 +169,6 @@ def cpu_cores() -> list[int]:
 def cpu_count() -> int:
     """Return how many CPU cores' worth of time this process may use.
 
-    It heeds the process's affinity, the quota of its container, and LOKY_MAX_CPU_COUNT.
+    The process's affinity, the quota of its container and LOKY_MAX_CPU_COUNT limit the number.
     """
     return int(joblib.cpu_count())

@@ -22,9 +22,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 LAUNCH = "RANDLABELS_LAUNCH"
 """Environment variable of worker processes: pid of the launch, when it began (seconds of
-`time.monotonic`), and a file that has content while it goes on."""
+`time.monotonic`), and a file that has content while it is running."""
 
-POLL_SECONDS = 0.2  # between two checks whether a worker's launch goes on
+POLL_SECONDS = 0.2  # between two checks whether a worker's launch is running
 
 HEARTBEAT_SECONDS = 10.0
 
@@ -43,7 +43,7 @@ class _Here:
 
     began: when the command began, in seconds of `time.monotonic`.
     received: the first signal.
-    flag: file with content while this launch goes on.
+    flag: file with content while this launch is running.
     followed: in a worker, the same file and the pid of the worker's parent.
     stopped: why a run of this process was stopped, if one was.
     """
@@ -107,7 +107,7 @@ def launching() -> Iterator[None]:
     They stop when this process was asked to, and when it has died.
     """
     with tempfile.NamedTemporaryFile(prefix="randlabels-", buffering=0) as file, listening():
-        file.write(b"The launch goes on.")
+        file.write(b"The launch is running.")
         _here.flag = file.fileno()
         os.environ[LAUNCH] = f"{os.getpid()} {_here.began} {file.name}"
         try:
@@ -134,9 +134,9 @@ def follow(launch: str | None = None) -> None:
     launch: the content of LAUNCH in the parent; None to read this process's own, which counts if
         the parent set it.
 
-    The handlers of `listening` stay until the process ends, so that a Ctrl-C, which the terminal
-    sends to all processes, does not kill a worker that waits for its next run: joblib would end
-    the others.
+    The handlers of `listening` stay until the process ends. The terminal sends a Ctrl-C to all
+    processes, and it must not kill a worker that waits for its next run: joblib would end the
+    others.
     """
     if _here.followed is not None:
         return

@@ -17,7 +17,7 @@ from .padding import pad_same
 def conv_module(
     width_in: int, width: int, kernel: int, *, norm: bool, padding: int = 0, stride: int = 1
 ) -> nn.Sequential:
-    """Return convolution with biases, batch normalisation without scale and shift, and ReLU.
+    """Return a convolution with biases, batch normalisation without scale and shift, and ReLU.
 
     The paper mentions neither choice, but only these give its parameter count, both with and
     without batch normalisation. Epsilon and momentum are torch's defaults; the paper has none.

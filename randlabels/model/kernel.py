@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..kernels import features, functions, random_conv
-from ..kernels.cholesky import HEAD, TILE, Breakdown, Triangle
+from ..kernels.cholesky import HEAD_COLUMNS, TILE_ROWS, Breakdown, Triangle
 from ..kernels.rows import Rows
 from ..kernels.system import KernelSystem, System, solutions
 from . import ExactFit, ExactModel, SolveOptions
@@ -29,7 +29,7 @@ BYTES_PER_TARGET = 10 * 8
 """Float64 arrays (n, K) of a label set while it is solved: target, coefficients, residual, their
 successors and copies. Together 0.045 GiB at n = 60,000 with ten classes."""
 
-TILES = 6
+MAX_TILES_IN_MEMORY = 6
 """Float64 tiles in memory at once: inner products, K, and temporary results."""
 
 
@@ -111,9 +111,9 @@ class Kernel(ExactModel):
         else:
             width = self._rows(images[:1].float()).values.shape[1]
             row = 4 * pixels + 4 * width  # both float32
-            temporary = 2 * TILE * width * 8  # two tiles' rows in float64
-        temporary += TILES * min(TILE, n) ** 2 * 8
-        head = 2 * n * min(HEAD, n) * 8  # float64, and its successor
+            temporary = 2 * TILE_ROWS * width * 8  # two tiles' rows in float64
+        temporary += MAX_TILES_IN_MEMORY * min(TILE_ROWS, n) ** 2 * 8
+        head = 2 * n * min(HEAD_COLUMNS, n) * 8  # float64, and its successor
         matrix = Triangle.size(n) * options.dtype.itemsize
         return matrix + (n + test) * row + head + temporary + 2**29
 

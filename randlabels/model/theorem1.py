@@ -17,8 +17,8 @@ class Theorem1(ExactModel):
     """c(x) = Σ_j w_j·max(⟨a, x⟩ - b_j, 0) with c(x_i) = y_i, the label as a number.
 
     Zhang et al. 2017, theorem 1: a ∈ R^d, b and w ∈ R^n. The direction a is drawn from N(0, I) by
-    the run's seed; with the images in the order of ⟨a, x⟩, each threshold b_i lies between its
-    image and the one before, so that the equations are triangular and are solved in O(n).
+    the run's seed. With the images in the order of ⟨a, x⟩, each threshold b_i lies between its
+    image and the one before. The equations are then triangular, and are solved in O(n).
     That is always done on the CPU, which sums in sequence; a GPU's parallel sums lose six digits.
     """
 

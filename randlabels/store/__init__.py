@@ -1,1 +1,1 @@
-"""What a run leaves on disk. Only `checkpoint` and `provenance` import torch."""
+"""Files of a run on disk. Only `checkpoint` and `provenance` import torch."""

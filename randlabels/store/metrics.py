@@ -25,7 +25,7 @@ BETTER: dict[str, Callable[..., float]] = {
     "train_acc_clean": max,  # against the labels trained on, over the unchanged part
     "train_acc_corrupted": max,  # against the labels trained on, over the changed part
 }
-"""Which of two values of a metric is better. A metric that is not listed has no best value."""
+"""The better of two values of a metric: min or max. A metric not listed here has no best value."""
 
 MEASURED = tuple(BETTER)
 """The metrics that every run measures, in the order of the log."""

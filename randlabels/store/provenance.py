@@ -1,4 +1,4 @@
-"""What a run was computed with: hardware, versions, code."""
+"""Hardware, versions and code with which a run was computed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def processor() -> str:
 
 @cache
 def _git() -> dict[str, Any] | None:
-    """Commit and dirty flag of the checkout that this file is tracked in; None outside of one.
+    """Return commit and dirty flag of the checkout that tracks this file; None outside of one.
 
     The flag covers the code of the whole package, new files included.
     """

@@ -1,9 +1,9 @@
-"""Every benchmark in a short form, one after the other: `make bench`.
+"""Run every benchmark in a short form, one after the other: `make bench`.
 
     python -m tests.benchmarks [NAME …]
 
-Some minutes on one core. The ratios hold as far as the machine is quiet; each module says what its
-full form measures.
+This takes some minutes on one core. The ratios are reliable only on a quiet machine. Each module
+says what its full form measures.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SHORT = {
     "collect": ["--runs", "500"],
     "kernel": ["4000"],
 }
-"""The arguments of each."""
+"""Command-line arguments of each benchmark."""
 
 LEFT_OUT = {
     "gpu": "needs a GPU",
-    "honesty": "no speed, but accuracies over seeds",
+    "honesty": "measures accuracies over seeds, not speed",
     "original": "a part of sweep, which needs a checkout of the original code",
 }
 
@@ -34,14 +34,14 @@ MNIST = Path(os.environ.get("RANDLABELS_DATA", "data")) / "MNIST"
 
 
 def main() -> None:
-    """Run the benchmarks named, or all; the exit code is 1 if any fails."""
+    """Run the named benchmarks, or all; exit with code 1 if any fails."""
     failed = []
     for name in sys.argv[1:] or SHORT:
         if name not in SHORT:
             sys.exit(f"Error: {name} has no short form; use {', '.join(SHORT)}")
         command = ["-m", f"tests.benchmarks.{name}", *SHORT[name]]
         if name == "kernel" and not MNIST.is_dir():
-            print(f"\nkernel is left out: there is no {MNIST}; set RANDLABELS_DATA")
+            print(f"\nkernel is left out: {MNIST} does not exist; set RANDLABELS_DATA")
             continue
         print(f"\npython {' '.join(word or repr(word) for word in command)}", flush=True)
         started = time.monotonic()

@@ -11,7 +11,7 @@ import torch
 from randlabels import fit, network
 from randlabels.config import parse
 from randlabels.dataset import Data, Split
-from randlabels.experiment import Examples, Experiment, build_model
+from randlabels.experiment import Experiment, build_model
 from randlabels.machine import gpu
 from randlabels.machine.resources import Resources
 
@@ -27,14 +27,14 @@ class Trained(NamedTuple):
 
 
 def experiment(tree: Tree, images: int) -> Experiment:
-    """A run on random images, the first 40 of which are its test set."""
+    """Return a run on random images, the first 40 of which are its test set."""
     config = parse({"dataset": {"name": "cifar10"}, **tree})
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=rng)
     labels = torch.randint(0, 10, (images,), generator=rng)
     data = Data(Split(pixels, labels), Split(pixels[:40], labels[:40]), 10)
-    train = Examples(pixels, labels, labels)
-    test = Examples(pixels[:40], labels[:40], labels[:40])
+    train = Split(pixels, labels, labels)
+    test = Split(pixels[:40], labels[:40], labels[:40])
     model = None if config.exact else build_model(config, data)
     return Experiment(config, train, test, data.moments, model, {"classes": 10}, "")
 
@@ -57,7 +57,7 @@ def train(device: str, tree: Tree, images: int, precision: str, *, graphs: bool 
 
 
 def difference(found: Trained, expected: Trained) -> float:
-    """Largest difference of two networks' weights, relative to the largest weight of a layer."""
+    """Return the largest difference of weights, relative to the largest weight of a layer."""
     return max(
         float((found.weights[key].double() - value.double()).abs().max())
         / (float(value.double().abs().max()) + 1e-12)
@@ -67,7 +67,7 @@ def difference(found: Trained, expected: Trained) -> float:
 
 @contextmanager
 def channels_first() -> Iterator[None]:
-    """Networks in torch's default memory format."""
+    """Build networks in torch's default memory format."""
     formats = network.memory_format, fit.memory_format
     network.memory_format = fit.memory_format = lambda model: torch.contiguous_format
     try:

@@ -1,9 +1,9 @@
-"""Whether a GPU trains correctly, and how fast: one line for each question.
+"""Check whether a GPU trains correctly, and how fast: one line for each question.
 
     python -m tests.benchmarks.gpu [--device cuda:0] [--only graph,speed] [--quick]
 
-Needs no data: the images are random, in the shape of CIFAR-10's. A question that raises says so.
-After an error that the GPU does not recover from, the next sections run in a new process.
+It needs no data: the images are random, in the shape of CIFAR-10's. If a question raises, its line
+says so. After an error from which the GPU does not recover, a new process runs the next sections.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--only", default=",".join(SECTIONS))
-    parser.add_argument("--quick", action="store_true", help="fewer images, for a look")
+    parser.add_argument("--quick", action="store_true", help="fewer images, for a quick try")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("Error: PyTorch finds no GPU that it can use here; run this where there is one")
@@ -74,7 +74,7 @@ Questions = Iterator[tuple[str, Callable[[], object]]]
 
 
 def machine(device: str, quick: bool) -> Questions:
-    """What is here, and whether fp32 is IEEE."""
+    """Ask for hardware and versions, and whether fp32 is IEEE."""
     described = provenance.describe({"device": device}, "", {})
     keys = ("device_name", "capability", "driver", "cuda", "cudnn", "tf32", "versions")
     yield "hardware and versions", lambda: {key: described[key] for key in keys}
@@ -90,7 +90,7 @@ def machine(device: str, quick: bool) -> Questions:
 
 
 def graph(device: str, quick: bool) -> Questions:
-    """Whether captured steps train as the same steps without a graph do."""
+    """Ask whether captured steps train as the same steps without a graph."""
     others = {
         "dropout, crop_flip": {"model": {"name": "wrn", "depth": 10, "dropout": 0.2}}
         | {"augment": {"name": "crop_flip"}},
@@ -116,7 +116,7 @@ def graph(device: str, quick: bool) -> Questions:
 
 
 def many(device: str, quick: bool) -> Questions:
-    """Runs one after the other in a process: more than the 32 streams that torch has."""
+    """Ask whether many runs in one process are equal: more than the 32 streams that torch has."""
 
     def repeat() -> str:
         tree = {"model": {"name": "mlp"}, "batch_size": 32, **SMALL_LR}
@@ -130,7 +130,7 @@ def many(device: str, quick: bool) -> Questions:
 
 
 def resume(device: str, quick: bool) -> Questions:
-    """A run that stops in the middle of an epoch, after its capture."""
+    """Ask whether a run can stop in the middle of an epoch, after its capture."""
 
     def interrupt() -> str:
         tree = {
@@ -170,7 +170,7 @@ def resume(device: str, quick: bool) -> Questions:
 
 
 def stop(device: str, quick: bool) -> Questions:
-    """How long a signal waits for steps that are queued on the GPU."""
+    """Ask how long a signal waits for steps that are queued on the GPU."""
 
     def wait() -> str:
         waits = []
@@ -192,11 +192,11 @@ def stop(device: str, quick: bool) -> Questions:
         step = sorted(waits)[len(waits) // 2]
         return f"{1000 * step * gpu.MAX_QUEUED_STEPS:.0f} ms for WRN-28-10 with a full queue"
 
-    yield "a signal is heeded within", wait
+    yield "a signal takes effect within", wait
 
 
 def rate(device: str, name: str, images: int, precision: str, **keys: Any) -> str:
-    """Images per second of the last of three epochs."""
+    """Return the images per second of the last of three epochs."""
     graphs = keys.pop("graphs", True)
     torch.cuda.reset_peak_memory_stats(device)
     tree = {"model": {"name": name}, "epochs": 3, **keys}
@@ -210,7 +210,7 @@ def rate(device: str, name: str, images: int, precision: str, **keys: Any) -> st
 
 
 def speed(device: str, quick: bool) -> Questions:
-    """Training rates: precision, graphs, memory format, torch.compile."""
+    """Ask for training rates by precision, graphs, memory format and torch.compile."""
     images = 2560 if quick else 25600
     for name, precision in itertools.product(MODELS[: 1 if quick else 4], ("fp32", "bf16")):
 
@@ -229,7 +229,7 @@ def speed(device: str, quick: bool) -> Questions:
 
 
 def train_in_a_worker(device: str, name: str, precision: str, images: int) -> tuple[float, float]:
-    """When the second of three epochs began, and when the third ended."""
+    """Return when the second of three epochs began, and when the third ended."""
     gpu.set_arithmetic()
     records = train(device, {"model": {"name": name}, "epochs": 3}, images, precision).records
     ended = time.time()
@@ -237,7 +237,7 @@ def train_in_a_worker(device: str, name: str, precision: str, images: int) -> tu
 
 
 def workers(device: str, quick: bool) -> Questions:
-    """Several processes on one GPU, as the launcher `packed` has them."""
+    """Ask how fast several processes share one GPU, as under the launcher `packed`."""
     images = 2560 if quick else 25600
     for name, number in itertools.product(("wrn", "mlp"), (1, 2) if quick else (1, 2, 4, 8)):
 
@@ -252,7 +252,7 @@ def workers(device: str, quick: bool) -> Questions:
 
 
 def exact(device: str, quick: bool) -> Questions:
-    """Exact fits, compared with the CPU's."""
+    """Ask how exact fits compare with those of the CPU."""
     models = [
         {"name": "kernel", "gamma": 1e-3},
         {"name": "kernel", "features": "gabor", "ridge": 1e-3},
@@ -277,7 +277,7 @@ def exact(device: str, quick: bool) -> Questions:
 
 
 def two(device: str, quick: bool) -> Questions:
-    """Runs of one process on different GPUs."""
+    """Ask whether runs of one process on two GPUs are equal."""
 
     def alternate() -> str:
         if torch.cuda.device_count() < 2:

@@ -23,7 +23,7 @@ from randlabels.experiment import Experiment, build_model
 from randlabels.machine.resources import Resources
 
 CIFAR, MNIST, CROPPED, DIGITS = (3, 32, 32), (1, 28, 28), (3, 28, 28), (1, 8, 8)
-CASES = {  # images of an epoch, their shape, batch size
+CASES = {  # model, images per epoch, image shape, batch size
     "mlp [512]": ({"name": "mlp"}, 2560, CIFAR, 128),
     "mlp [512,512,512]": ({"name": "mlp", "hidden": [512] * 3}, 2560, CIFAR, 128),
     "mlp [512], MNIST": ({"name": "mlp"}, 2560, MNIST, 128),

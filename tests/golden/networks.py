@@ -1,9 +1,9 @@
 """Initial weights and first training losses of every trained network, as committed.
 
-    python -m tests.golden.networks        # writes networks.json again
+    python -m tests.golden.networks        # rewrites networks.json
 
 The losses are those of the first three fp32 steps on one thread, in batches of 16 fixed images,
-through the same `fit.sgd` that every run takes.
+through the `fit.sgd` that every run uses.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "resnet18": {"name": "resnet18"},
     "linear": {"name": "linear"},
 }
-"""The option keys of each network."""
+"""Config keys of each network."""
 
 STEPS, BATCH_SIZE = 3, 16
 
@@ -81,7 +81,7 @@ def one_thread() -> Iterator[None]:
 
 
 def record(network: str) -> dict[str, Any]:
-    """Parameter count, sha256 of the state_dict's names and of its bytes, and first losses."""
+    """Return parameter count, sha256 of the state_dict's names and of its bytes, first losses."""
     keys = {"epochs": 1, "batch_size": BATCH_SIZE, "optimizer": {"lr": 0.01}, "seed": 5}
     config = parse({**keys, "model": NETWORKS[network]})
     config = dataclasses.replace(config, dataset=FixedImages(), loss=RecordingLoss())
