@@ -42,7 +42,6 @@ WIDE_INCHES = 5.0
 
 def main(arguments: list[str] | None = None) -> None:
     """Collect, draw, and write `figures/*.png`, `figures/*.pdf` and `report.html`."""
-    os.environ["MPLBACKEND"] = "agg"  # a notebook's, inherited, may not be installed here
     from . import figures, panels
 
     given = sys.argv[1:] if arguments is None else arguments
@@ -165,5 +164,6 @@ def _as_text(image: bytes) -> str:
 
 
 if __name__ == "__main__":
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's, inherited, may not be installed here
     with until_nobody_reads():
         main()
