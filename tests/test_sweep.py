@@ -180,3 +180,12 @@ def test_sweep_file_chooses_its_launcher(cli: Cli, tmp_path: Path) -> None:
 def test_hydras_name_of_our_plugins_is_the_launchers_package() -> None:
     launchers.register()
     assert sys.modules[launchers.HYDRA_NAME] is launchers
+
+
+def test_closing_table_lists_a_run_whose_records_cannot_be_read(cli: Cli, tmp_path: Path) -> None:
+    sweep = ["-m", *TINY, BASIC, "corrupt=0.0,1.0"]
+    broken = re.findall(r"mlp-digits-uniform-p0-s0-[0-9a-f]{8}", cli(*sweep, "plan=true").out)[0]
+    (tmp_path / "runs" / "default" / broken / "metrics.jsonl").mkdir(parents=True)
+    outcome = cli(*sweep)
+    assert outcome.code == 1 and "1 done, 1 failed" in outcome.out
+    assert f"{broken}: failed, IsADirectoryError" in outcome.out

@@ -88,7 +88,7 @@ def close(configs: Sequence[Config], errors: Errors, stopped: str | None = None)
 
 def _measured_so_far(run: RunDir) -> dict[str, Any]:
     """Return what done.json would say of the records that an unfinished run has."""
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(OSError, ValueError):
         if records := metrics.read(run.metrics)[0]:
             return {"final": metrics.final(records), "epochs": len(records)}
     return {}

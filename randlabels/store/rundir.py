@@ -150,7 +150,7 @@ class RunDir:
         """Return the number of whole records in metrics.jsonl."""
         try:
             return self.metrics.read_bytes().count(b"\n")
-        except FileNotFoundError:
+        except OSError:  # missing, or not a file
             return 0
 
     def holder(self) -> str:
