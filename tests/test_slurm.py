@@ -54,7 +54,7 @@ def slurm(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Itera
     def call(*command: str) -> str:
         return cluster.call(environment, *command)
 
-    def until(what: Callable[[], object], seconds: float = 120) -> None:
+    def until(what: Callable[[], object], seconds: float = 180) -> None:
         end = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < end, (
@@ -103,7 +103,7 @@ def test_two_preemptions_and_a_time_out_change_no_number(
 ) -> None:
     """The first run is requeued twice by hand, the second by its time limit. The tables follow
     both. `force` sets earlier results aside once."""
-    sweep = ["-m", *LONG, "epochs=500,4000", "corrupt=0.5"]
+    sweep = ["-m", *LONG, "epochs=500,2500", "corrupt=0.5"]
     undisturbed = start_process(
         [sys.executable, "-m", "randlabels.run", *sweep, BASIC, "out=alone"]
     )
