@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def test_code_and_pages_avoid_words_that_readers_stumble_over() -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_wheel_carries_everything_and_runs_from_an_empty_folder(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
     subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
@@ -185,10 +186,20 @@ def test_wheel_carries_everything_and_runs_from_an_empty_folder(tmp_path: Path) 
     out = call("randlabels", "sweep=demo", "epochs=1", "dataset.train_size=64", "threads=1")
     assert "10 runs in runs/demo: 10 done" in out
     assert "Tables: python -m randlabels.analysis.collect runs/demo" in out
+    cells = json.loads((ROOT / "notebooks" / "memorisation.ipynb").read_text())["cells"]
+    code = [[*cell["source"], "\n"] for cell in cells if cell["cell_type"] == "code"]
+    lines = [line for source in code for line in source if not line.startswith("%")]
+    (empty / "memorisation.py").write_text("".join(lines))
+    assert "of 1442 labels are wrong" in call("python", "memorisation.py")
+
     (empty / "my_parts.py").write_text(my_parts())
     own = ("imports=my_parts.py", "model=tiny", "corruption=lazy", "dataset=digits", "epochs=1")
     out = call("randlabels", "-m", *own, "corrupt=0.4,1.0", "hydra/launcher=packed")
     assert "2 runs in runs/default: 2 done" in out
+    load = "import randlabels as r; table = r.runs('runs/default').set_index('model'); "
+    load += "run = r.load('runs/default/' + table.loc['tiny', 'run_id'].iloc[0]); "
+    load += "print(tuple(run.model()(run.test.images).shape))"
+    assert call("python", "-c", load) == "(355, 10)\n"
     code = "import randlabels; print(set(randlabels.runs('runs/demo')['state']))"
     assert call("python", "-c", code) == "{'done'}\n"
     call("python", "-m", "randlabels.analysis.report", "runs/demo")
