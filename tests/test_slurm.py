@@ -95,6 +95,7 @@ def states(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slurm
+@pytest.mark.timeout(600)
 def test_two_preemptions_and_a_time_out_change_no_number(
     cli: Cli,
     slurm: Slurm,
