@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import signal
 import sys
@@ -40,6 +41,9 @@ def main() -> None:
             sys.argv.insert(1, flag)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     atexit.register(_skip_last_garbage_collection)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack some characters
+            stream.reconfigure(errors="replace")
     stopping.begin()
     global _exit_code
     _exit_code = 0

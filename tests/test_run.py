@@ -168,3 +168,12 @@ def run_in_terminal(folder: Path) -> str:
         except OSError:  # Linux reports the end in this way
             pass
     return shown.decode()
+
+
+def test_help_is_printed_where_the_terminal_lacks_characters() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "randlabels.run", "--help"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+    )
+    assert done.returncode == 0 and b"randlabels trains a classifier" in done.stdout
