@@ -13,7 +13,7 @@ from randlabels.store import metrics
 from randlabels.store.rundir import RunDir
 
 from .conftest import BASIC, final_state, numbers
-from .lives import Lives
+from .killing import ForkServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -39,7 +39,7 @@ def assert_same(found: dict[str, RunDir], undisturbed: dict[str, RunDir], epochs
 
 
 def logged_epochs(run: RunDir) -> list[str]:
-    """The epochs that all lives of a run together brought to their end, in order."""
+    """Return the epochs that a run completed, over all its executions, in order."""
     return re.findall(r"^(\d{3}): Acc-tr", run.log.read_text(), re.M)
 
 
@@ -49,15 +49,15 @@ def test_sweep_killed_at_random_a_hundred_times_ends_with_the_undisturbed_number
     """Each epoch is committed, so none is ever completed twice."""
     rng = random.Random(0)
     kills = sweeps = torn = resumed = 0
-    with Lives(tmp_path) as lives:
-        assert lives.live([*SWEEP, "out=undisturbed"])["code"] == 0
+    with ForkServer(tmp_path) as server:
+        assert server.execute([*SWEEP, "out=undisturbed"])["code"] == 0
         undisturbed = runs(tmp_path / "undisturbed")
         assert len(undisturbed) == 4
         while kills < KILLS:
             out, left = f"out=sweep{sweeps}", tmp_path / f"sweep{sweeps}"
             while True:
                 wanted = rng.uniform(0.0, 0.03) if kills < KILLS else None
-                ended = lives.live([*SWEEP, out], seconds=wanted, number=rng.randrange(80))
+                ended = server.execute([*SWEEP, out], seconds=wanted, number=rng.randrange(80))
                 if ended["signal"] == 0:
                     assert ended["code"] == 0
                     break
@@ -89,19 +89,19 @@ def test_kill_at_every_point_of_the_write_sequence_loses_nothing_that_was_commit
         "threads": "1",
         "checkpoint_every": 0,
     }
-    with Lives(tmp_path) as lives:
-        whole = lives.live({**config, "out": "undisturbed"})
+    with ForkServer(tmp_path) as server:
+        whole = server.execute({**config, "out": "undisturbed"})
         assert whole["code"] == 0 and whole["calls"] >= 30
         undisturbed = runs(tmp_path / "undisturbed")
         for call in range(1, whole["calls"] + 1):
             for after in (False, True):
                 out = f"killed-{call}-{after}"
-                killed = lives.live({**config, "out": out}, call=call, after=after)
+                killed = server.execute({**config, "out": out}, call=call, after=after)
                 assert killed["signal"] == 9
                 run = parse({**config, "out": str(tmp_path / out)}).run
                 # The last point lies behind the last write, done.json.
                 assert run.state() in ("planned", "interrupted", "done")
-                assert lives.live({**config, "out": out})["code"] == 0
+                assert server.execute({**config, "out": out})["code"] == 0
                 assert_same(runs(tmp_path / out), undisturbed, 2)
                 assert len(set(logged_epochs(run))) == len(logged_epochs(run))
     with capsys.disabled():

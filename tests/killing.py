@@ -1,13 +1,13 @@
-"""Execute a command many times, and kill it at chosen places: `python -m tests.lives FOLDER`.
+"""Execute a command many times, and kill it at chosen places: `python -m tests.killing FOLDER`.
 
-A life is one execution of a command, from its start to its exit or SIGKILL. This process has
-imported everything once, and each life is a fork of it, which saves the seconds that Python takes
-to start. One line of JSON on standard input describes a life, and one line answers how it ended.
+This process has imported everything once, and each execution is a fork of it, which saves the
+seconds that Python takes to start. One line of JSON on standard input describes an execution, and
+one line answers how it ended: by its exit or by SIGKILL.
 
 arguments: those of `randlabels.run`; or one config as a mapping, for `execute` alone.
-seconds, number: kill the life `seconds` after the call number `number` that commits a file
+seconds, number: kill it `seconds` after the call number `number` that commits a file
     (`os.fsync`, `os.replace`); number 0 is the start. seconds=null: never.
-call, after: let the life kill itself before, or after, this call (1-based). call=null: never.
+call, after: let it kill itself before, or after, this call (1-based). call=null: never.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 
 
-class Lives:
-    """The process above; `live` returns {"signal": 9 or 0, "code", "calls"} of one life."""
+class ForkServer:
+    """The process above; `execute` returns {"signal": 9 or 0, "code", "calls"} of one execution."""
 
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.lives", str(folder)],
+            [sys.executable, "-m", "tests.killing", str(folder)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def live(self, arguments: Any, **end: Any) -> dict[str, Any]:
+    def execute(self, arguments: Any, **end: Any) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps({"arguments": arguments, **end}) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def __enter__(self) -> Lives:
+    def __enter__(self) -> ForkServer:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -53,7 +53,7 @@ class Lives:
 def main() -> None:
     import torch
 
-    from randlabels import execute, experiment, run  # noqa: F401  imported once, for all lives
+    from randlabels import execute, experiment, run  # noqa: F401  imported once, for all forks
     from randlabels.config import parse
 
     # A fork of a process with OpenMP threads would wait for them for ever.
@@ -62,7 +62,7 @@ def main() -> None:
     data = experiment.load(parse({"dataset": {"name": "digits"}}).dataset)
     assert data.sha256 and data.moments  # computed once
     torch.optim.SGD([torch.zeros(1)])  # the first one imports much
-    os.environ["PATH"] = ""  # no life finds git, which would cost it a process
+    os.environ["PATH"] = ""  # no fork finds git, which would cost it a process
     answers = os.fdopen(os.dup(1), "w")
     os.chdir(sys.argv[1])
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -74,11 +74,11 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             os.close(reader)
-            _live(order, writer)
+            _execute(order, writer)
         os.close(writer)
         if order.get("seconds") is not None:
             for _ in range(order["number"]):
-                os.read(reader, 1)  # returns at once when the life has ended
+                os.read(reader, 1)  # returns at once when the fork has ended
             time.sleep(order["seconds"])
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
@@ -89,8 +89,8 @@ def main() -> None:
         answers.flush()
 
 
-def _live(order: dict[str, Any], writer: int) -> None:
-    """Execute one life in the forked process; never returns."""
+def _execute(order: dict[str, Any], writer: int) -> None:
+    """Execute one command in the forked process; never returns."""
     code, calls = 1, 0
 
     def count_calls(real: Callable[..., Any]) -> Callable[..., Any]:
