@@ -6,11 +6,10 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
-def gabor(
-    images: torch.Tensor, orientations: int, wavelengths: list[float], pool: int
-) -> torch.Tensor:
+def gabor(images: Tensor, orientations: int, wavelengths: list[float], pool: int) -> Tensor:
     """Return (N, C·orientations·len(wavelengths)·h·w) float32 for images (N, C, H, W) float32.
 
     For each orientation in [0, π) and each wavelength (pixels), the modulus of the complex
@@ -35,7 +34,7 @@ def gabor(
     return torch.cat(scales, 1)
 
 
-def gabor_filters(orientations: int, wavelength: float) -> torch.Tensor:
+def gabor_filters(orientations: int, wavelength: float) -> Tensor:
     """Return real and imaginary part of each orientation's filter, (2·orientations, k, k) float32.
 
     exp(-|u|²/(2σ²))·(exp(i·2π·u_θ/wavelength) - c) with σ = wavelength/2 (a bandwidth of about an

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from .products import integer_product, product
 
-ROWS_AT_ONCE = 1000
-"""Rows that are converted at a time, so that they stay in the cache."""
+ROWS_AT_ONCE = 1000  # are converted at a time, so that they stay in the cache
 
 
 class Rows:
@@ -21,7 +21,7 @@ class Rows:
     squares: (n,) float64, the squared norms.
     """
 
-    def __init__(self, features: torch.Tensor) -> None:
+    def __init__(self, features: Tensor) -> None:
         """Take (n, d) float32 features."""
         codes = _encode(features)
         self.values = features if codes is None else codes
@@ -38,7 +38,7 @@ class Rows:
         """Whether the rows are 8-bit pixels."""
         return self.values.dtype is torch.int8
 
-    def inner(self, rows: slice, other: Rows, columns: slice) -> torch.Tensor:
+    def inner(self, rows: slice, other: Rows, columns: slice) -> Tensor:
         """Return ⟨self_i, other_j⟩ (m, k) float64 for i in `rows` and j in `columns`."""
         a, b = self.values[rows], other.values[columns]
         if self.exact and other.exact:
@@ -55,7 +55,7 @@ class Rows:
         return inner
 
 
-def _encode(features: torch.Tensor) -> torch.Tensor | None:
+def _encode(features: Tensor) -> Tensor | None:
     """Return x - 128 (n, d) int8 if all features (n, d) are x/255 with whole x in 0..255."""
     codes = torch.empty(features.shape, dtype=torch.int8, device=features.device)
     parts = zip(features.split(ROWS_AT_ONCE), codes.split(ROWS_AT_ONCE), strict=True)
@@ -67,8 +67,5 @@ def _encode(features: torch.Tensor) -> torch.Tensor | None:
     return codes
 
 
-def _decode(values: torch.Tensor) -> torch.Tensor:
-    """Return the features in float64."""
-    if values.dtype is torch.int8:
-        return (values.double() + 128) / 255
-    return values.double()
+def _decode(values: Tensor) -> Tensor:
+    return (values.double() + 128) / 255 if values.dtype is torch.int8 else values.double()
