@@ -56,9 +56,9 @@ def options(group: str) -> dict[str, type[Option]]:
         TypeError: a class lacks @dataclass.
         ImportError: a module cannot be imported.
     """
-    package = importlib.import_module(f"{__package__}.{group}")
-    base: type[Option] = getattr(package, group.capitalize())
-    classes = [cls for module in _modules(group) for cls in vars(module).values()]
+    modules = list(_modules(group))
+    base: type[Option] = getattr(modules[0], group.capitalize())
+    classes = [cls for module in modules for cls in vars(module).values()]
     found: dict[str, type[Option]] = {}
     for cls in [*classes, *_code_sha256]:
         if not (isinstance(cls, type) and issubclass(cls, base) and "name" in vars(cls)):
@@ -79,8 +79,7 @@ def import_files(names: object) -> dict[str, str]:
 
     A process imports a file only once; the sha256 is that of the imported content.
 
-    names: list of paths, or a text with `os.pathsep` between them; None: the environment variable
-        RANDLABELS_IMPORTS.
+    names: list of paths, or a text with `os.pathsep` between them; None: RANDLABELS_IMPORTS.
 
     Raises:
         ValueError: a file is missing, or has the name of another module.
@@ -117,9 +116,8 @@ def _import(path: Path) -> None:
         )
     _imported[str(path)] = sha256
     for cls in vars(module).values():
-        if not (isinstance(cls, type) and issubclass(cls, Option)):
-            continue
-        if not cls.__module__.startswith(f"{__package__}."):
+        is_option = isinstance(cls, type) and issubclass(cls, Option)
+        if is_option and not cls.__module__.startswith(f"{__package__}."):
             content = Path(inspect.getfile(cls)).read_bytes()
             _code_sha256.setdefault(cls, hashlib.sha256(content).hexdigest())
     options.cache_clear()

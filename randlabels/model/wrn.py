@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -70,8 +69,8 @@ class WRN(Model):
     Source: Zagoruyko & Komodakis 2016; the original code's defaults (cmd_args.py).
     """
 
-    name: ClassVar[str] = "wrn"
-    bf16_on_cpu: ClassVar[bool] = True
+    name = "wrn"
+    bf16_on_cpu = True
 
     depth: int = 28
     widen: int = 1
