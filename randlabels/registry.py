@@ -37,14 +37,10 @@ DEFAULTS = {
 }
 """The config groups that define a run, and the default option of each."""
 
-_imported: dict[str, str] = {}
-"""sha256 of each file of `imports`, by its absolute path."""
+_imported: dict[str, str] = {}  # sha256 of each file of `imports`, by its absolute path
+_code_sha256: dict[type[Option], str] = {}  # of the files of options outside of this package
 
-_code_sha256: dict[type[Option], str] = {}
-"""sha256 of the file that defines an option outside of this package."""
-
-NAME_LINE = re.compile(r"""^    name\b[^=\n]*= *["'](.+?)["']""", re.M)
-"""The line of a class that gives an option its name."""
+NAME_LINE = re.compile(r"""^    name\b[^=\n]*= *["'](.+?)["']""", re.M)  # of a class
 
 
 @cache

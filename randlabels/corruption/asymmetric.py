@@ -42,7 +42,7 @@ MAPS = {
         fine: group[(k + 1) % len(group)] for group in SUPERCLASSES for k, fine in enumerate(group)
     },
 }
-"""By data set, the similar class that replaces each class; other classes keep their labels."""
+"""The similar class of each class, by data set; other classes keep their labels."""
 
 
 @dataclass

@@ -220,7 +220,6 @@ def _end(path: str, depth: int) -> str:
 
 
 def _whole_numbers(values: np.ndarray, key: str) -> np.ndarray:
-    """Return integers, or strings of integers, as int64."""
     if values.dtype == object:
         wrong = [repr(v) for v in values.flat if not re.fullmatch(r"\s*-?\d{1,18}\s*", str(v))]
     else:

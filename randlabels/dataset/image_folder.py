@@ -98,7 +98,6 @@ def _as_shown(image: Image) -> Image:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    """Return the sorted files of a class; ValueError if it has none, or folders."""
     visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     files = [path for path in visible if path.name.lower() not in IGNORED]
     if not files:

@@ -17,11 +17,8 @@ from .products import product
 from .random_conv import ConvSystem
 from .rows import Rows
 
-REFINED_RESIDUAL = 5e-7
-"""Relative residual of a right-hand side at or below which its refinement ends."""
-
-MAX_RESIDUAL = 1e-6
-"""Relative residual ‖Y - (K + λI)·A‖ / ‖Y‖ of a label set above which its solution is refused."""
+REFINED_RESIDUAL = 5e-7  # relative, of a right-hand side, at which its refinement ends
+MAX_RESIDUAL = 1e-6  # ‖Y - (K + λI)·A‖ / ‖Y‖ of a label set above which its solution is refused
 
 
 @dataclass(frozen=True)

@@ -107,14 +107,11 @@ class ExactModel(Model):
 
     @abstractmethod
     def solve(
-        self,
-        train: Tensor,
-        test: Tensor,
-        targets: list[Tensor],
-        rng: Generator,
-        options: SolveOptions,
+        self, train: Tensor, test: Tensor, sets: list[Tensor], rng: Generator, options: SolveOptions
     ) -> list[ExactFit]:
-        """Return one fit for each of `targets`, from preprocessed images (n, C, H, W) float32.
+        """Return one fit for each of `sets` of targets, (n, C) float64 each.
+
+        train, test: preprocessed images (n, C, H, W) float32.
 
         Raises:
             ArithmeticError: the equations cannot be solved in this precision; one sentence.

@@ -118,32 +118,27 @@ class Kernel(ExactModel):
         return outputs.argmax(1)
 
     def solve(
-        self,
-        train: Tensor,
-        test: Tensor,
-        targets: list[Tensor],
-        rng: Generator,
-        options: SolveOptions,
+        self, train: Tensor, test: Tensor, sets: list[Tensor], rng: Generator, options: SolveOptions
     ) -> list[ExactFit]:
         equations = self._system(train, test, rng, lambda: options.tick(0.0))
         free = options.memory - self._shared_memory(train, len(test), options)
-        possible = free // (BYTES_PER_TARGET * targets[0].numel())
+        possible = free // (BYTES_PER_TARGET * sets[0].numel())
         at_once = min(max(possible, 1), MAX_SETS_AT_ONCE)
         solved: list[Solution] = []
         try:
             factor = _factorise(equations, options, str(train.device))
             started = time.perf_counter()
-            for start in range(0, len(targets), at_once):
-                solved += solutions(equations, factor, targets[start : start + at_once])
+            for start in range(0, len(sets), at_once):
+                solved += solutions(equations, factor, sets[start : start + at_once])
         except Breakdown as error:
             precise = "" if options.dtype is torch.float64 else " or precision=fp64"
             raise ArithmeticError(
                 f"K is singular in {str(options.dtype).removeprefix('torch.')}: {error}; "
                 f"use a larger model.ridge{precise}"
             ) from error
-        log.info("%d label sets solved in %.1f s.", len(targets), time.perf_counter() - started)
+        log.info("%d label sets solved in %.1f s.", len(sets), time.perf_counter() - started)
         fits = []
-        for target, each in zip(targets, solved, strict=True):
+        for target, each in zip(sets, solved, strict=True):
             report = {
                 "relative_residual": each.relative_residual,
                 "smallest_pivot": factor.smallest_pivot(),

@@ -44,12 +44,7 @@ class Theorem1(ExactModel):
         return outputs[:, 0].round().clamp(-1, 2**62).long()
 
     def solve(
-        self,
-        train: Tensor,
-        test: Tensor,
-        targets: list[Tensor],
-        rng: Generator,
-        options: SolveOptions,
+        self, train: Tensor, test: Tensor, sets: list[Tensor], rng: Generator, options: SolveOptions
     ) -> list[ExactFit]:
         dimensions = train[0].numel()
         direction = torch.randn(dimensions, generator=rng, dtype=torch.float64)
@@ -58,7 +53,7 @@ class Theorem1(ExactModel):
             for images in (train, test)
         )
         fits = []
-        for target in targets:
+        for target in sets:
             thresholds, weights = represent(x, target[:, 0].cpu())
             outputs, predictions = (
                 evaluate(p, thresholds, weights)[:, None].to(train.device) for p in (x, z)
