@@ -10,8 +10,18 @@ from . import Source
 from .base import Mixture, draw_mask
 
 
+class UniformTargets(Mixture):
+    """A mixture whose targets are uniformly drawn classes, which may be the true ones."""
+
+    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
+        return rng.randint(source.classes, size=len(source.labels), dtype=np.int64)
+
+    def target_matrix(self, source: Source) -> np.ndarray:
+        return np.full((source.classes, source.classes), 1 / source.classes)
+
+
 @dataclass
-class Uniform(Mixture):
+class Uniform(UniformTargets):
     """Each label, independently with probability `corrupt`, becomes a uniformly drawn class.
 
     The draw includes the true class, so on average a share corrupt·(K-1)/K of the labels changes.
@@ -26,12 +36,6 @@ class Uniform(Mixture):
     name = "uniform"
 
     nested: bool = False
-
-    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
-        return rng.randint(source.classes, size=len(source.labels), dtype=np.int64)
-
-    def target_matrix(self, source: Source) -> np.ndarray:
-        return np.full((source.classes, source.classes), 1 / source.classes)
 
     def relabel(self, source: Source, corrupt: float) -> np.ndarray:
         """Return a corrupted copy of the labels, from a fresh generator for each split."""
@@ -74,7 +78,7 @@ class UniformExclusive(Mixture):
 
 
 @dataclass
-class UniformCount(Mixture):
+class UniformCount(UniformTargets):
     """Exactly round(corrupt·N) labels become uniformly drawn classes, which may be the true ones.
 
     These labels are drawn without replacement. In the transition matrix, round(corrupt·N)/N takes
@@ -91,12 +95,6 @@ class UniformCount(Mixture):
         mask = np.zeros(size, dtype=bool)
         mask[order[: round(corrupt * size)]] = True
         return mask
-
-    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
-        return rng.randint(source.classes, size=len(source.labels), dtype=np.int64)
-
-    def target_matrix(self, source: Source) -> np.ndarray:
-        return np.full((source.classes, source.classes), 1 / source.classes)
 
     def transition(self, source: Source, corrupt: float) -> np.ndarray:
         size = len(source.labels)
