@@ -50,7 +50,6 @@ def options(group: str) -> dict[str, type[Option]]:
     Raises:
         ValueError: two classes have the same name.
         TypeError: a class lacks @dataclass.
-        ImportError: a module cannot be imported.
     """
     modules = list(_modules(group))
     base: type[Option] = getattr(modules[0], group.capitalize())
@@ -133,11 +132,7 @@ def _modules(group: str) -> Iterator[ModuleType]:
     yield module
     for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
         if found.name[0] != "_":  # drafts, and code that several options share
-            name = f"{module.__name__}.{found.name}"
-            try:
-                yield importlib.import_module(name)
-            except Exception as error:
-                raise ImportError(f"{name} cannot be imported: {error}") from error
+            yield importlib.import_module(f"{module.__name__}.{found.name}")
 
 
 @contextmanager

@@ -86,6 +86,7 @@ class Kernel(ExactModel):
         return self.features == "random_conv"
 
     def check(self, images: Tensor, test: int, classes: int, options: SolveOptions) -> int:
+        n, pixels = len(images), images[0].numel()
         if self.features == "random_conv":
             height, width = images.shape[2:]
             if min(height, width) < self.patch + self.stride:
@@ -93,13 +94,6 @@ class Kernel(ExactModel):
                     f"model.patch={self.patch} leaves no two patches on images of "
                     f"{height}x{width} pixels; use a smaller one"
                 )
-        targets = BYTES_PER_TARGET * len(images) * classes
-        return self._shared_memory(images, test, options) + targets
-
-    def _shared_memory(self, images: Tensor, test: int, options: SolveOptions) -> int:
-        """Return the bytes of a fit that do not depend on the number of label sets."""
-        n, pixels = len(images), images[0].numel()
-        if self.features == "random_conv":
             row = 4 * pixels + 4 * self.filters  # float32 pixels, int8 codes
             temporary = random_conv.ROWS_AT_ONCE * 4 * self.filters * 8
         else:
@@ -108,8 +102,9 @@ class Kernel(ExactModel):
             temporary = 2 * TILE_ROWS * width * 8  # two tiles' rows in float64
         temporary += 6 * min(TILE_ROWS, n) ** 2 * 8  # inner products, K, and temporary results
         head = 2 * n * min(HEAD_COLUMNS, n) * 8  # float64, and its successor
+        targets = BYTES_PER_TARGET * n * classes
         matrix = Triangle.size(n) * options.dtype.itemsize
-        return matrix + (n + test) * row + head + temporary + 2**29
+        return matrix + (n + test) * row + head + temporary + targets + 2**29
 
     def encode(self, labels: Tensor, classes: int) -> Tensor:
         return F.one_hot(labels, classes).double()
@@ -121,9 +116,9 @@ class Kernel(ExactModel):
         self, train: Tensor, test: Tensor, sets: list[Tensor], rng: Generator, options: SolveOptions
     ) -> list[ExactFit]:
         equations = self._system(train, test, rng, lambda: options.tick(0.0))
-        free = options.memory - self._shared_memory(train, len(test), options)
-        possible = free // (BYTES_PER_TARGET * sets[0].numel())
-        at_once = min(max(possible, 1), MAX_SETS_AT_ONCE)
+        left = options.memory - self.check(train, len(test), sets[0].shape[1], options)
+        more = left // (BYTES_PER_TARGET * sets[0].numel())  # than the one set that is checked
+        at_once = min(max(1 + more, 1), MAX_SETS_AT_ONCE)
         solved: list[Solution] = []
         try:
             factor = _factorise(equations, options, str(train.device))
