@@ -129,7 +129,8 @@ class ConvSystem:
     """K = ΦΦᵀ/(CODES_PER_DEVIATION²·columns) + INTERCEPT from the codes Φ of `ConvFeatures`.
 
     The mean of its diagonal is about 1. The features are centred; the constant is their intercept.
-    `beat` is called after each block of images, and may raise to stop.
+    `beat` is called after each block of images, and may raise to stop. The methods are those of
+    `KernelSystem`.
     """
 
     def __init__(self, features: ConvFeatures, ridge: float, beat: Callable[[], None]) -> None:

@@ -1,7 +1,6 @@
 """Models: one file each, from config keys to an initialised `nn.Module`.
 
-To add one, add one file with one dataclass: its fields are the config keys, its class
-attribute `name` is what users type after `model=`, and `build` returns the module.
+docs/extend.md says how to add one.
 """
 
 from __future__ import annotations
@@ -29,9 +28,8 @@ class Model(Option):
     def bf16_on_cpu(self) -> bool:
         """Whether `precision=auto` trains the model in bf16 on a CPU with AMX or AVX512-BF16.
 
-        Most models set it as a class attribute. It should be True only where the command `python -m
-        tests.benchmarks.precision` shows a clear gain: converting between float32 and bf16 takes
-        time that narrow layers do not win back.
+        A model sets it to True where `python -m tests.benchmarks.precision` shows a clear gain:
+        narrow layers do not win back the time of converting between float32 and bf16.
         """
         return False
 
