@@ -81,8 +81,5 @@ def inputs(experiment: Experiment, split: Split, device: str) -> torch.Tensor:
     """Return preprocessed images (N, C, H, W) float32 on the device."""
     preprocess = experiment.config.preprocess
     mean, deviation = (moment.to(device) for moment in experiment.moments)
-    parts = (
-        preprocess(preprocess.crop(part.to(device, torch.float32, copy=True)), (mean, deviation))
-        for part in split.images.split(1000)
-    )
-    return torch.cat(list(parts))
+    images = preprocess.crop(split.images).to(device, torch.float32, copy=True)
+    return preprocess(images, (mean, deviation))

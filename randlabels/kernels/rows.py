@@ -7,8 +7,6 @@ from torch import Tensor
 
 from .products import integer_product, product
 
-ROWS_AT_ONCE = 1000  # are converted at a time, so that they stay in the cache
-
 
 class Rows:
     """The features of n images, one row each.
@@ -26,9 +24,7 @@ class Rows:
         codes = _encode(features)
         self.values = features if codes is None else codes
         offset, unit = (0, 1) if codes is None else (128, 255**2)
-        parts = self.values.split(ROWS_AT_ONCE)
-        sums = [(part.double() + offset).square().sum(1) for part in parts]
-        self.squares = torch.cat(sums) / unit
+        self.squares = (self.values.double() + offset).square().sum(1) / unit
 
     def __len__(self) -> int:
         return len(self.values)
@@ -57,14 +53,10 @@ class Rows:
 
 def _encode(features: Tensor) -> Tensor | None:
     """Return x - 128 (n, d) int8 if all features (n, d) are x/255 with whole x in 0..255."""
-    codes = torch.empty(features.shape, dtype=torch.int8, device=features.device)
-    parts = zip(features.split(ROWS_AT_ONCE), codes.split(ROWS_AT_ONCE), strict=True)
-    for part, target in parts:
-        whole = (part * 255).round_()
-        if not bool(((whole / 255 == part) & (whole >= 0) & (whole <= 255)).all()):
-            return None
-        target.copy_(whole - 128)
-    return codes
+    whole = (features * 255).round_()
+    if not bool(((whole / 255 == features) & (whole >= 0) & (whole <= 255)).all()):
+        return None
+    return (whole - 128).to(torch.int8)
 
 
 def _decode(values: Tensor) -> Tensor:
