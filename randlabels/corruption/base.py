@@ -26,10 +26,7 @@ class Mixture(Corruption):
 
     @abstractmethod
     def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
-        """Return (N,) int64 in [0, K): what each label becomes if it is corrupted.
-
-        `rng` makes all draws of the targets; it is independent of the mask.
-        """
+        """Return (N,) int64 in [0, K): what each label becomes if corrupted, drawn from `rng`."""
 
     @abstractmethod
     def target_matrix(self, source: Source) -> np.ndarray:

@@ -20,9 +20,7 @@ from torch.linalg import solve_triangular
 from .products import product, subtract_product
 
 HEAD_COLUMNS = 250  # of the first panel; its products cost n²·HEAD_COLUMNS operations in float64
-
 TILE_ROWS = 1000  # rows, and columns, of K that are computed at once
-
 BLOCK_ROWS = 1000
 """Columns of the widest panel, and rows of one product: large enough for the full speed of matrix
 products. Values computed above the diagonal add 5 % to n³/3 operations at n = 60,000."""

@@ -169,10 +169,7 @@ _made: dict[tuple[object, ...], ConvFeatures] = {}
 def shared(
     train: Tensor, test: Tensor, size: Size, rng: Generator, beat: Callable[[], None]
 ) -> ConvFeatures:
-    """Return `ConvFeatures` of the same arguments; `rng` must be newly seeded.
-
-    The last features are kept, so that runs of one process that differ in their ridge share them.
-    """
+    """Return the last features if only the ridge differs, else new ones; `rng` is newly seeded."""
     content = (hashlib.sha256(images.cpu().numpy().tobytes()).digest() for images in (train, test))
     key = size, rng.initial_seed(), train.shape, train.device, *content
     if key not in _made:
