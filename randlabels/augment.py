@@ -9,18 +9,15 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
 from .schema import Option
 
-PADDING = 4
-"""Black pixels on each side before a random crop back to the image's own size."""
+PADDING = 4  # black pixels on each side before a random crop back to the image's own size
 
-Size = tuple[int, int]
-"""Height and width in pixels."""
+Size = tuple[int, int]  # height and width in pixels
 
 
 class Augment(Option):
@@ -39,7 +36,7 @@ class Augment(Option):
 class Unchanged(Augment):
     """No augmentation, as in all experiments of the original code."""
 
-    name: ClassVar[str] = "none"
+    name = "none"
 
     def __call__(self, images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
         return images
@@ -49,12 +46,12 @@ class Unchanged(Augment):
 class RandomCrop(Augment):
     """A random crop: of the size that the model sees, out of the image.
 
-    With preprocess=paper that is 28×28 out of CIFAR-10's 32×32, in place of the centre crop.
-    Source: Zhang et al. 2017, section 3 and Table 1 ("random crop"). Where the model sees whole
-    images, 4 black pixels are added on each side first, as in `crop_flip`.
+    With preprocess=paper that is 28×28 out of CIFAR-10's 32×32, in place of the centre crop. Where
+    the model sees whole images, 4 black pixels are added on each side first, as in `crop_flip`.
+    Source: Zhang et al. 2017, section 3 and Table 1 ("random crop").
     """
 
-    name: ClassVar[str] = "random_crop"
+    name = "random_crop"
 
     def __call__(self, images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
         if images.shape[2:] == size:
@@ -70,7 +67,7 @@ class CropFlip(Augment):
     `data_augmentation` (pluskid/fitting-random-labels, train.py), black before normalisation.
     """
 
-    name: ClassVar[str] = "crop_flip"
+    name = "crop_flip"
 
     def __call__(self, images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
         height, width = images.shape[2:]
@@ -86,7 +83,7 @@ class FlipRotate(Augment):
     fills the corners, here black.
     """
 
-    name: ClassVar[str] = "flip_rotate"
+    name = "flip_rotate"
 
     degrees: float = 25.0
 
@@ -124,7 +121,7 @@ def rotate(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     height, width = images.shape[2:]
     cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
     # Maps positions in the result to positions in the image, both in -1..1 along each side.
-    rows = [torch.stack([cos, -sin * height / width, zero], 1)]
-    rows.append(torch.stack([sin * width / height, cos, zero], 1))
-    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    row_x = torch.stack([cos, -sin * height / width, zero], 1)
+    row_y = torch.stack([sin * width / height, cos, zero], 1)
+    grid = F.affine_grid(torch.stack([row_x, row_y], 1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,7 @@ class Loss(Option):
 class CrossEntropy(Loss):
     """-log softmax(logits)[label]; with smoothing s, the target is (1-s)·one-hot + s/K."""
 
-    name: ClassVar[str] = "ce"
+    name = "ce"
 
     label_smoothing: float = 0.0
 
@@ -48,7 +47,7 @@ class SquaredError(Loss):
     squares Ghosh et al. 2017 show to be robust to label noise. The mean is that sum over K.
     """
 
-    name: ClassVar[str] = "mse"
+    name = "mse"
 
     softmax: bool = False
 
@@ -63,11 +62,10 @@ class GeneralizedCrossEntropy(Loss):
     """(1 - p^q) / q with p = softmax(logits)[label].
 
     q = 1 is half the mean absolute error; towards q = 0 it becomes the cross-entropy.
-
-    Zhang & Sabuncu 2018, equation 6, without their truncation; q = 0.7 in all their experiments.
+    Source: Zhang & Sabuncu 2018, equation 6, without their truncation, and q = 0.7 throughout.
     """
 
-    name: ClassVar[str] = "gce"
+    name = "gce"
 
     q: float = 0.7
 
@@ -84,11 +82,11 @@ class PartiallyHuberisedCrossEntropy(Loss):
     """-log p where p = softmax(logits)[label] is above 1/tau, else its tangent there,
     -tau·p + log(tau) + 1.
 
-    Menon et al. 2020, equation 11. tau = 10 is theirs on MNIST and CIFAR-100; on CIFAR-10
+    Source: Menon et al. 2020, equation 11. tau = 10 is theirs on MNIST and CIFAR-100; on CIFAR-10
     they take 2.
     """
 
-    name: ClassVar[str] = "phuber_ce"
+    name = "phuber_ce"
 
     tau: float = 10.0
 

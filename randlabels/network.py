@@ -35,10 +35,7 @@ class Classifier:
         self.size = height, width
 
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
-        """Return (B, C, H, W) in 0..255, of any dtype, as float32.
-
-        Always a copy: preprocessing may overwrite it, and altered images are float32 already.
-        """
+        """Return a float32 copy, which preprocessing may overwrite, of (B, C, H, W) in 0..255."""
         return images.to(torch.float32, memory_format=self.memory_format, copy=True)
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -58,10 +55,7 @@ class Classifier:
         return self.model(self.inputs(pixels)).float()
 
     def predict(self, images: torch.Tensor, pause: Callable[[], None]) -> torch.Tensor:
-        """Return logits (N, K) of all images, with the model in eval mode.
-
-        `pause` is called after each batch.
-        """
+        """Return logits (N, K) in eval mode; `pause` is called after each batch."""
         self.model.eval()
         outputs = []
         with torch.inference_mode(), torch.autocast(self.kind, torch.bfloat16, self.bf16):

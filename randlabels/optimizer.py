@@ -46,7 +46,7 @@ class Optimizer(Option):
 class SGD(Optimizer):
     """SGD with momentum; the original code's optimizer and values (cmd_args.py)."""
 
-    name: ClassVar[str] = "sgd"
+    name = "sgd"
     torch_class = torch.optim.SGD
 
     momentum: float = 0.9
@@ -64,7 +64,7 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015); weight decay is added to the gradient."""
 
-    name: ClassVar[str] = "adam"
+    name = "adam"
     torch_class = torch.optim.Adam
 
 
@@ -72,7 +72,7 @@ class Adam(Optimizer):
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
-    name: ClassVar[str] = "adamw"
+    name = "adamw"
     torch_class = torch.optim.AdamW
 
 

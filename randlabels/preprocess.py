@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -21,8 +20,7 @@ class Preprocess(Option):
     def crop(self, images: torch.Tensor) -> torch.Tensor:
         """Return the fixed part (B, C, h, w) of images (B, C, H, W) that the model sees.
 
-        By default that is the whole image. Cropped images are returned as they are. ValueError
-        if images are too small.
+        By default the whole image. Cropping twice changes nothing. ValueError if it is too small.
         """
         return images
 
@@ -38,7 +36,7 @@ class Preprocess(Option):
 class Standardize(Preprocess):
     """(x - mean) / deviation, by channel, with the moments of `randlabels.dataset.Data`."""
 
-    name: ClassVar[str] = "standardize"
+    name = "standardize"
 
     def __call__(self, images: torch.Tensor, moments: Moments) -> torch.Tensor:
         mean, deviation = (m[:, None, None] for m in moments)
@@ -49,16 +47,14 @@ class Standardize(Preprocess):
 class Paper(Preprocess):
     """Centre crop to 28×28, x/255, whitening of each image: (x - mean) / max(deviation, 1/√N).
 
-    Mean and deviation (the population's) are over the N = C·28·28 values of the image. Images
-    of 28×28 are not cropped.
+    Mean and deviation (the population's) are over the N = C·28·28 values of the image.
 
-    Source: Zhang et al. 2017, appendix A, which whitens with TensorFlow's
-    `per_image_whitening`.
+    Source: Zhang et al. 2017, appendix A, which whitens with TensorFlow's `per_image_whitening`.
     """
 
-    name: ClassVar[str] = "paper"
+    name = "paper"
 
-    side: ClassVar[int] = 28
+    side = 28
 
     def crop(self, images: torch.Tensor) -> torch.Tensor:
         height, width = images.shape[-2:]
@@ -84,7 +80,7 @@ class Paper(Preprocess):
 class Scale(Preprocess):
     """x / 255, in 0..1."""
 
-    name: ClassVar[str] = "scale"
+    name = "scale"
 
     def __call__(self, images: torch.Tensor, moments: Moments) -> torch.Tensor:
         return images.div_(255.0)
@@ -94,7 +90,7 @@ class Scale(Preprocess):
 class Unchanged(Preprocess):
     """x as it is stored, in 0..255."""
 
-    name: ClassVar[str] = "none"
+    name = "none"
 
     def __call__(self, images: torch.Tensor, moments: Moments) -> torch.Tensor:
         return images

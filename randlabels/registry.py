@@ -37,14 +37,10 @@ DEFAULTS = {
 }
 """The config groups that define a run, and the default option of each."""
 
-_imported: dict[str, str] = {}
-"""sha256 of each file of `imports`, by its absolute path."""
+_imported: dict[str, str] = {}  # sha256 of each file of `imports`, by its absolute path
+_code_sha256: dict[type[Option], str] = {}  # of the files of options outside of this package
 
-_code_sha256: dict[type[Option], str] = {}
-"""sha256 of the file that defines an option outside of this package."""
-
-NAME_LINE = re.compile(r"""^    name\b[^=\n]*= *["'](.+?)["']""", re.M)
-"""The line of a class that gives an option its name."""
+NAME_LINE = re.compile(r"""^    name\b[^=\n]*= *["'](.+?)["']""", re.M)  # of a class
 
 
 @cache
@@ -54,11 +50,10 @@ def options(group: str) -> dict[str, type[Option]]:
     Raises:
         ValueError: two classes have the same name.
         TypeError: a class lacks @dataclass.
-        ImportError: a module cannot be imported.
     """
-    package = importlib.import_module(f"{__package__}.{group}")
-    base: type[Option] = getattr(package, group.capitalize())
-    classes = [cls for module in _modules(group) for cls in vars(module).values()]
+    modules = list(_modules(group))
+    base: type[Option] = getattr(modules[0], group.capitalize())
+    classes = [cls for module in modules for cls in vars(module).values()]
     found: dict[str, type[Option]] = {}
     for cls in [*classes, *_code_sha256]:
         if not (isinstance(cls, type) and issubclass(cls, base) and "name" in vars(cls)):
@@ -79,8 +74,7 @@ def import_files(names: object) -> dict[str, str]:
 
     A process imports a file only once; the sha256 is that of the imported content.
 
-    names: list of paths, or a text with `os.pathsep` between them; None: the environment variable
-        RANDLABELS_IMPORTS.
+    names: list of paths, or a text with `os.pathsep` between them; None: RANDLABELS_IMPORTS.
 
     Raises:
         ValueError: a file is missing, or has the name of another module.
@@ -117,9 +111,8 @@ def _import(path: Path) -> None:
         )
     _imported[str(path)] = sha256
     for cls in vars(module).values():
-        if not (isinstance(cls, type) and issubclass(cls, Option)):
-            continue
-        if not cls.__module__.startswith(f"{__package__}."):
+        is_option = isinstance(cls, type) and issubclass(cls, Option)
+        if is_option and not cls.__module__.startswith(f"{__package__}."):
             content = Path(inspect.getfile(cls)).read_bytes()
             _code_sha256.setdefault(cls, hashlib.sha256(content).hexdigest())
     options.cache_clear()
@@ -139,11 +132,7 @@ def _modules(group: str) -> Iterator[ModuleType]:
     yield module
     for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
         if found.name[0] != "_":  # drafts, and code that several options share
-            name = f"{module.__name__}.{found.name}"
-            try:
-                yield importlib.import_module(name)
-            except Exception as error:
-                raise ImportError(f"{name} cannot be imported: {error}") from error
+            yield importlib.import_module(f"{module.__name__}.{found.name}")
 
 
 @contextmanager

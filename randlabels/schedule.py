@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from .schema import Option
 
@@ -27,7 +26,7 @@ class Step(Schedule):
     of 150 and of 225; `milestones` = [150, 225, 300, 450, 450] continues it.
     """
 
-    name: ClassVar[str] = "step"
+    name = "step"
 
     milestones: list[int] = field(default_factory=lambda: [150, 225])
     gamma: float = 0.1
@@ -46,7 +45,7 @@ class Step(Schedule):
 class Exponential(Schedule):
     """factor = gamma ** epoch. Default 0.95: Zhang et al. 2017, appendix A."""
 
-    name: ClassVar[str] = "exponential"
+    name = "exponential"
 
     gamma: float = 0.95
 
@@ -62,7 +61,7 @@ class Exponential(Schedule):
 class Cosine(Schedule):
     """factor = (1 + cos(pi·epoch/epochs)) / 2, from 1 towards 0 (Loshchilov & Hutter 2017)."""
 
-    name: ClassVar[str] = "cosine"
+    name = "cosine"
 
     def factor(self, epoch: int, epochs: int) -> float:
         return (1 + math.cos(math.pi * epoch / epochs)) / 2
@@ -72,7 +71,7 @@ class Cosine(Schedule):
 class Constant(Schedule):
     """factor = 1."""
 
-    name: ClassVar[str] = "constant"
+    name = "constant"
 
     def factor(self, epoch: int, epochs: int) -> float:
         return 1.0

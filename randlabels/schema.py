@@ -39,9 +39,8 @@ class Option(ABC):
     name: ClassVar[str]
 
     def pin_files(self) -> None:
-        """Write the checksums of the files that this option reads into its fields.
+        """Write checksums of the files that this option reads into its fields, to identify a run.
 
-        What a file contains then counts for the identity of a run, and its path does not.
         ValueError if a file cannot be read, or differs from a checksum that is given.
         """
         return

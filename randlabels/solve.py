@@ -28,14 +28,9 @@ def system_key(config: Config) -> str:
     if not config.alters_images:
         identity.pop("corruption", None)
         identity.pop("corrupt", None)
-    if not _model(config).draws:
+    if isinstance(config.model, ExactModel) and not config.model.draws:
         identity.pop("seed", None)
     return json.dumps(identity, sort_keys=True)
-
-
-def _model(config: Config) -> ExactModel:
-    assert isinstance(config.model, ExactModel)
-    return config.model
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -56,10 +51,10 @@ def solve(
     """
     started = time.perf_counter()
     first = experiments[0]
-    model, device, classes = _model(first.config), resources.device, first.corruption["classes"]
+    model, device, classes = first.config.model, resources.device, first.corruption["classes"]
+    assert isinstance(model, ExactModel)
 
     def loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the squared error, averaged over the outputs of an image."""
         return (outputs - model.encode(labels, classes)).square().mean(1)
 
     fits = model.solve(
@@ -86,8 +81,5 @@ def inputs(experiment: Experiment, split: Split, device: str) -> torch.Tensor:
     """Return preprocessed images (N, C, H, W) float32 on the device."""
     preprocess = experiment.config.preprocess
     mean, deviation = (moment.to(device) for moment in experiment.moments)
-    parts = (
-        preprocess(preprocess.crop(part.to(device, torch.float32, copy=True)), (mean, deviation))
-        for part in split.images.split(1000)
-    )
-    return torch.cat(list(parts))
+    images = preprocess.crop(split.images).to(device, torch.float32, copy=True)
+    return preprocess(images, (mean, deviation))

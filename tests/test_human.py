@@ -15,7 +15,7 @@ import yaml
 from randlabels.checks import check
 from randlabels.config import Config, parse
 from randlabels.corruption import label_file
-from randlabels.corruption.human import Human
+from randlabels.corruption.label_file import Human
 from randlabels.execute import execute
 from randlabels.experiment import corrupt_labels, load
 from randlabels.store.rundir import RunDir, flat_keys

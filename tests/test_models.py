@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from randlabels.config import parse
 from randlabels.machine import resources
 from randlabels.model.dropout import Dropout, reseed_dropout
-from randlabels.model.linear import Linear
-from randlabels.model.mlp import MLP
+from randlabels.model.mlp import MLP, Linear
 from randlabels.model.wrn import WRN
 
 CIFAR = (3, 32, 32)

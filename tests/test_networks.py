@@ -12,11 +12,9 @@ from torch import nn
 
 from randlabels.model import Model
 from randlabels.model.alexnet import AlexNet, SmallAlexNet
-from randlabels.model.inception import Inception, InceptionNoBN
+from randlabels.model.inception import Inception, InceptionNoBN, pad_same
 from randlabels.model.lenet import LeNet
-from randlabels.model.linear import Linear
-from randlabels.model.mlp import MLP
-from randlabels.model.padding import pad_same
+from randlabels.model.mlp import MLP, Linear
 from randlabels.model.resnet18 import ResNet18
 from randlabels.model.wrn import WRN
 

@@ -7,10 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from randlabels.corruption.asymmetric import Asymmetric
+from randlabels.corruption.asymmetric import Asymmetric, PairFlip
 from randlabels.corruption.base import Mixture, frequencies
 from randlabels.corruption.instance import Instance
-from randlabels.corruption.pair_flip import PairFlip
 from randlabels.corruption.uniform import Uniform, UniformCount, UniformExclusive
 
 from .sources import balanced, make_source

@@ -1,8 +1,6 @@
 """Corruptions: one file each, pure functions from true labels to corrupted ones.
 
-To add one, add one file with one dataclass that derives from `Corruption`: its fields are the
-config keys, its class attribute `name` is what users type after `corruption=`, and `relabel` does
-the work. `base` has what the options of this package share.
+docs/extend.md says how to add one; `base` has what they share.
 """
 
 from __future__ import annotations

@@ -25,11 +25,8 @@ from .base import frequencies
 from .label_file import encode_labels
 from .pixels import PixelCorruption
 
-MAX_MATRIX_CLASSES = 16
-"""Classes of the largest matrix that is printed whole."""
-
-MAX_CONFUSIONS = 20
-"""Most frequent confusions that are printed of a larger matrix."""
+MAX_MATRIX_CLASSES = 16  # of a matrix that is printed whole
+MAX_CONFUSIONS = 20  # the most frequent ones, that are printed of a larger matrix
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,18 +93,17 @@ def show(config: Config) -> None:
     """Print what a run's corruption does to the labels or images of the whole training set."""
     data = load(config.dataset)
     source = source_of(config, data, "train")
-    true = data.train.labels.numpy()
-    given = corrupt_labels(config, data, "train").numpy()
+    true, given = source.labels, corrupt_labels(config, data, "train").numpy()
     if isinstance(config.corruption, PixelCorruption):
         altered = config.corruption.altered(source, config.corrupt)
         print(f"Images altered: {altered.mean():.4%} of {len(true):,}")
     else:
         stated = np.asarray(config.corruption.transition(source, config.corrupt))
-        if stated.shape != (data.classes, data.classes) or not np.allclose(stated.sum(1), 1):
-            sums = f", with rows that sum to {stated.sum(1)}" if stated.ndim == 2 else ""
+        shape = data.classes, data.classes
+        if stated.shape != shape or not np.allclose(stated.sum(1), 1):
             raise ValueError(
-                f"corruption={config.corruption.name} states a matrix of shape {stated.shape}"
-                f"{sums}; transition must return {(data.classes, data.classes)}, rows summing to 1"
+                f"transition of corruption={config.corruption.name} must return {shape}, with rows "
+                f"that sum to 1, and has returned the shape {stated.shape}"
             )
         title = f"{config.corruption.name}, p = {config.corrupt:g}, {config.dataset.name}"
         show_matrices(title, stated, frequencies(true, given, data.classes))
@@ -123,12 +119,10 @@ def show_matrices(title: str, stated: np.ndarray, drawn: np.ndarray) -> None:
             rows = [[str(i), *(f"{share:.3f}" for share in row)] for i, row in enumerate(matrix)]
             print_table(f"{title}: {name} share of each given label", columns, rows)
         return
-    frequent = np.argsort(-stated * (1 - np.eye(classes)), axis=None, kind="stable")[
-        :MAX_CONFUSIONS
-    ]
+    order = np.argsort(-stated * (1 - np.eye(classes)), axis=None, kind="stable")
     rows = [
         [str(i), str(j), f"{stated[i, j]:.4f}", f"{drawn[i, j]:.4f}"]
-        for i, j in zip(*np.unravel_index(frequent, stated.shape), strict=True)
+        for i, j in (divmod(int(place), classes) for place in order[:MAX_CONFUSIONS])
     ]
     columns = ["true", "given", "stated", "drawn"]
     print_table(f"{title}: the {MAX_CONFUSIONS} most frequent confusions", columns, rows)

@@ -1,19 +1,14 @@
-"""Asymmetric label noise: classes that people confuse, by a published map per data set."""
+"""Labels that become one fixed other class: the next one, or one that people confuse with it."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from . import Source
 from .base import Mixture
-
-CIFAR10 = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
-"""truck to automobile, bird to airplane, deer to horse, cat to dog and dog to cat."""
-
-MNIST = {7: 1, 2: 7, 3: 8, 5: 6, 6: 5}
 
 SUPERCLASSES = (
     (4, 30, 55, 72, 95),  # aquatic mammals
@@ -40,39 +35,65 @@ SUPERCLASSES = (
 """CIFAR-100's fine labels by its coarse ones (Krizhevsky 2009), in the order of the files."""
 
 MAPS = {
-    "cifar10": CIFAR10,
-    "mnist": MNIST,
+    # truck to automobile, bird to airplane, deer to horse, cat to dog and dog to cat
+    "cifar10": {9: 1, 2: 0, 4: 7, 3: 5, 5: 3},
+    "mnist": {7: 1, 2: 7, 3: 8, 5: 6, 6: 5},
     "cifar100": {
         fine: group[(k + 1) % len(group)] for group in SUPERCLASSES for k, fine in enumerate(group)
     },
 }
-"""By data set, the similar class that replaces each class; other classes keep their labels."""
+"""The similar class of each class, by data set; other classes keep their labels."""
 
 
 @dataclass
-class Asymmetric(Mixture):
+class ClassMap(Mixture):
+    """Each label, independently with probability `corrupt`, becomes the class of a fixed map.
+
+    All targets follow from the true labels, so no label goes from cat to dog and back.
+    """
+
+    @abstractmethod
+    def class_map(self, source: Source) -> np.ndarray:
+        """Return (K,) int64: what each class becomes; itself if it keeps its labels."""
+
+    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
+        return self.class_map(source)[source.labels]
+
+    def target_matrix(self, source: Source) -> np.ndarray:
+        return np.eye(source.classes)[self.class_map(source)]
+
+
+@dataclass
+class PairFlip(ClassMap):
+    """Each label i, independently with probability `corrupt`, becomes (i + 1) mod K.
+
+    A share corrupt of the labels changes. The usual setting is corrupt = 0.45.
+
+    Source: Han et al. 2018 (Co-teaching), section 4 and its code.
+    """
+
+    name = "pair_flip"
+
+    def class_map(self, source: Source) -> np.ndarray:
+        return (np.arange(source.classes) + 1) % source.classes
+
+
+@dataclass
+class Asymmetric(ClassMap):
     """Each label, independently with probability `corrupt`, becomes a fixed similar class.
 
     On CIFAR-10 and MNIST five of ten classes have one, so that on average a share corrupt/2
     of CIFAR-10's labels changes; on CIFAR-100 every class becomes the next one of its superclass,
-    cyclically in the order of the fine labels. All targets follow from the true labels, so no
-    label goes from cat to dog and back. Transition matrix: T[i, i] = 1 - corrupt and
-    T[i, map(i)] = corrupt, or T[i, i] = 1 where i has no map. The levels are nested.
+    cyclically in the order of the fine labels.
 
     Source: Patrini et al. 2017, section 5 and their code. The order within a superclass is not
     in the paper; the code's (the next index) is meant for labels sorted by superclass, which
     CIFAR-100's are not.
     """
 
-    name: ClassVar[str] = "asymmetric"
+    name = "asymmetric"
 
-    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
-        return self._map(source)[source.labels]
-
-    def target_matrix(self, source: Source) -> np.ndarray:
-        return np.eye(source.classes)[self._map(source)]
-
-    def _map(self, source: Source) -> np.ndarray:
+    def class_map(self, source: Source) -> np.ndarray:
         if source.dataset not in MAPS:
             raise ValueError(
                 f"corruption=asymmetric has no map of confused classes for {source.dataset}; "

@@ -26,10 +26,7 @@ class Mixture(Corruption):
 
     @abstractmethod
     def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
-        """Return (N,) int64 in [0, K): what each label becomes if it is corrupted.
-
-        rng: generator for all draws of the targets; it is independent of the mask.
-        """
+        """Return (N,) int64 in [0, K): what each label becomes if corrupted, drawn from `rng`."""
 
     @abstractmethod
     def target_matrix(self, source: Source) -> np.ndarray:
@@ -40,7 +37,6 @@ class Mixture(Corruption):
         return draw_mask(size, corrupt, np.random.RandomState(self.seed))
 
     def relabel(self, source: Source, corrupt: float) -> np.ndarray:
-        """Return a corrupted copy of the labels; at corrupt = 0 nothing changes."""
         if corrupt == 0:
             return source.labels.copy()
         mask = self.mask(len(source.labels), corrupt)
@@ -113,8 +109,7 @@ def stream(purpose: str, seed: int) -> np.random.RandomState:
 def streams(purpose: str, seed: int, indices: Iterable[int]) -> Iterator[np.random.RandomState]:
     """Yield a fresh generator for each image, which depends on its index alone.
 
-    It is one object, seeded again for each image: creating one takes longer than permuting an
-    image.
+    It is one object, seeded again: creating one takes longer than permuting an image.
     """
     rng = np.random.RandomState(0)
     for index in indices:

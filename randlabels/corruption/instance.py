@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,11 +11,7 @@ import torch
 from . import Corruption, Source
 from .base import stream
 
-CHUNK_IMAGES = 4096
-"""Images per product in float64: 100 MB on CIFAR-10."""
-
-DIVISORS = {"stored": 1.0, "unit": 255.0}
-"""Divisors of the stored pixels, 0..255, by the key `inputs`."""
+CHUNK_IMAGES = 4096  # per product in float64: 100 MB on CIFAR-10
 
 
 @dataclass
@@ -39,7 +34,7 @@ class Instance(Corruption):
         one class; "unit": x/255, as in later code.
     """
 
-    name: ClassVar[str] = "instance"
+    name = "instance"
 
     std: float = 0.1
     inputs: str = "stored"
@@ -48,13 +43,10 @@ class Instance(Corruption):
         super().__post_init__()
         if not 0 < self.std < np.inf:
             raise ValueError(f"corruption.std={self.std} must be a positive number")
-        if self.inputs not in DIVISORS:
-            raise ValueError(
-                f"corruption.inputs={self.inputs} is unknown; use {' or '.join(DIVISORS)}"
-            )
+        if self.inputs not in ("stored", "unit"):
+            raise ValueError(f"corruption.inputs={self.inputs} is unknown; use stored or unit")
 
     def relabel(self, source: Source, corrupt: float) -> np.ndarray:
-        """Return a corrupted copy of the labels; at corrupt = 0 nothing changes."""
         labels = source.labels.copy()
         if corrupt == 0:
             return labels
@@ -92,19 +84,16 @@ class Instance(Corruption):
     def _targets(
         self, source: Source, wanted: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield chunks of the `wanted` images, each of one true class.
-
-        A chunk has the images' indices (n,), and the probabilities (n, K) float64 of their labels
-        if they flip.
-        """
+        """Yield indices (n,) of `wanted` images of a class, and P(label | flip) (n, K) float64."""
         pixels = source.images.reshape(len(source.images), -1)
+        unit = 255.0 if self.inputs == "unit" else 1.0
         rng = stream("instance/weights", self.seed)
         for true in range(source.classes):
             weights = rng.standard_normal((pixels.shape[1], source.classes))
             of_class = wanted[source.labels[wanted] == true]
             for start in range(0, len(of_class), CHUNK_IMAGES):
                 images = of_class[start : start + CHUNK_IMAGES]
-                scores = pixels[images] / DIVISORS[self.inputs] @ weights
+                scores = pixels[images] / unit @ weights
                 scores[:, true] = -np.inf
                 scores -= scores.max(1, keepdims=True)
                 exponentials = np.exp(scores)

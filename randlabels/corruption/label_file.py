@@ -1,4 +1,4 @@
-"""Labels from a file: what `--save` wrote, and the formats in which others publish labels."""
+"""Labels from a file: what `--save` wrote, what others publish, the answers of people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +17,11 @@ import torch
 from . import Source
 from .base import FileMixture, describe_misfit, frequencies
 
-ARRAYS = (".npz", ".npy", ".pt")
-TABLES = (".csv", ".txt")
-"""Endings of the files that are read."""
-
-_RECONSTRUCT = np.zeros(1).__reduce__()[0]
+ENDINGS = (".npz", ".npy", ".pt", ".csv", ".txt")
 
 ALLOWED: list[Any] = [
-    (_RECONSTRUCT, "numpy.core.multiarray._reconstruct"),  # the name before NumPy 2
-    (_RECONSTRUCT, "numpy._core.multiarray._reconstruct"),
+    (np.zeros(1).__reduce__()[0], "numpy.core.multiarray._reconstruct"),  # before NumPy 2
+    (np.zeros(1).__reduce__()[0], "numpy._core.multiarray._reconstruct"),
     (codecs.encode, "_codecs.encode"),
     np.ndarray,
     np.dtype,
@@ -38,9 +34,8 @@ ALLOWED: list[Any] = [
 class LabelFile(FileMixture):
     """Each label, independently with probability `corrupt`, becomes the file's.
 
-    At corrupt = 1 the labels are those of the file. Test labels that the file lacks stay true.
-    True labels in the file must equal those of the data set. Transition matrix:
-    (1 - corrupt)·I + corrupt·Q, where Q is measured on the file. The levels are nested.
+    Test labels that the file lacks stay true. True labels in the file must equal those of the data
+    set. In the transition matrix, Q is measured on the file.
 
     path: the file, whose labels are in the order of the stored data set.
         .npz: arrays train, train_true, test and test_true, of which train is required.
@@ -52,7 +47,7 @@ class LabelFile(FileMixture):
     which: the column of labels (null: `label` of a table, `train` and `test` of arrays).
     """
 
-    name: ClassVar[str] = "file"
+    name = "file"
 
     which: str | None = None
 
@@ -66,12 +61,12 @@ class LabelFile(FileMixture):
         """Return the file's labels (N,) int64 of a split, or the true ones of a test split."""
         content, key = self.read(), f"corruption.path={self.path}"
         ending = Path(str(self.path)).suffix.lower()
-        if ending in TABLES:
+        if ending not in ENDINGS:
+            raise ValueError(f"{key} must end in {', '.join(ENDINGS)}; convert the file")
+        if ending in (".csv", ".txt"):
             columns = read_table(content, ending, key, source)
-        elif ending in ARRAYS:
-            columns = _of_split(read_arrays(content, ending, key), source.split)
         else:
-            raise ValueError(f"{key} must end in {', '.join(ARRAYS + TABLES)}; convert the file")
+            columns = _of_split(read_arrays(content, ending, key), source.split)
         true = columns.pop("true", None)
         if true is not None and not np.array_equal(_whole_numbers(true, key), source.labels):
             raise ValueError(
@@ -97,12 +92,34 @@ class LabelFile(FileMixture):
         return given
 
 
+@dataclass
+class Human(LabelFile):
+    """Labels that people gave, read as any label file.
+
+    The test images were not relabelled: their labels stay true, and the noisy test metrics equal
+    the true ones.
+
+    Source: Wei et al. 2022 (CIFAR-10_human.pt, CIFAR-100_human.pt in UCSC-REAL/cifar-10-100n,
+    in torchvision's order). Shares changed on CIFAR-10: aggre_label 9.01 %, random_label1
+    17.23 %, random_label2 18.12 %, random_label3 17.64 %, worse_label 40.21 %; on CIFAR-100:
+    noisy_label 40.20 %.
+
+    path: the published file.
+    which: its column; worse_label, aggre_label, random_label1, random_label2 or random_label3
+        of CIFAR-10N, noisy_label of CIFAR-100N.
+    """
+
+    name = "human"
+
+    which: str | None = "worse_label"
+
+
 def _of_split(arrays: dict[str, np.ndarray], split: str) -> dict[str, np.ndarray]:
     """Return the columns of one split, with the names `label` and `true`."""
-    names = {split: "label", f"{split}_true": "true"}
     if split == "test":
+        names = {"test": "label", "test_true": "true"}
         return {names[key]: array for key, array in arrays.items() if key in names}
-    names["clean_label"] = "true"
+    names = {"train": "label", "train_true": "true", "clean_label": "true"}
     return {names.get(k, k): v for k, v in arrays.items() if k not in ("test", "test_true")}
 
 
@@ -110,12 +127,7 @@ def read_arrays(content: bytes, ending: str, key: str) -> dict[str, np.ndarray]:
     """Return the arrays of a .npz, .npy or .pt file by name; a single one is named `train`.
 
     Nothing in the file is executed: NumPy's files may contain no pickle, and torch's only what
-    `ALLOWED` lists.
-
-    key: the key and value that chose the file, for errors.
-
-    Raises:
-        ValueError: the content is not of this format, or contains more than arrays.
+    `ALLOWED` lists. `key` chose the file, and stands in errors.
     """
     try:
         if ending == ".pt":
@@ -137,8 +149,8 @@ def read_table(content: bytes, ending: str, key: str, source: Source) -> dict[st
 
     Each is (N,) of strings. There are none if the file has no row of the split "test".
     """
-    text = content.decode("utf-8-sig", errors="replace")
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = content.decode("utf-8-sig", errors="replace").splitlines()
+    lines = [line for line in lines if line.strip()]
     if ending == ".txt":
         names, rows = ["path", "label"], [line.rsplit(maxsplit=1) for line in lines]
     else:
@@ -195,23 +207,23 @@ def _find_images(paths: np.ndarray, key: str, source: Source) -> np.ndarray:
             f"{key} must have a column index for {source.dataset}, whose images have no paths; "
             "paths are for dataset=image_folder"
         )
-    found = np.full(len(paths), -1)
     for depth in (3, 2, 1):
-        ends = ["/".join(file.split("/")[-depth:]) for file in source.files]
-        position = {end: i for i, end in enumerate(ends)}
-        found = np.array([position.get("/".join(p.split("/")[-depth:]), -1) for p in paths], int)
+        position = {_end(file, depth): i for i, file in enumerate(source.files)}
+        found = np.array([position.get(_end(path, depth), -1) for path in paths], int)
         if len(np.unique(found[found >= 0])) == len(source.files):
             break
     return found
 
 
+def _end(path: str, depth: int) -> str:
+    return "/".join(path.split("/")[-depth:])
+
+
 def _whole_numbers(values: np.ndarray, key: str) -> np.ndarray:
-    """Return integers, or strings of integers, as int64."""
-    wrong = [str(values.dtype)]
     if values.dtype == object:
         wrong = [repr(v) for v in values.flat if not re.fullmatch(r"\s*-?\d{1,18}\s*", str(v))]
-    elif np.issubdtype(values.dtype, np.integer):
-        wrong = []
+    else:
+        wrong = [] if np.issubdtype(values.dtype, np.integer) else [str(values.dtype)]
     if wrong:
         raise ValueError(f"{key} must have whole numbers, and has {wrong[0]}; convert them")
     return values.astype(np.int64)

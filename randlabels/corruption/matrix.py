@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -15,14 +14,11 @@ from .base import FileMixture
 class Matrix(FileMixture):
     """Each label i, independently with probability `corrupt`, becomes j with probability T[i, j].
 
-    At corrupt = 1 the noise is that of the file. Transition matrix: (1 - corrupt)·I + corrupt·T.
-    The levels are nested.
-
     path: T as a CSV file without a header: K lines of K probabilities that sum to 1, a line for
         each true class.
     """
 
-    name: ClassVar[str] = "matrix"
+    name = "matrix"
 
     def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
         draws = rng.rand(len(source.labels))

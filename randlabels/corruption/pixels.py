@@ -5,16 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy import ndarray
+from numpy.random import RandomState
 
-from ..dataset.histogram import histogram, moments
+from ..dataset import moments
 from . import Corruption, Source
 from .base import draw_mask, stream, streams
-
-UNITS = ("all", "spatial")
 
 
 @dataclass
@@ -28,86 +27,71 @@ class PixelCorruption(Corruption):
     Source: Zhang et al. 2017, section 2.1.
     """
 
-    def relabel(self, source: Source, corrupt: float) -> np.ndarray:
+    def relabel(self, source: Source, corrupt: float) -> ndarray:
         """Return a copy of the true labels."""
         return source.labels.copy()
 
-    def transition(self, source: Source, corrupt: float) -> np.ndarray:
+    def transition(self, source: Source, corrupt: float) -> ndarray:
         return np.eye(source.classes)
 
-    def altered(self, source: Source, corrupt: float) -> np.ndarray:
+    def altered(self, source: Source, corrupt: float) -> ndarray:
         """Return (N,) bool: the images of the whole split that are altered."""
         rng = stream(f"altered/{source.split}", self.seed)
         return draw_mask(len(source.labels), corrupt, rng)
 
     @abstractmethod
-    def alter(
-        self, images: np.ndarray, indices: np.ndarray, split: str, train: np.ndarray
-    ) -> np.ndarray:
-        """Return altered copies of some images of a split.
+    def alter(self, images: ndarray, indices: ndarray, split: str, train: ndarray) -> ndarray:
+        """Return altered copies (n, C, H, W) of some images of a split.
 
-        Args:
-            images: (n, C, H, W) uint8, cropped.
-            indices: (n,) their positions in the whole split.
-            split: "train" or "test".
-            train: (N, C, H, W) uint8, cropped, all training images.
+        They are uint8 where an image keeps its values, else float32 in the same pixel unit, neither
+        clipped nor rounded.
 
-        Returns:
-            (n, C, H, W), uint8 where an image keeps its values, else float32 in the same pixel
-            unit, neither clipped nor rounded.
+        images: (n, C, H, W) uint8, cropped.
+        indices: (n,) their positions in the whole split.
+        split: "train" or "test".
+        train: (N, C, H, W) uint8, cropped, all training images.
         """
 
-    def _streams(self, split: str, indices: np.ndarray) -> Iterator[np.random.RandomState]:
-        """Yield a fresh generator for each image of a split, by its index."""
+    def _streams(self, split: str, indices: ndarray) -> Iterator[RandomState]:
         return streams(f"pixels/{split}", self.seed, indices.tolist())
 
 
 @dataclass
-class _Permutation(PixelCorruption):
-    """Permutes the values of an image.
+class ShuffledPixels(PixelCorruption):
+    """One permutation of an image's values for all images of both splits.
 
     unit: "all": the C·H·W values, which mixes the channels; "spatial": the H·W positions, whose
         channels stay together. The paper does not say which. "all" follows from its Figure 1a,
         where random pixels start at the loss of chance; with "spatial" they start below it.
     """
 
+    name = "shuffled_pixels"
+
     unit: str = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.unit not in UNITS:
-            raise ValueError(f"corruption.unit={self.unit} is unknown; use {' or '.join(UNITS)}")
+        if self.unit not in ("all", "spatial"):
+            raise ValueError(f"corruption.unit={self.unit} is unknown; use all or spatial")
 
-    def alter(
-        self, images: np.ndarray, indices: np.ndarray, split: str, train: np.ndarray
-    ) -> np.ndarray:
+    def alter(self, images: ndarray, indices: ndarray, split: str, train: ndarray) -> ndarray:
         n, channels, height, width = images.shape
         kept = 1 if self.unit == "all" else channels
         rows = images.reshape(n, kept, channels * height * width // kept)
         return self._permute(rows, indices, split).reshape(images.shape)
 
-    @abstractmethod
-    def _permute(self, rows: np.ndarray, indices: np.ndarray, split: str) -> np.ndarray:
+    def _permute(self, rows: ndarray, indices: ndarray, split: str) -> ndarray:
         """Permute images (n, C, H·W), or (n, 1, C·H·W) if channels mix, along the last axis."""
-
-
-@dataclass
-class ShuffledPixels(_Permutation):
-    """One permutation for all images of both splits."""
-
-    name: ClassVar[str] = "shuffled_pixels"
-
-    def _permute(self, rows: np.ndarray, indices: np.ndarray, split: str) -> np.ndarray:
         return rows[:, :, stream("shuffled_pixels", self.seed).permutation(rows.shape[2])]
 
 
 @dataclass
-class RandomPixels(_Permutation):
-    """An independent permutation for each image."""
+class RandomPixels(ShuffledPixels):
+    """An independent permutation of its values for each image."""
 
-    name: ClassVar[str] = "random_pixels"
+    name = "random_pixels"
 
-    def _permute(self, rows: np.ndarray, indices: np.ndarray, split: str) -> np.ndarray:
+    def _permute(self, rows: ndarray, indices: ndarray, split: str) -> ndarray:
         out = np.empty_like(rows)
         for row, rng in enumerate(self._streams(split, indices)):
             out[row] = rows[row][:, rng.permutation(rows.shape[2])]
@@ -126,7 +110,7 @@ class GaussianPixels(PixelCorruption):
     for each batch, because a draw costs more than the step of a small model.
     """
 
-    name: ClassVar[str] = "gaussian_pixels"
+    name = "gaussian_pixels"
 
     moments: str = "channel"
 
@@ -135,19 +119,11 @@ class GaussianPixels(PixelCorruption):
         if self.moments not in ("channel", "scalar"):
             raise ValueError(f"corruption.moments={self.moments} is unknown; use channel or scalar")
 
-    def alter(
-        self, images: np.ndarray, indices: np.ndarray, split: str, train: np.ndarray
-    ) -> np.ndarray:
-        mean, deviation = self._moments(train)
+    def alter(self, images: ndarray, indices: ndarray, split: str, train: ndarray) -> ndarray:
+        one_channel = train.reshape(len(train), 1, -1, train.shape[-1])
+        source = one_channel if self.moments == "scalar" else train
+        mean, deviation = (each[:, None, None] for each in moments(torch.from_numpy(source)))
         out = np.empty(images.shape, dtype=np.float32)
         for row, rng in enumerate(self._streams(split, indices)):
             out[row] = mean + deviation * rng.standard_normal(images.shape[1:])
         return out
-
-    def _moments(self, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return means and population deviations, each (C or 1, 1, 1) float64."""
-        counts = histogram(torch.from_numpy(train))
-        mean, deviation = moments(
-            counts.sum(0, keepdims=True) if self.moments == "scalar" else counts
-        )
-        return mean[:, None, None], deviation[:, None, None]

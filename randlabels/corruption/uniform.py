@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -11,12 +10,21 @@ from . import Source
 from .base import Mixture, draw_mask
 
 
+class UniformTargets(Mixture):
+    """A mixture whose targets are uniformly drawn classes, which may be the true ones."""
+
+    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
+        return rng.randint(source.classes, size=len(source.labels), dtype=np.int64)
+
+    def target_matrix(self, source: Source) -> np.ndarray:
+        return np.full((source.classes, source.classes), 1 / source.classes)
+
+
 @dataclass
-class Uniform(Mixture):
+class Uniform(UniformTargets):
     """Each label, independently with probability `corrupt`, becomes a uniformly drawn class.
 
-    The draw includes the true class, so on average a share corrupt·(K-1)/K of the labels
-    changes. Transition matrix: T[i, j] = (1 - corrupt)·[i = j] + corrupt/K.
+    The draw includes the true class, so on average a share corrupt·(K-1)/K of the labels changes.
 
     Source: Zhang et al. 2017, section 2.1 ("partially corrupted labels"), and their code
     (pluskid/fitting-random-labels, cifar10_data.py), which this equals bit for bit. There a
@@ -25,15 +33,9 @@ class Uniform(Mixture):
     nested: corrupt the same labels, to classes that do not depend on the level.
     """
 
-    name: ClassVar[str] = "uniform"
+    name = "uniform"
 
     nested: bool = False
-
-    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
-        return rng.randint(source.classes, size=len(source.labels), dtype=np.int64)
-
-    def target_matrix(self, source: Source) -> np.ndarray:
-        return np.full((source.classes, source.classes), 1 / source.classes)
 
     def relabel(self, source: Source, corrupt: float) -> np.ndarray:
         """Return a corrupted copy of the labels, from a fresh generator for each split."""
@@ -50,56 +52,49 @@ class Uniform(Mixture):
 class UniformExclusive(Mixture):
     """Each label, independently with probability `corrupt`, becomes another class, uniformly drawn.
 
-    On average a share corrupt of the labels changes. Transition matrix: T[i, i] = 1 - corrupt,
-    T[i, j] = corrupt/(K-1). The levels are nested.
+    On average a share corrupt of the labels changes.
 
     Source: Patrini et al. 2017 ("symmetric" noise of the forward correction), Han et al. 2018
     (Co-teaching, section 4), Nakkiran et al. 2019.
     """
 
-    name: ClassVar[str] = "uniform_exclusive"
+    name = "uniform_exclusive"
 
     def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
-        others = self._others(source)
-        steps = 1 + rng.randint(others, size=len(source.labels), dtype=np.int64)
+        self._check(source)
+        steps = rng.randint(1, source.classes, size=len(source.labels), dtype=np.int64)
         return (source.labels + steps) % source.classes
 
     def target_matrix(self, source: Source) -> np.ndarray:
-        return (1 - np.eye(source.classes)) / self._others(source)
+        self._check(source)
+        return (1 - np.eye(source.classes)) / (source.classes - 1)
 
-    def _others(self, source: Source) -> int:
+    def _check(self, source: Source) -> None:
         if source.classes < 2:
             raise ValueError(
                 f"corruption=uniform_exclusive needs at least 2 classes, and {source.dataset} has "
                 f"{source.classes}; use corruption=uniform"
             )
-        return source.classes - 1
 
 
 @dataclass
-class UniformCount(Mixture):
+class UniformCount(UniformTargets):
     """Exactly round(corrupt·N) labels become uniformly drawn classes, which may be the true ones.
 
-    These labels are drawn without replacement. Transition matrix, with c = round(corrupt·N)/N:
-    T[i, j] = (1 - c)·[i = j] + c/K. The levels are nested.
+    These labels are drawn without replacement. In the transition matrix, round(corrupt·N)/N takes
+    the place of corrupt.
 
     Source: the symmetric noise of Li et al. 2020 (DivideMix) and Liu et al. 2020 (ELR), whose
     code rounds corrupt·N down and draws other numbers.
     """
 
-    name: ClassVar[str] = "uniform_count"
+    name = "uniform_count"
 
     def mask(self, size: int, corrupt: float) -> np.ndarray:
         order = np.random.RandomState(self.seed).rand(size).argsort(kind="stable")
         mask = np.zeros(size, dtype=bool)
         mask[order[: round(corrupt * size)]] = True
         return mask
-
-    def targets(self, source: Source, rng: np.random.RandomState) -> np.ndarray:
-        return rng.randint(source.classes, size=len(source.labels), dtype=np.int64)
-
-    def target_matrix(self, source: Source) -> np.ndarray:
-        return np.full((source.classes, source.classes), 1 / source.classes)
 
     def transition(self, source: Source, corrupt: float) -> np.ndarray:
         size = len(source.labels)

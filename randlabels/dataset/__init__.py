@@ -11,11 +11,11 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..randomness import generator
 from ..schema import Option
-from .histogram import histogram, moments
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,14 @@ class Data:
 
     @cached_property
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Channel means and standard deviations to standardize with.
+        """Channel means and standard deviations to standardize with, (C,) float32 in 0..255.
 
-        Each (C,) float32 in pixel units 0..255: the published ones, or else those of the
-        whole clean training set, where a constant channel gets deviation 1.
+        The published ones, or those of the whole clean training set; of a constant channel 1.
         """
         if self.published_moments:
             mean, deviation = (torch.tensor(values) for values in self.published_moments)
         else:
-            mean, deviation = map(torch.from_numpy, moments(histogram(self.train.images)))
+            mean, deviation = map(torch.from_numpy, moments(self.train.images))
             deviation[deviation == 0] = 1.0
         return mean.float(), deviation.float()
 
@@ -154,7 +153,6 @@ class Dataset(Option):
 
     @property
     def folder(self) -> Path:
-        """Folder of the files."""
         return Path(self.root or os.environ.get("RANDLABELS_DATA") or "data").expanduser()
 
     @abstractmethod
@@ -182,11 +180,11 @@ class Dataset(Option):
         return replace(data, train=train, test=test)
 
     def indices(self, labels: torch.Tensor, split: str) -> torch.Tensor:
-        """Return sorted indices (n,) int64 of the images to keep, given all true labels (N,).
+        """Return sorted indices (n,) int64 of the images of "train" or "test" that are kept.
 
-        `split` is "train" or "test"; n is `train_size` or `test_size`, or N where that is null.
+        labels: (N,) int64, all true ones. n is `train_size` or `test_size`, or N if that is null.
         """
-        size = {"train": self.train_size, "test": self.test_size}[split]
+        size = self.train_size if split == "train" else self.test_size
         if size is None:
             return torch.arange(len(labels))
         if size > len(labels):
@@ -197,19 +195,26 @@ class Dataset(Option):
         return balanced_subset(labels, size, generator(f"subset/{split}", self.subset_seed))
 
 
+def moments(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and population standard deviation of each channel of uint8 (N, C, H, W).
+
+    Each (C,) float64 in pixel units 0..255, exact up to rounding for any number of images.
+    """
+    channels = images.unbind(1)
+    counts = np.stack([torch.bincount(c.flatten(), minlength=256).numpy() for c in channels])
+    shares, levels = counts / counts.sum(1, keepdims=True), np.arange(256)
+    mean = shares @ levels
+    return mean, np.sqrt(np.maximum(shares @ levels**2 - mean**2, 0))
+
+
 def balanced_subset(labels: torch.Tensor, size: int, rng: torch.Generator) -> torch.Tensor:
     """Return sorted indices (size,) of a subset, balanced over the classes as far as possible.
 
-    A class that is too small gives all its images. Subsets of one `rng` seed are nested: a larger
-    one contains every smaller one.
+    A class that is too small gives all its images. Subsets of one `rng` seed are nested.
     """
     order = torch.randperm(len(labels), generator=rng)
-    rank = torch.empty_like(order)  # position of an image among those of its class
+    rounds = torch.empty_like(order)  # each takes one image from each class, in the drawn order
     for label in labels.unique():
-        of_class = order[labels[order] == label]
-        rank[of_class] = torch.arange(len(of_class))
-    position = torch.empty_like(order)
-    position[order] = torch.arange(len(order))
-    # Round by round, one image from each class; within a round, in the drawn order.
-    chosen = torch.argsort(rank * len(labels) + position)[:size]
-    return chosen.sort().values
+        of_class = labels[order] == label
+        rounds[of_class] = torch.arange(int(of_class.sum()))
+    return order[rounds.argsort(stable=True)[:size]].sort().values

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
 
 from . import Data, Dataset, Split
 
-TEST_EVERY = 5
-"""Within each class, in the data set's order, every fifth image is a test image."""
-
 
 @dataclass
 class Digits(Dataset):
     """scikit-learn's `load_digits`: 1,442 training and 355 test images, 1x8x8, 10 classes.
 
+    Within each class, in the data set's order, every fifth image is a test image.
+
     Source: Alpaydin & Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI Machine
     Learning Repository (CC BY 4.0). Pixels 0..16 are stored as round(x·255/16).
     """
 
-    name: ClassVar[str] = "digits"
+    name = "digits"
 
     def load(self) -> Data:
         with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
@@ -31,11 +29,9 @@ class Digits(Dataset):
         images = np.rint(pixels * (255 / 16)).astype(np.uint8)[:, None]
         test = np.zeros(len(labels), dtype=bool)
         for label in range(10):
-            test[np.flatnonzero(labels == label)[TEST_EVERY - 1 :: TEST_EVERY]] = True
-
-        def split(mask: np.ndarray) -> Split:
-            return Split(
-                torch.as_tensor(images[mask]), torch.as_tensor(labels[mask], dtype=torch.int64)
-            )
-
-        return Data(split(~test), split(test), classes=10)
+            test[np.flatnonzero(labels == label)[4::5]] = True
+        train, tested = (
+            Split(torch.from_numpy(images[mask]), torch.from_numpy(labels[mask].astype(np.int64)))
+            for mask in (~test, test)
+        )
+        return Data(train, tested, classes=10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,8 +14,7 @@ from . import Data, Dataset, Split
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IGNORED = ("thumbs.db", "desktop.ini")
-"""Files that Windows adds to folders of images, in lower case."""
+IGNORED = ("thumbs.db", "desktop.ini")  # which Windows adds to folders of images
 
 
 @dataclass
@@ -30,7 +29,7 @@ class ImageFolder(Dataset):
     channels: 3 for colour (RGB), 1 for grey.
     """
 
-    name: ClassVar[str] = "image_folder"
+    name = "image_folder"
 
     size: int = 32
     channels: int = 3
@@ -60,25 +59,19 @@ class ImageFolder(Dataset):
         labels: list[int] = []
         for label, class_name in enumerate(classes):
             folder = self.folder / name / class_name
-            images = _image_files(folder) if folder.is_dir() else []
-            if not images and (name == "train" or folder.is_dir()):
-                raise ValueError(f"{folder} has no image; add some or remove the folder")
-            files += images
-            labels += [label] * len(images)
+            if folder.is_dir():  # the test images may lack a class
+                files += _image_files(folder)
+                labels += [label] * (len(files) - len(labels))
+        images = np.stack([self._read_image(file) for file in files])
         paths = tuple(file.relative_to(self.folder).as_posix() for file in files)
-        return Split(self._read_all(files), torch.tensor(labels, dtype=torch.int64), files=paths)
-
-    def _read_all(self, files: list[Path]) -> torch.Tensor:
-        """Return images (N, C, H, W) uint8."""
-        return torch.as_tensor(np.stack([self._read_image(file) for file in files]))
+        return Split(torch.from_numpy(images), torch.tensor(labels), files=paths)
 
     def _read_image(self, file: Path) -> np.ndarray:
         from PIL import Image
 
-        mode = "RGB" if self.channels == 3 else "L"
         try:
             with Image.open(file) as image:
-                shown = _as_shown(image).convert(mode)
+                shown = _as_shown(image).convert("RGB" if self.channels == 3 else "L")
             small = shown.resize((self.size, self.size), Image.Resampling.BILINEAR)
         except Exception as error:  # each of Pillow's decoders fails in its way on damaged files
             raise ValueError(f"{file} cannot be decoded ({error}); repair or remove it") from error
@@ -105,19 +98,17 @@ def _as_shown(image: Image) -> Image:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    """Return the sorted files of a class; ValueError if it has folders."""
-    entries = sorted(
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path.name.lower() not in IGNORED
-    )
-    for path in entries:
+    visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    files = [path for path in visible if path.name.lower() not in IGNORED]
+    if not files:
+        raise ValueError(f"{folder} has no image; add some or remove the folder")
+    for path in files:
         if path.is_dir():
             raise ValueError(
                 f"{path} must not be a folder in the folder of a class; move its images up, "
                 "or remove it"
             )
-    return entries
+    return files
 
 
 def _folders(parent: Path) -> list[str]:
@@ -133,8 +124,7 @@ def _folders(parent: Path) -> list[str]:
             "<root>/train/<class>/* and <root>/test/<class>/*, so move or rename them; without a "
             "test folder, dataset.holdout=N tests on N of the training images"
         )
-    names = _visible(parent)
-    if not names:
+    if not (names := _visible(parent)):
         raise ValueError(f"{parent} has no class folder; put the images of each class into one")
     return names
 

@@ -24,13 +24,15 @@ class _Vision(Dataset):
         return Data(train, test, classes, self.published_moments)
 
     def _split(self, *, train: bool) -> Split:
+        arguments = self._arguments(train)
         try:
-            source = self._published()(
-                str(self.folder), download=self.download, **self._arguments(train)
-            )
+            source = self._published()(str(self.folder), download=self.download, **arguments)
         except (OSError, RuntimeError, EOFError, ValueError) as error:
             raise ValueError(self._explain(error)) from error
-        return self._tensors(source)
+        images = stored_images(source)
+        assert images is not None
+        labels = torch.as_tensor(source.labels if hasattr(source, "labels") else source.targets)
+        return Split(torch.from_numpy(np.ascontiguousarray(images)), labels.long())
 
     def _published(self) -> Any:
         from torchvision import datasets
@@ -60,12 +62,6 @@ class _Vision(Dataset):
             f"RANDLABELS_DATA or dataset.root to the folder that has {files}"
         )
 
-    def _tensors(self, source: Any) -> Split:
-        images = torch.as_tensor(np.asarray(source.data))
-        # N×H×W for grey images, N×H×W×C for colour ones.
-        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-        return Split(images, torch.as_tensor(source.targets, dtype=torch.int64))
-
 
 @dataclass
 class CIFAR10(_Vision):
@@ -74,7 +70,7 @@ class CIFAR10(_Vision):
     The moments are those of the original code (train.py).
     """
 
-    name: ClassVar[str] = "cifar10"
+    name = "cifar10"
     published_moments = ([125.3, 123.0, 113.9], [63.0, 62.1, 66.7])
 
 
@@ -82,50 +78,46 @@ class CIFAR10(_Vision):
 class CIFAR100(_Vision):
     """50,000 + 10,000 colour images, 32x32, 100 classes (Krizhevsky 2009)."""
 
-    name: ClassVar[str] = "cifar100"
+    name = "cifar100"
 
 
 @dataclass
 class MNIST(_Vision):
     """60,000 + 10,000 grey images, 28x28, 10 digits (LeCun, Cortes, Burges)."""
 
-    name: ClassVar[str] = "mnist"
+    name = "mnist"
 
     def _split(self, *, train: bool) -> Split:
+        """Check the files too: torchvision checks their md5 only while downloading."""
+        from torchvision.datasets.utils import check_integrity
+
         split = super()._split(train=train)
-        self._check_archives()
+        for file, (_, md5) in zip(self._files(), self._published().resources, strict=True):
+            archive = self.folder / file
+            whole = check_integrity(str(archive), md5)
+            unpacked = archive.with_suffix("")
+            if not whole or gzip.decompress(archive.read_bytes()) != unpacked.read_bytes():
+                wrong = f"{archive.name} or its unpacked copy is missing or not the published file"
+                raise ValueError(self._explain(OSError(wrong)))
         return split
 
     def _files(self) -> list[str]:
         cls = self._published()
         return [f"{cls.__name__}/raw/{name}" for name, _ in cls.resources]
 
-    def _check_archives(self) -> None:
-        """Raise ValueError for damaged files: torchvision checks md5 only while downloading."""
-        from torchvision.datasets.utils import check_integrity
-
-        cls = self._published()
-        raw = self.folder / cls.__name__ / "raw"
-        for filename, md5 in cls.resources:
-            archive, unpacked = raw / filename, (raw / filename).with_suffix("")
-            published = check_integrity(str(archive), md5)
-            if not published or gzip.decompress(archive.read_bytes()) != unpacked.read_bytes():
-                wrong = f"{filename} or its unpacked copy is missing or not the published file"
-                raise ValueError(self._explain(OSError(wrong)))
-
 
 @dataclass
 class FashionMNIST(MNIST):
     """60,000 + 10,000 grey images, 28x28, 10 kinds of clothing (Xiao et al. 2017)."""
 
-    name: ClassVar[str] = "fashion_mnist"
+    name = "fashion_mnist"
 
 
 @dataclass
 class SVHN(_Vision):
     """73,257 + 26,032 colour images, 32x32, 10 digits (Netzer et al. 2011)."""
 
-    name: ClassVar[str] = "svhn"
+    name = "svhn"
 
     def _arguments(self, train: bool) -> dict[str, Any]:
         return {"split": "train" if train else "test"}
@@ -133,6 +125,12 @@ class SVHN(_Vision):
     def _files(self) -> list[str]:
         return [self._published().split_list[name][1] for name in ("train", "test")]
 
-    def _tensors(self, source: Any) -> Split:
-        images = torch.as_tensor(np.ascontiguousarray(source.data))  # already N×C×H×W
-        return Split(images, torch.as_tensor(source.labels, dtype=torch.int64))
+
+def stored_images(source: Any) -> np.ndarray | None:
+    """Return the images of a torchvision data set, (N, C, H, W) uint8; None if it holds none."""
+    stored = np.asarray(getattr(source, "data", None))
+    if stored.dtype != np.uint8 or stored.ndim not in (3, 4):
+        return None
+    if stored.ndim == 3:  # grey
+        return stored[:, None]
+    return stored.transpose(0, 3, 1, 2) if stored.shape[3] in (1, 3) else stored

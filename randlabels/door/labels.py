@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from ..corruption import Corruption, Source
 from ..corruption.pixels import PixelCorruption
 from ..dataset import Split
+from ..dataset.published import stored_images
 from ..experiment import relabel
 from ..registry import options
 from ..schema import parse_dataclass
@@ -75,7 +76,7 @@ def corrupt(
         return relabel(corruption, _source(labels, classes, images, kind, dataset, "train"), p)
     if classes is None and hasattr(labels, "classes"):
         classes = len(labels.classes)
-    images = _stored_images(labels) if images is None else images
+    images = stored_images(labels) if images is None else images
     names = {option.__name__: name for name, option in options("dataset").items()}
     parents = [cls.__name__ for cls in type(labels).__mro__]
     dataset = dataset or next((names[name] for name in parents if name in names), parents[0])
@@ -122,16 +123,6 @@ class _NoImages:
 
     def __getattr__(self, name: str) -> Any:
         raise ValueError(f"kind={self.kind} needs the images; add images=, (N, C, H, W) uint8")
-
-
-def _stored_images(dataset: Any) -> np.ndarray | None:
-    """Return the images of a torchvision data set, (N, C, H, W) uint8; None if it holds none."""
-    stored = np.asarray(getattr(dataset, "data", None))
-    if stored.dtype != np.uint8 or stored.ndim not in (3, 4):
-        return None
-    if stored.ndim == 3:  # grey
-        return stored[:, None]
-    return stored.transpose(0, 3, 1, 2) if stored.shape[3] in (1, 3) else stored
 
 
 def _relabelled(dataset: Any, field: str, labels: np.ndarray) -> Any:

@@ -14,22 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 from torch.linalg import solve_triangular
 
 from .products import product, subtract_product
 
-HEAD_COLUMNS = 250
-"""Columns of the first panel, whose products cost n²·HEAD_COLUMNS operations in float64."""
-
+HEAD_COLUMNS = 250  # of the first panel; its products cost n²·HEAD_COLUMNS operations in float64
+TILE_ROWS = 1000  # rows, and columns, of K that are computed at once
 BLOCK_ROWS = 1000
 """Columns of the widest panel, and rows of one product: large enough for the full speed of matrix
 products. Values computed above the diagonal add 5 % to n³/3 operations at n = 60,000."""
-
-TILE_ROWS = 1000
-"""Rows, and columns, of K that are computed at once."""
-
-Matrix = Callable[[slice, slice], torch.Tensor]
-"""Function of m rows and k columns of a matrix, which returns a new (m, k) float64 tensor."""
 
 
 class Breakdown(ArithmeticError):
@@ -58,11 +52,15 @@ class Triangle:
         return sum((n - start) * width for start, width in _panels(n))
 
     def fill(
-        self, matrix: Matrix, ridge: float = 0.0, beat: Callable[[], None] = lambda: None
+        self,
+        tile_of: Callable[[slice, slice], Tensor],
+        ridge: float = 0.0,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         """Write L into the first panel, and K minus that panel's products into the others.
 
-        K is matrix + ridge·I. `beat` is called after each tile, and may raise to stop.
+        `tile_of` returns some rows and columns of K - ridge·I, (m, k) float64, in a new tensor.
+        `beat` is called after each tile, and may raise to stop.
 
         Raises:
             Breakdown: names the row whose pivot is not positive.
@@ -71,7 +69,7 @@ class Triangle:
         width = first.shape[1]
         head = torch.empty(self.n, width, dtype=torch.float64, device=first.device)
         for rows in pieces(self.n):
-            head[rows] = matrix(rows, slice(0, width))
+            head[rows] = tile_of(rows, slice(0, width))
             beat()
         head.diagonal().add_(ridge)
         corner = _cholesky(head[:width], 0)
@@ -80,11 +78,10 @@ class Triangle:
         for start, panel in self.panels[1:]:
             for columns in pieces(start + panel.shape[1], start):
                 for rows in pieces(self.n, columns.start):
-                    tile = matrix(rows, columns).sub_(product(head[rows], head[columns]))
+                    tile = tile_of(rows, columns).sub_(product(head[rows], head[columns]))
                     if rows.start == columns.start:
                         tile.diagonal().add_(ridge)
-                    left = columns.start - start
-                    below = panel[rows.start - start :, left:]
+                    below = panel[rows.start - start :, columns.start - start :]
                     below[: tile.shape[0], : tile.shape[1]] = tile
                     beat()
 
@@ -103,9 +100,8 @@ class Triangle:
             width = panel.shape[1]
             for first, before in self.panels[1:index]:
                 below = before[start - first :]
-                for target, left in zip(
-                    panel.split(BLOCK_ROWS), below.split(BLOCK_ROWS), strict=True
-                ):
+                pairs = zip(panel.split(BLOCK_ROWS), below.split(BLOCK_ROWS), strict=True)
+                for target, left in pairs:
                     subtract_product(target, left, below[:width])
                 tick(before.shape[1] * panel.numel() / work)
             corner = _cholesky(panel[:width].double(), start)
@@ -121,7 +117,7 @@ class Triangle:
         """Return the smallest squared diagonal entry of L."""
         return min(float(panel.diagonal().min()) for _, panel in self.panels) ** 2
 
-    def solve(self, right: torch.Tensor) -> torch.Tensor:
+    def solve(self, right: Tensor) -> Tensor:
         """Return X (r, n) float64 with X·L·Lᵀ = `right` (r, n) float64.
 
         Products are in the triangle's own precision, those of the first panel in float64.
@@ -154,14 +150,14 @@ def _panels(n: int) -> Iterator[tuple[int, int]]:
         start += width
 
 
-def _split(solution: torch.Tensor, start: int, panel: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _split(solution: Tensor, start: int, panel: Tensor) -> tuple[Tensor, ...]:
     """Split a panel below its diagonal block, and the solution's columns at the same place."""
     panel = panel if start else panel.double()
     width = [panel.shape[1]]
     return *panel.tensor_split(width), *solution[:, start:].tensor_split(width, 1)
 
 
-def _cholesky(block: torch.Tensor, start: int) -> torch.Tensor:
+def _cholesky(block: Tensor, start: int) -> Tensor:
     """Return L of a diagonal block (k, k) float64 that begins at row `start`."""
     corner, failed = torch.linalg.cholesky_ex(block)
     if failed:

@@ -6,11 +6,10 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
-def gabor(
-    images: torch.Tensor, orientations: int, wavelengths: list[float], pool: int
-) -> torch.Tensor:
+def gabor(images: Tensor, orientations: int, wavelengths: list[float], pool: int) -> Tensor:
     """Return (N, C·orientations·len(wavelengths)·h·w) float32 for images (N, C, H, W) float32.
 
     For each orientation in [0, π) and each wavelength (pixels), the modulus of the complex
@@ -35,7 +34,7 @@ def gabor(
     return torch.cat(scales, 1)
 
 
-def gabor_filters(orientations: int, wavelength: float) -> torch.Tensor:
+def gabor_filters(orientations: int, wavelength: float) -> Tensor:
     """Return real and imaginary part of each orientation's filter, (2·orientations, k, k) float32.
 
     exp(-|u|²/(2σ²))·(exp(i·2π·u_θ/wavelength) - c) with σ = wavelength/2 (a bandwidth of about an
@@ -46,12 +45,9 @@ def gabor_filters(orientations: int, wavelength: float) -> torch.Tensor:
     grid = torch.arange(-radius, radius + 1, dtype=torch.float64)
     y, x = torch.meshgrid(grid, grid, indexing="ij")
     envelope = torch.exp(-(x**2 + y**2) / (2 * deviation**2))
-    filters = []
-    for k in range(orientations):
-        angle = math.pi * k / orientations
-        phase = 2 * math.pi * (x * math.cos(angle) + y * math.sin(angle)) / wavelength
-        mean = (envelope * phase.cos()).sum() / envelope.sum()
-        real, imaginary = envelope * (phase.cos() - mean), envelope * phase.sin()
-        size = torch.hypot(real, imaginary).sum()
-        filters += [real / size, imaginary / size]
-    return torch.stack(filters).float()
+    angles = math.pi * torch.arange(orientations, dtype=torch.float64)[:, None, None] / orientations
+    phase = 2 * math.pi * (x * angles.cos() + y * angles.sin()) / wavelength
+    mean = (envelope * phase.cos()).sum((1, 2), keepdim=True) / envelope.sum()
+    filters = torch.stack([envelope * (phase.cos() - mean), envelope * phase.sin()], 1)
+    sizes = filters.norm(dim=1).sum((1, 2))
+    return (filters / sizes[:, None, None, None]).flatten(0, 1).float()

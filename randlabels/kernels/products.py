@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-EXACT_TERMS = 1024
-"""Products of int8 numbers that float32 sums without rounding: 128² · 1024 = 2²⁴."""
+EXACT_TERMS = 1024  # products of int8 numbers that float32 sums without rounding: 128²·1024 = 2²⁴
 
 
-def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def product(a: Tensor, b: Tensor) -> Tensor:
     """Return a·bᵀ for (m, k) and (n, k), in their own precision.
 
     With AVX-512, float32 goes through oneDNN: torch's own route, MKL, uses only half of these
@@ -17,13 +17,11 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if not _use_onednn(a):
         return a @ b.T
     b = b if b.T.is_contiguous() else b.contiguous()
-    linear: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-        a.contiguous(), b, None, "none", [], ""
-    )
+    linear: Tensor = torch.ops.mkldnn._linear_pointwise(a.contiguous(), b, None, "none", [], "")
     return linear
 
 
-def subtract_product(target: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+def subtract_product(target: Tensor, a: Tensor, b: Tensor) -> None:
     """Subtract a·bᵀ from `target` (m, n), in place, for (m, k) and (n, k) of its dtype."""
     if _use_onednn(a):
         target.sub_(product(a, b))
@@ -31,20 +29,17 @@ def subtract_product(target: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> 
         target.addmm_(a, b.T, alpha=-1)
 
 
-def integer_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def integer_product(a: Tensor, b: Tensor) -> Tensor:
     """Return a·bᵀ (m, n) float64 for (m, k) and (n, k) int8, exactly, at the speed of float32."""
-
-    def partial(start: int) -> torch.Tensor:
-        x, y = (matrix[:, start : start + EXACT_TERMS].float() for matrix in (a, b))
-        return product(x, y)
-
-    total = partial(0).double()
-    for start in range(EXACT_TERMS, a.shape[1], EXACT_TERMS):
-        total += partial(start)
+    parts = zip(a.split(EXACT_TERMS, 1), b.split(EXACT_TERMS, 1), strict=True)
+    products = (product(x.float(), y.float()) for x, y in parts)
+    total = next(products).double()
+    for each in products:
+        total += each
     return total
 
 
-def _use_onednn(a: torch.Tensor) -> bool:
+def _use_onednn(a: Tensor) -> bool:
     return (
         a.dtype is torch.float32
         and a.device.type == "cpu"

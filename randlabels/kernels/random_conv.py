@@ -8,12 +8,16 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Generator, Tensor
 
 from .products import integer_product, product
 
 log = logging.getLogger("randlabels")
 
 Size = tuple[int, int, int, float]
+
+WHITENING_PATCHES = 100_000  # from which their mean and covariance are estimated
+STATISTICS_IMAGES = 1000  # from which the features' means and deviations are estimated
 
 CODES_PER_DEVIATION = 20
 """Codes reach ±6.35 standard deviations; fewer than one feature in a thousand lies beyond. Rounding
@@ -23,11 +27,8 @@ INTERCEPT = 0.01
 """The constant feature's part of K. Its eigenvalue is n times that: far above any useful ridge, but
 small enough for a factorisation in float32."""
 
-FILTERS_AT_ONCE = 1000
-"""Filters per product; with about twice as many patches, activations fit into the cache."""
-
-ROWS_AT_ONCE = 100
-"""Images whose codes are in float64 at a time: 0.1 GiB for 32,000 filters."""
+FILTERS_AT_ONCE = 1000  # with about twice as many patches, activations fit into the cache
+ROWS_AT_ONCE = 100  # images whose codes are in float64: 0.1 GiB for 32,000 filters
 
 
 class ConvFeatures:
@@ -54,23 +55,16 @@ class ConvFeatures:
     every few images, and may raise to stop.
     """
 
-    WHITENING_PATCHES = 100_000
-    """Patches from which mean and covariance are estimated."""
-
-    STATISTICS_IMAGES = 1000
-    """Images from which the features' means and deviations are estimated."""
-
     def __init__(
-        self,
-        train: torch.Tensor,
-        test: torch.Tensor,
-        size: Size,
-        rng: torch.Generator,
-        beat: Callable[[], None],
+        self, train: Tensor, test: Tensor, size: Size, rng: Generator, beat: Callable[[], None]
     ) -> None:
         filters, self.patch, self.stride, bias = size
         self.beat = beat
-        mean, whitening = self._whitening(self._draw_patches(train, self.WHITENING_PATCHES, rng))
+        # patches in a column and in a row of an image, and images with about 2·FILTERS_AT_ONCE
+        height, width = ((side - self.patch) // self.stride + 1 for side in train.shape[2:])
+        self.positions = height, width
+        self.images_at_once = max(1, 2 * FILTERS_AT_ONCE // (height * width))
+        mean, whitening = self._whitening(self._draw_patches(train, WHITENING_PATCHES, rng))
         whitened = (self._draw_patches(train, filters, rng) - mean) @ whitening
         unit = whitened / whitened.norm(dim=1, keepdim=True).clamp(min=1e-12)
         # whitened patches (p - m)·W end in a 1, which is multiplied by the bias
@@ -78,17 +72,16 @@ class ConvFeatures:
         self.whitening, self.offset = whitening.float(), (mean @ whitening).float()
 
         order = torch.randperm(len(train), generator=rng).to(train.device)
-        images = train[order[: self.STATISTICS_IMAGES]]
-        few = images.split(self._images_at_once(images))
-        sample = torch.cat([self.activations(part).float() for part in few])
+        few = train[order[:STATISTICS_IMAGES]].split(self.images_at_once)
+        sample = torch.cat([self.activations(images).float() for images in few])
         deviation, self.mean = torch.std_mean(sample, 0, correction=0)
         # the deviation of a filter that never fires is 0
         self.scale = CODES_PER_DEVIATION / deviation.clamp(min=1e-3)
         self.train, self.test = self._encode(train), self._encode(test)
 
-    def activations(self, images: torch.Tensor) -> torch.Tensor:
+    def activations(self, images: Tensor) -> Tensor:
         """Return means over quadrants (N, 4·F), bfloat16 or float32, of a few images."""
-        height, width = self._positions(images)
+        height, width = self.positions
         patches = self._patches(images)
         size = (height + 1) // 2, (width + 1) // 2
         parts = []
@@ -98,44 +91,33 @@ class ConvFeatures:
             parts.append(means.flatten(1))
         return torch.cat(parts, 1)
 
-    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+    def _encode(self, images: Tensor) -> Tensor:
         log.info("Computing the features of %d images.", len(images))
         codes = self.mean.new_empty(len(images), len(self.mean), dtype=torch.int8)
-        few = self._images_at_once(images)
+        few = self.images_at_once
         for part, target in zip(images.split(few), codes.split(few), strict=True):
             whole = self.activations(part).float().sub_(self.mean).mul_(self.scale).round_()
             target.copy_(whole.clamp_(-127, 127))
             self.beat()
         return codes
 
-    def _images_at_once(self, images: torch.Tensor) -> int:
-        """Return how many images have about 2·FILTERS_AT_ONCE patches."""
-        height, width = self._positions(images)
-        return max(1, 2 * FILTERS_AT_ONCE // (height * width))
-
-    def _positions(self, images: torch.Tensor) -> tuple[int, int]:
-        """Return the number of patches in a column and in a row of the image."""
-        height, width = images.shape[2:]
-        return (height - self.patch) // self.stride + 1, (width - self.patch) // self.stride + 1
-
-    def _patches(self, images: torch.Tensor) -> torch.Tensor:
+    def _patches(self, images: Tensor) -> Tensor:
         """Return whitened patches (N·h·w, d + 1) bfloat16 with a 1 at the end."""
         patches = F.unfold(images, self.patch, stride=self.stride).transpose(1, 2).flatten(0, 1)
         whitened = _normalise(patches) @ self.whitening - self.offset
         return F.pad(whitened, (0, 1), value=1.0).bfloat16()
 
-    def _draw_patches(self, images: torch.Tensor, count: int, rng: torch.Generator) -> torch.Tensor:
+    def _draw_patches(self, images: Tensor, count: int, rng: Generator) -> Tensor:
         """Draw (count, d) float64 normalised patches at random places of random images."""
         height, width = images.shape[2:]
         which = torch.randint(len(images), (count,), generator=rng)
         tops = torch.randint(height - self.patch + 1, (count,), generator=rng)
         lefts = torch.randint(width - self.patch + 1, (count,), generator=rng)
-        offsets = torch.arange(self.patch)
-        rows, columns = tops[:, None, None] + offsets[:, None], lefts[:, None, None] + offsets
-        found = images.cpu()[which[:, None, None], :, rows, columns]  # (count, patch, patch, C)
-        return _normalise(found.permute(0, 3, 1, 2).flatten(1).to(images.device).double())
+        windows = images.cpu().unfold(2, self.patch, 1).unfold(3, self.patch, 1)
+        patches = windows[which, :, tops, lefts]  # (count, C, patch, patch)
+        return _normalise(patches.flatten(1).to(images.device).double())
 
-    def _whitening(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _whitening(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean (d,) and symmetric whitening matrix (d, d) of patches (count, d), float64."""
         mean = patches.mean(0)
         centred = patches - mean
@@ -147,7 +129,8 @@ class ConvSystem:
     """K = ΦΦᵀ/(CODES_PER_DEVIATION²·columns) + INTERCEPT from the codes Φ of `ConvFeatures`.
 
     The mean of its diagonal is about 1. The features are centred; the constant is their intercept.
-    `beat` is called after each block of images, and may raise to stop.
+    `beat` is called after each block of images, and may raise to stop. The methods are those of
+    `KernelSystem`.
     """
 
     def __init__(self, features: ConvFeatures, ridge: float, beat: Callable[[], None]) -> None:
@@ -156,22 +139,20 @@ class ConvSystem:
         self.n, columns = self.train.shape
         self._unit = CODES_PER_DEVIATION**2 * columns
 
-    def tile(self, rows: slice, columns: slice) -> torch.Tensor:
+    def tile(self, rows: slice, columns: slice) -> Tensor:
         return integer_product(self.train[rows], self.train[columns]) / self._unit + INTERCEPT
 
-    def outputs(self, coefficients: torch.Tensor) -> torch.Tensor:
+    def outputs(self, coefficients: Tensor) -> Tensor:
         return self._apply(coefficients, self.train)
 
-    def predictions(self, coefficients: torch.Tensor) -> torch.Tensor:
+    def predictions(self, coefficients: Tensor) -> Tensor:
         return self._apply(coefficients, self.test)
 
-    def _apply(self, coefficients: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    def _apply(self, coefficients: Tensor, codes: Tensor) -> Tensor:
         """Return A·K (r, m) between the training images and those of `codes` (m, 4·F)."""
         weights = coefficients.new_zeros(len(coefficients), codes.shape[1])
-        parts = zip(
-            coefficients.split(ROWS_AT_ONCE, 1), self.train.split(ROWS_AT_ONCE), strict=True
-        )
-        for part, features in parts:
+        blocks = coefficients.split(ROWS_AT_ONCE, 1)
+        for part, features in zip(blocks, self.train.split(ROWS_AT_ONCE), strict=True):
             weights += part @ features.double()
             self.beat()
         outputs = []
@@ -182,17 +163,13 @@ class ConvSystem:
         return torch.cat(outputs, 1).div_(self._unit).add_(intercept)
 
 
-def shared(
-    train: torch.Tensor,
-    test: torch.Tensor,
-    size: Size,
-    rng: torch.Generator,
-    beat: Callable[[], None],
-) -> ConvFeatures:
-    """Return `ConvFeatures` of the same arguments; `rng` must be newly seeded.
+_made: dict[tuple[object, ...], ConvFeatures] = {}
 
-    The last features are kept, so that runs of one process that differ in their ridge share them.
-    """
+
+def shared(
+    train: Tensor, test: Tensor, size: Size, rng: Generator, beat: Callable[[], None]
+) -> ConvFeatures:
+    """Return the last features if only the ridge differs, else new ones; `rng` is newly seeded."""
     content = (hashlib.sha256(images.cpu().numpy().tobytes()).digest() for images in (train, test))
     key = size, rng.initial_seed(), train.shape, train.device, *content
     if key not in _made:
@@ -201,16 +178,13 @@ def shared(
     return _made[key]
 
 
-_made: dict[tuple[object, ...], ConvFeatures] = {}
-
-
-def _normalise(patches: torch.Tensor) -> torch.Tensor:
+def _normalise(patches: Tensor) -> Tensor:
     """Return each row minus its mean, over √(variance + 10/255²)."""
     centred = patches - patches.mean(1, keepdim=True)
     return centred / (centred.square().mean(1, keepdim=True) + 10 / 255**2).sqrt()
 
 
-def _multiply(patches: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+def _multiply(patches: Tensor, filters: Tensor) -> Tensor:
     """Return patches·filtersᵀ for (m, d) and (k, d) bfloat16, summed in float32."""
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     if patches.device.type == "cpu" and not fast:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from .products import integer_product, product
-
-ROWS_AT_ONCE = 1000
-"""Rows that are converted at a time, so that they stay in the cache."""
 
 
 class Rows:
@@ -21,14 +19,12 @@ class Rows:
     squares: (n,) float64, the squared norms.
     """
 
-    def __init__(self, features: torch.Tensor) -> None:
+    def __init__(self, features: Tensor) -> None:
         """Take (n, d) float32 features."""
         codes = _encode(features)
         self.values = features if codes is None else codes
         offset, unit = (0, 1) if codes is None else (128, 255**2)
-        parts = self.values.split(ROWS_AT_ONCE)
-        sums = [(part.double() + offset).square().sum(1) for part in parts]
-        self.squares = torch.cat(sums) / unit
+        self.squares = (self.values.double() + offset).square().sum(1) / unit
 
     def __len__(self) -> int:
         return len(self.values)
@@ -38,7 +34,7 @@ class Rows:
         """Whether the rows are 8-bit pixels."""
         return self.values.dtype is torch.int8
 
-    def inner(self, rows: slice, other: Rows, columns: slice) -> torch.Tensor:
+    def inner(self, rows: slice, other: Rows, columns: slice) -> Tensor:
         """Return ⟨self_i, other_j⟩ (m, k) float64 for i in `rows` and j in `columns`."""
         a, b = self.values[rows], other.values[columns]
         if self.exact and other.exact:
@@ -55,20 +51,13 @@ class Rows:
         return inner
 
 
-def _encode(features: torch.Tensor) -> torch.Tensor | None:
+def _encode(features: Tensor) -> Tensor | None:
     """Return x - 128 (n, d) int8 if all features (n, d) are x/255 with whole x in 0..255."""
-    codes = torch.empty(features.shape, dtype=torch.int8, device=features.device)
-    parts = zip(features.split(ROWS_AT_ONCE), codes.split(ROWS_AT_ONCE), strict=True)
-    for part, target in parts:
-        whole = (part * 255).round_()
-        if not bool(((whole / 255 == part) & (whole >= 0) & (whole <= 255)).all()):
-            return None
-        target.copy_(whole - 128)
-    return codes
+    whole = (features * 255).round_()
+    if not bool(((whole / 255 == features) & (whole >= 0) & (whole <= 255)).all()):
+        return None
+    return (whole - 128).to(torch.int8)
 
 
-def _decode(values: torch.Tensor) -> torch.Tensor:
-    """Return the features in float64."""
-    if values.dtype is torch.int8:
-        return (values.double() + 128) / 255
-    return values.double()
+def _decode(values: Tensor) -> Tensor:
+    return (values.double() + 128) / 255 if values.dtype is torch.int8 else values.double()

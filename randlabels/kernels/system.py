@@ -7,62 +7,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from .cholesky import Breakdown, Triangle, pieces
 from .functions import KernelFunction
 from .products import product
+from .random_conv import ConvSystem
 from .rows import Rows
 
-REFINED_RESIDUAL = 5e-7
-"""Relative residual of a right-hand side at or below which its refinement ends."""
-
-MAX_RESIDUAL = 1e-6
-"""Relative residual ‖Y - (K + λI)·A‖ / ‖Y‖ of a label set above which its solution is refused."""
+REFINED_RESIDUAL = 5e-7  # relative, of a right-hand side, at which its refinement ends
+MAX_RESIDUAL = 1e-6  # ‖Y - (K + λI)·A‖ / ‖Y‖ of a label set above which its solution is refused
 
 
-class System(Protocol):
-    """K between n training images, and between m test images and these."""
-
-    n: int
-    ridge: float
-
-    def tile(self, rows: slice, columns: slice) -> torch.Tensor:
-        """Return some rows and columns of K, (m, k) float64, in a new tensor."""
-        ...
-
-    def outputs(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Return A·K (r, n) float64 on the training images, of coefficients A (r, n) float64."""
-        ...
-
-    def predictions(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """Return the same for the test images, (r, m) float64."""
-        ...
-
-
+@dataclass(frozen=True)
 class KernelSystem:
     """K_ij = kernel(x_i, x_j) of stored rows, recomputed tile by tile at each use.
 
     `beat` is called after each tile of outputs, and may raise to stop.
     """
 
-    def __init__(
-        self,
-        train: Rows,
-        test: Rows,
-        kernel: KernelFunction,
-        ridge: float,
-        beat: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.train, self.test, self.n = train, test, len(train)
-        self.kernel, self.ridge, self.beat = kernel, ridge, beat
+    train: Rows
+    test: Rows
+    kernel: KernelFunction
+    ridge: float
+    beat: Callable[[], None] = lambda: None
 
-    def tile(self, rows: slice, columns: slice) -> torch.Tensor:
+    @property
+    def n(self) -> int:
+        """Number of training images."""
+        return len(self.train)
+
+    def tile(self, rows: slice, columns: slice) -> Tensor:
+        """Return some rows and columns of K, (m, k) float64, in a new tensor."""
         return self._tile(self.train, rows, columns)
 
-    def outputs(self, coefficients: torch.Tensor) -> torch.Tensor:
+    def outputs(self, coefficients: Tensor) -> Tensor:
+        """Return A·K (r, n) float64 on the training images, of coefficients A (r, n) float64."""
         outputs = torch.zeros_like(coefficients)
         for columns in pieces(self.n):
             for rows in pieces(self.n, columns.start):
@@ -73,7 +55,8 @@ class KernelSystem:
                 self.beat()
         return outputs
 
-    def predictions(self, coefficients: torch.Tensor) -> torch.Tensor:
+    def predictions(self, coefficients: Tensor) -> Tensor:
+        """Return the same for the test images, (r, m) float64."""
         outputs = coefficients.new_zeros(len(coefficients), len(self.test))
         for rows in pieces(len(self.test)):
             for columns in pieces(self.n):
@@ -82,9 +65,12 @@ class KernelSystem:
                 self.beat()
         return outputs
 
-    def _tile(self, left: Rows, rows: slice, columns: slice) -> torch.Tensor:
+    def _tile(self, left: Rows, rows: slice, columns: slice) -> Tensor:
         inner = left.inner(rows, self.train, columns)
         return self.kernel(inner, left.squares[rows], self.train.squares[columns])
+
+
+System = KernelSystem | ConvSystem
 
 
 @dataclass(frozen=True)
@@ -95,13 +81,13 @@ class Solution:
     relative_residual: ‖Y - (K + λI)·A‖ / ‖Y‖. norm: √tr(Aᵀ·K·A), the minimum norm ‖w‖.
     """
 
-    train: torch.Tensor
-    test: torch.Tensor
+    train: Tensor
+    test: Tensor
     relative_residual: float
     norm: float
 
 
-def solutions(system: System, factor: Triangle, targets: list[torch.Tensor]) -> list[Solution]:
+def solutions(system: System, factor: Triangle, targets: list[Tensor]) -> list[Solution]:
     """Return the solution for each of the targets, (n, K) float64 each, solved as one block.
 
     Raises:
@@ -111,21 +97,20 @@ def solutions(system: System, factor: Triangle, targets: list[torch.Tensor]) -> 
     coefficients, residual = _refine(system, factor, block)
     outputs = block - residual - system.ridge * coefficients
     squared_norms = (coefficients * outputs).sum(1)
-    of_all = residual, outputs, system.predictions(coefficients), squared_norms
-    of_each = zip(*(rows.split([t.shape[1] for t in targets]) for rows in of_all), strict=True)
-    solved = []
-    for target, (left, train, test, squares) in zip(targets, of_each, strict=True):
-        relative = float(left.norm() / target.norm())
+    predictions = system.predictions(coefficients)
+    solved, start = [], 0
+    for target in targets:
+        rows = slice(start, start + target.shape[1])
+        relative = float(residual[rows].norm() / target.norm())
         if not relative <= MAX_RESIDUAL:
             raise Breakdown(f"the refinement stopped at a relative residual of {relative:.1e}")
-        norm = float(squares.sum().clamp(min=0).sqrt())
-        solved.append(Solution(train.T, test.T, relative, norm))
+        norm = float(squared_norms[rows].sum().clamp(min=0).sqrt())
+        solved.append(Solution(outputs[rows].T, predictions[rows].T, relative, norm))
+        start = rows.stop
     return solved
 
 
-def _refine(
-    system: System, factor: Triangle, targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _refine(system: System, factor: Triangle, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return coefficients and their residuals, both (r, n), for targets (r, n).
 
     Each row is corrected until its residual is small, or is no longer halved. Rows do not

@@ -1,8 +1,6 @@
 """Models: one file each, from config keys to an initialised `nn.Module`.
 
-To add one, add one file with one dataclass: its fields are the config keys, its class
-attribute `name` is what users type after `model=`, `lr` is its default learning rate, and
-`build` returns the module.
+docs/extend.md says how to add one.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from ..schema import Option
 
@@ -30,14 +28,13 @@ class Model(Option):
     def bf16_on_cpu(self) -> bool:
         """Whether `precision=auto` trains the model in bf16 on a CPU with AMX or AVX512-BF16.
 
-        Most models set it as a class attribute. It should be True only where the command `python -m
-        tests.benchmarks.precision` shows a clear gain: converting between float32 and bf16 takes
-        time that narrow layers do not win back.
+        A model sets it to True where `python -m tests.benchmarks.precision` shows a clear gain:
+        narrow layers do not win back the time of converting between float32 and bf16.
         """
         return False
 
     @abstractmethod
-    def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
+    def build(self, image: tuple[int, int, int], classes: int, rng: Generator) -> nn.Module:
         """Return a float32 module on the CPU with weights drawn from `rng`.
 
         It maps images (B, C, H, W) float32, with (C, H, W) = `image`, to logits (B, classes).
@@ -66,8 +63,8 @@ class ExactFit:
     parameters: the number of weights. report: further results by name, for done.json.
     """
 
-    train: torch.Tensor
-    test: torch.Tensor
+    train: Tensor
+    test: Tensor
     parameters: int
     report: dict[str, Any]
 
@@ -79,7 +76,7 @@ class ExactModel(Model):
     same images are solved together.
     """
 
-    def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
+    def build(self, image: tuple[int, int, int], classes: int, rng: Generator) -> nn.Module:
         """Raise TypeError: `solve` takes its place."""
         raise TypeError(f"model={self.name} is solved, not trained")
 
@@ -89,7 +86,7 @@ class ExactModel(Model):
         """Whether the fit depends on the run's seed."""
 
     @abstractmethod
-    def check(self, images: torch.Tensor, test: int, classes: int, options: SolveOptions) -> int:
+    def check(self, images: Tensor, test: int, classes: int, options: SolveOptions) -> int:
         """Return the bytes that a fit of one label set needs.
 
         images: (n, C, H, W) uint8, for training; test: the number of test images.
@@ -99,23 +96,20 @@ class ExactModel(Model):
         """
 
     @abstractmethod
-    def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    def encode(self, labels: Tensor, classes: int) -> Tensor:
         """Return targets (n, C) float64 for labels (n,) int64 in [0, K)."""
 
     @abstractmethod
-    def decode(self, outputs: torch.Tensor) -> torch.Tensor:
+    def decode(self, outputs: Tensor) -> Tensor:
         """Return classes (n,) int64 for outputs (n, C) float64."""
 
     @abstractmethod
     def solve(
-        self,
-        train: torch.Tensor,
-        test: torch.Tensor,
-        targets: list[torch.Tensor],
-        rng: torch.Generator,
-        options: SolveOptions,
+        self, train: Tensor, test: Tensor, sets: list[Tensor], rng: Generator, options: SolveOptions
     ) -> list[ExactFit]:
-        """Return one fit for each of `targets`, from preprocessed images (n, C, H, W) float32.
+        """Return one fit for each of `sets` of targets, (n, C) float64 each.
+
+        train, test: preprocessed images (n, C, H, W) float32.
 
         Raises:
             ArithmeticError: the equations cannot be solved in this precision; one sentence.

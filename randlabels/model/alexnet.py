@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from . import Model
+from .inception import pad_same
 from .init import initialize
-from .padding import pad_same
 
 
 class SmallAlexNet(nn.Module):
@@ -52,8 +51,8 @@ class AlexNet(Model):
     & Bengio 2010, as in the small Inception. Any image size.
     """
 
-    name: ClassVar[str] = "alexnet"
-    bf16_on_cpu: ClassVar[bool] = False  # gains a third, too little for another rounding
+    name = "alexnet"
+    bf16_on_cpu = False  # gains a third, too little for another rounding
 
     lr: float | None = 0.01
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,6 @@ from torch import nn
 
 from . import Model
 from .init import initialize
-from .padding import pad_same
 
 
 def conv_module(
@@ -80,6 +78,21 @@ class SmallInception(nn.Module):
         return self.head(self.stages(x).mean(dim=(2, 3)))
 
 
+def pad_same(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+    """Pad images (B, C, H, W) with zeros so that a window of size `kernel` with stride `stride`
+    fits ceil(H/stride) x ceil(W/stride) times.
+
+    Where the number of zeros is odd, the larger half goes below and to the right, as in
+    TensorFlow: a 3x3 window with stride 2 starts at pixel 0 of a 28x28 image, not at -1. Zeros
+    also suit max-pooling if the images come from a ReLU.
+    """
+    padding = []
+    for size in (x.shape[-1], x.shape[-2]):
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        padding += [total // 2, total - total // 2]
+    return F.pad(x, padding)
+
+
 @dataclass
 class Inception(Model):
     """1,649,402 parameters on three channels and ten classes (Zhang et al. 2017, table 1).
@@ -89,9 +102,9 @@ class Inception(Model):
     without batch normalisation diverges in the first epoch at this learning rate.
     """
 
-    name: ClassVar[str] = "inception"
-    bf16_on_cpu: ClassVar[bool] = True
-    norm: ClassVar[bool] = True
+    name = "inception"
+    bf16_on_cpu = True
+    norm = True
 
     lr: float | None = 0.1
 
@@ -103,5 +116,5 @@ class Inception(Model):
 class InceptionNoBN(Inception):
     """The same network without batch normalisation, with the same number of parameters."""
 
-    name: ClassVar[str] = "inception_no_bn"
-    norm: ClassVar[bool] = False
+    name = "inception_no_bn"
+    norm = False

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
+from torch.nn.init import kaiming_normal_, xavier_normal_
 
 
 @torch.no_grad()
@@ -17,13 +16,10 @@ def initialize(module: nn.Module, rng: torch.Generator, *, glorot: bool = False)
     Biases: 0. Batch normalisation: scale 1, shift 0.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            channels = layer.out_channels + (layer.in_channels if glorot else 0)
-            fan = math.prod(layer.kernel_size) * channels
-            layer.weight.normal_(0.0, math.sqrt(2.0 / fan), generator=rng)
-        elif isinstance(layer, nn.Linear):
-            fan = layer.in_features + layer.out_features
-            layer.weight.normal_(0.0, math.sqrt(2.0 / fan), generator=rng)
+        if isinstance(layer, nn.Conv2d) and not glorot:
+            kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=rng)
+        elif isinstance(layer, nn.Conv2d | nn.Linear):
+            xavier_normal_(layer.weight, generator=rng)
         elif isinstance(layer, nn.BatchNorm2d):
             layer.reset_parameters()
         bias = getattr(layer, "bias", None)

@@ -6,31 +6,24 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import Generator, Tensor
 
 from ..kernels import features, functions, random_conv
 from ..kernels.cholesky import HEAD_COLUMNS, TILE_ROWS, Breakdown, Triangle
 from ..kernels.rows import Rows
-from ..kernels.system import KernelSystem, System, solutions
+from ..kernels.system import KernelSystem, Solution, System, solutions
 from . import ExactFit, ExactModel, SolveOptions
 
 log = logging.getLogger("randlabels")
 
-KERNELS = ("gaussian", "laplacian", "polynomial", "linear")
-FEATURES = ("raw", "gabor", "random_conv")
-
-MAX_SETS_AT_ONCE = 64
-"""Label sets solved as one block, if memory suffices."""
+MAX_SETS_AT_ONCE = 64  # label sets that are solved as one block, if memory suffices
 
 BYTES_PER_TARGET = 10 * 8
 """Float64 arrays (n, K) of a label set while it is solved: target, coefficients, residual, their
 successors and copies. Together 0.045 GiB at n = 60,000 with ten classes."""
-
-MAX_TILES_IN_MEMORY = 6
-"""Float64 tiles in memory at once: inner products, K, and temporary results."""
 
 
 @dataclass
@@ -49,7 +42,7 @@ class Kernel(ExactModel):
     ridge: λ, added to the diagonal of K.
     """
 
-    name: ClassVar[str] = "kernel"
+    name = "kernel"
 
     kernel: str = "gaussian"
     gamma: float = 0.02
@@ -66,7 +59,8 @@ class Kernel(ExactModel):
     lr: float | None = None
 
     def __post_init__(self) -> None:
-        for key, known in (("kernel", KERNELS), ("features", FEATURES)):
+        kernels = "gaussian", "laplacian", "polynomial", "linear"
+        for key, known in (("kernel", kernels), ("features", ("raw", "gabor", "random_conv"))):
             if (value := getattr(self, key)) not in known:
                 raise ValueError(f"model.{key}={value} is unknown; use {', '.join(known)}")
         for key in ("degree", "orientations", "pool", "filters", "patch", "stride"):
@@ -91,7 +85,8 @@ class Kernel(ExactModel):
     def draws(self) -> bool:
         return self.features == "random_conv"
 
-    def check(self, images: torch.Tensor, test: int, classes: int, options: SolveOptions) -> int:
+    def check(self, images: Tensor, test: int, classes: int, options: SolveOptions) -> int:
+        n, pixels = len(images), images[0].numel()
         if self.features == "random_conv":
             height, width = images.shape[2:]
             if min(height, width) < self.patch + self.stride:
@@ -99,60 +94,46 @@ class Kernel(ExactModel):
                     f"model.patch={self.patch} leaves no two patches on images of "
                     f"{height}x{width} pixels; use a smaller one"
                 )
-        targets = BYTES_PER_TARGET * len(images) * classes
-        return self._shared_memory(images, test, options) + targets
-
-    def _shared_memory(self, images: torch.Tensor, test: int, options: SolveOptions) -> int:
-        """Return the bytes of a fit that do not depend on the number of label sets."""
-        n, pixels = len(images), images[0].numel()
-        if self.features == "random_conv":
             row = 4 * pixels + 4 * self.filters  # float32 pixels, int8 codes
             temporary = random_conv.ROWS_AT_ONCE * 4 * self.filters * 8
         else:
             width = self._rows(images[:1].float()).values.shape[1]
             row = 4 * pixels + 4 * width  # both float32
             temporary = 2 * TILE_ROWS * width * 8  # two tiles' rows in float64
-        temporary += MAX_TILES_IN_MEMORY * min(TILE_ROWS, n) ** 2 * 8
+        temporary += 6 * min(TILE_ROWS, n) ** 2 * 8  # inner products, K, and temporary results
         head = 2 * n * min(HEAD_COLUMNS, n) * 8  # float64, and its successor
+        targets = BYTES_PER_TARGET * n * classes
         matrix = Triangle.size(n) * options.dtype.itemsize
-        return matrix + (n + test) * row + head + temporary + 2**29
+        return matrix + (n + test) * row + head + temporary + targets + 2**29
 
-    def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    def encode(self, labels: Tensor, classes: int) -> Tensor:
         return F.one_hot(labels, classes).double()
 
-    def decode(self, outputs: torch.Tensor) -> torch.Tensor:
+    def decode(self, outputs: Tensor) -> Tensor:
         return outputs.argmax(1)
 
     def solve(
-        self,
-        train: torch.Tensor,
-        test: torch.Tensor,
-        targets: list[torch.Tensor],
-        rng: torch.Generator,
-        options: SolveOptions,
+        self, train: Tensor, test: Tensor, sets: list[Tensor], rng: Generator, options: SolveOptions
     ) -> list[ExactFit]:
         equations = self._system(train, test, rng, lambda: options.tick(0.0))
+        left = options.memory - self.check(train, len(test), sets[0].shape[1], options)
+        more = left // (BYTES_PER_TARGET * sets[0].numel())  # than the one set that is checked
+        at_once = min(max(1 + more, 1), MAX_SETS_AT_ONCE)
+        solved: list[Solution] = []
         try:
             factor = _factorise(equations, options, str(train.device))
-            free = options.memory - self._shared_memory(train, len(test), options)
-            possible = free // (BYTES_PER_TARGET * targets[0].numel())
-            at_once = min(max(possible, 1), MAX_SETS_AT_ONCE)
             started = time.perf_counter()
-            solved = [
-                solution
-                for start in range(0, len(targets), at_once)
-                for solution in solutions(equations, factor, targets[start : start + at_once])
-            ]
+            for start in range(0, len(sets), at_once):
+                solved += solutions(equations, factor, sets[start : start + at_once])
         except Breakdown as error:
             precise = "" if options.dtype is torch.float64 else " or precision=fp64"
             raise ArithmeticError(
                 f"K is singular in {str(options.dtype).removeprefix('torch.')}: {error}; "
                 f"use a larger model.ridge{precise}"
             ) from error
-        seconds = time.perf_counter() - started
-        log.info("%d label sets solved in %.1f s.", len(targets), seconds)
+        log.info("%d label sets solved in %.1f s.", len(sets), time.perf_counter() - started)
         fits = []
-        for target, each in zip(targets, solved, strict=True):
+        for target, each in zip(sets, solved, strict=True):
             report = {
                 "relative_residual": each.relative_residual,
                 "smallest_pivot": factor.smallest_pivot(),
@@ -163,11 +144,7 @@ class Kernel(ExactModel):
         return fits
 
     def _system(
-        self,
-        train: torch.Tensor,
-        test: torch.Tensor,
-        rng: torch.Generator,
-        beat: Callable[[], None],
+        self, train: Tensor, test: Tensor, rng: Generator, beat: Callable[[], None]
     ) -> System:
         if self.features == "random_conv":
             size = self.filters, self.patch, self.stride, self.bias
@@ -181,21 +158,21 @@ class Kernel(ExactModel):
         }[self.kernel]
         return KernelSystem(self._rows(train), self._rows(test), kernel, self.ridge, beat)
 
-    def _rows(self, images: torch.Tensor) -> Rows:
+    def _rows(self, images: Tensor) -> Rows:
         if self.features == "gabor":
             images = features.gabor(images, self.orientations, self.wavelengths, self.pool)
         return Rows(images.flatten(1))
 
 
 def _factorise(equations: System, options: SolveOptions, device: str) -> Triangle:
-    """Return L of K + λI."""
     started = time.perf_counter()
     factor = Triangle(equations.n, options.dtype, device)
     factor.fill(equations.tile, equations.ridge, lambda: options.tick(0.0))
     built = time.perf_counter()
     factor.factorise(options.tick)
     seconds = time.perf_counter() - built
-    speed = f"{seconds:.1f} s ({equations.n**3 / 3 / seconds / 1e9:.0f} GFLOP/s)"
-    computed = f"K of {equations.n:,} images computed in {built - started:.1f} s"
-    log.info("%s and factorised in %s.", computed, speed)
+    log.info(
+        f"K of {equations.n:,} images computed in {built - started:.1f} s and factorised in "
+        f"{seconds:.1f} s ({equations.n**3 / 3 / seconds / 1e9:.0f} GFLOP/s)."
+    )
     return factor

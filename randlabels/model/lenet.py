@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -25,8 +24,8 @@ class LeNet(Model):
     (appendix A) for networks of similar depth; that sweep sets Adam and its learning rate.
     """
 
-    name: ClassVar[str] = "lenet"
-    bf16_on_cpu: ClassVar[bool] = False  # gains a tenth, too little for another rounding
+    name = "lenet"
+    bf16_on_cpu = False  # gains a tenth, too little for another rounding
 
     lr: float | None = 0.01
 

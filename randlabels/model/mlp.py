@@ -1,11 +1,10 @@
-"""Multi-layer perceptron, as in the original code (model_mlp.py)."""
+"""Multi-layer perceptron, as in the original code (model_mlp.py), and a single linear layer."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -24,7 +23,7 @@ class MLP(Model):
     Learning rate 0.01: the original README's command for the MLP.
     """
 
-    name: ClassVar[str] = "mlp"
+    name = "mlp"
 
     hidden: list[int] = field(default_factory=lambda: [512])
     bias: bool = False
@@ -44,3 +43,17 @@ class MLP(Model):
         for n_in, n_out in pairwise([math.prod(image), *self.hidden, classes]):
             layers += [nn.Linear(n_in, n_out, bias=self.bias), nn.ReLU(inplace=True)]
         return initialize(nn.Sequential(*layers[:-1]), rng)
+
+
+@dataclass
+class Linear(Model):
+    """One linear layer from all pixels to the logits: logistic regression under cross-entropy."""
+
+    name = "linear"
+    bf16_on_cpu = False  # slower in bf16
+
+    bias: bool = True
+    lr: float | None = 0.01
+
+    def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
+        return MLP(hidden=[], bias=self.bias).build(image, classes, rng)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -65,8 +64,8 @@ class ResNet18(Model):
     `init.initialize`.
     """
 
-    name: ClassVar[str] = "resnet18"
-    bf16_on_cpu: ClassVar[bool] = True
+    name = "resnet18"
+    bf16_on_cpu = True
 
     lr: float | None = 0.1
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
+from torch import Generator, Tensor
 
 from . import ExactFit, ExactModel, SolveOptions
 
@@ -22,42 +21,39 @@ class Theorem1(ExactModel):
     That is always done on the CPU, which sums in sequence; a GPU's parallel sums lose six digits.
     """
 
-    name: ClassVar[str] = "theorem1"
+    name = "theorem1"
 
     lr: float | None = None
-    draws: ClassVar[bool] = True
+    draws = True
 
-    def check(self, images: torch.Tensor, test: int, classes: int, options: SolveOptions) -> int:
+    def check(self, images: Tensor, test: int, classes: int, options: SolveOptions) -> int:
         seen: dict[bytes, int] = {}
         for index, image in enumerate(images):
-            digest = hashlib.sha256(image.numpy().tobytes()).digest()
-            if (first := seen.setdefault(digest, index)) != index:
+            if (first := seen.setdefault(image.numpy().tobytes(), index)) != index:
                 raise ValueError(
                     f"model=theorem1 needs distinct images, and training images {first} and "
                     f"{index} are equal; use another data set or subset"
                 )
         return (len(images) + test) * (images[0].numel() * 8 + 100)
 
-    def encode(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    def encode(self, labels: Tensor, classes: int) -> Tensor:
         return labels.double()[:, None]
 
-    def decode(self, outputs: torch.Tensor) -> torch.Tensor:
+    def decode(self, outputs: Tensor) -> Tensor:
         """Return the nearest whole number, which on unseen images need not be a class."""
         return outputs[:, 0].round().clamp(-1, 2**62).long()
 
     def solve(
-        self,
-        train: torch.Tensor,
-        test: torch.Tensor,
-        targets: list[torch.Tensor],
-        rng: torch.Generator,
-        options: SolveOptions,
+        self, train: Tensor, test: Tensor, sets: list[Tensor], rng: Generator, options: SolveOptions
     ) -> list[ExactFit]:
         dimensions = train[0].numel()
         direction = torch.randn(dimensions, generator=rng, dtype=torch.float64)
-        x, z = project(train.cpu(), direction), project(test.cpu(), direction)
+        x, z = (
+            torch.cat([part.flatten(1).double() @ direction for part in images.cpu().split(1000)])
+            for images in (train, test)
+        )
         fits = []
-        for target in targets:
+        for target in sets:
             thresholds, weights = represent(x, target[:, 0].cpu())
             outputs, predictions = (
                 evaluate(p, thresholds, weights)[:, None].to(train.device) for p in (x, z)
@@ -71,12 +67,7 @@ class Theorem1(ExactModel):
         return fits
 
 
-def project(images: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-    """Return ⟨a, x⟩ (n,) float64 of images (n, C, H, W)."""
-    return torch.cat([part.flatten(1).double() @ direction for part in images.split(1000)])
-
-
-def represent(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def represent(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return thresholds b and weights w, each (n,) float64, with Σ_j w_j·max(x_i - b_j, 0) = y_i.
 
     x: (n,) float64, distinct. y: (n,) float64.
@@ -109,7 +100,7 @@ def represent(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return x.new_tensor(thresholds), x.new_tensor(weights)
 
 
-def evaluate(x: torch.Tensor, thresholds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def evaluate(x: Tensor, thresholds: Tensor, weights: Tensor) -> Tensor:
     """Return c(x) (n,) float64, from slope and value at the threshold to the left of each x.
 
     The terms of the plain sum Σ w_j·max(x - b_j, 0) are 10^10 times as large as the result, whose

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -43,9 +42,7 @@ class WideResNet(nn.Module):
     """conv3x3-16, three groups of n blocks (widths 16w, 32w, 64w; strides 1, 2, 2), BN, ReLU,
     global average pool, linear head. n = (depth - 4) / 6. Any image size."""
 
-    def __init__(
-        self, channels: int, classes: int, *, depth: int, widen: int, dropout: float
-    ) -> None:
+    def __init__(self, channels: int, classes: int, depth: int, widen: int, dropout: float) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         blocks, width_in = [], 16
@@ -70,8 +67,8 @@ class WRN(Model):
     Source: Zagoruyko & Komodakis 2016; the original code's defaults (cmd_args.py).
     """
 
-    name: ClassVar[str] = "wrn"
-    bf16_on_cpu: ClassVar[bool] = True
+    name = "wrn"
+    bf16_on_cpu = True
 
     depth: int = 28
     widen: int = 1
@@ -90,7 +87,5 @@ class WRN(Model):
             raise ValueError(f"model.dropout={self.dropout} must be at least 0 and below 1")
 
     def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
-        network = WideResNet(
-            image[0], classes, depth=self.depth, widen=self.widen, dropout=self.dropout
-        )
+        network = WideResNet(image[0], classes, self.depth, self.widen, self.dropout)
         return initialize(network, rng)
