@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -34,21 +33,18 @@ OWN_LAUNCHERS: dict[str, type[Launcher]] = {
 }
 """Our launchers by the `_target_` in conf/hydra/launcher; Hydra itself never builds them."""
 
-Grid = Mapping[str, Any]
-"""Values by key, in Hydra's syntax: `0.0,0.5` lists values, `range(0,3)` counts them."""
-
 
 class GridSweeper(Sweeper):
     """`hydra/sweeper=grid`: the product of the command line's lists with each of `runs`.
 
-    runs: grids of a committed sweep. A key given on the command line replaces theirs, and an
-        option given there also replaces their keys of that group.
+    runs: grids of a committed sweep, values by key in Hydra's syntax. A key given on the command
+        line replaces theirs, and an option given there also replaces their keys of that group.
     """
 
     config: DictConfig
     hydra_context: HydraContext
 
-    def __init__(self, runs: Sequence[Grid]) -> None:
+    def __init__(self, runs: Sequence[Mapping[str, Any]]) -> None:
         self.runs = runs
 
     def setup(
@@ -156,8 +152,10 @@ def own_launcher(keys: DictConfig | str) -> Launcher | None:
 
 
 def expand(
-    arguments: Sequence[str], grids: Sequence[Grid], loader: ConfigLoader | None = None
-) -> list[list[str]]:
+    arguments: Sequence[str],
+    grids: Sequence[Mapping[str, Any]],
+    loader: ConfigLoader | None = None,
+) -> list[Sequence[str]]:
     """Return the overrides of each run: for each grid, the product of its lists and the arguments'.
 
     The first key varies slowest, and the arguments' keys come after the grid's.
@@ -166,36 +164,27 @@ def expand(
         ValueError: a grid sets a key of Hydra's own, or a sweep is not a list of values.
     """
     parser = OverridesParser.create(config_loader=loader)
-    given = _by_key(parser.parse_overrides(list(arguments)))
-    if "sweep" in given and given["sweep"].is_sweep_override():
-        raise ValueError(
-            f"{given['sweep'].input_line} must name one committed sweep; launch one at a time"
-        )
-
-    def is_replaced(key: str) -> bool:
-        """Return whether the command line gives the key, or another option for its group."""
-        return key in given or key.partition(".")[0] in given
-
-    runs = []
+    given = parser.parse_overrides(list(arguments))
+    keys = {override.key_or_group for override in given}
+    for override in given:
+        if override.is_sweep_override() and override.key_or_group == "sweep":
+            raise ValueError(
+                f"{override.input_line} must name one committed sweep; launch one at a time"
+            )
+    runs: list[Sequence[str]] = []
     for grid in grids or [{}]:
         for key in grid:
             if key.startswith(("hydra.", "hydra/")):
                 raise ValueError(f"runs must not contain {key}, which all runs share; move it up")
-        lines = [f"{key}={as_typed(value)}" for key, value in grid.items() if not is_replaced(key)]
-        choices = {**_by_key(parser.parse_overrides(lines)), **given}
-        runs += [list(run) for run in itertools.product(*map(_assignments, choices.values()))]
+        lines = [
+            f"{key}={as_typed(value)}"
+            for key, value in grid.items()
+            if key not in keys and key.partition(".")[0] not in keys
+        ]
+        choices = [*parser.parse_overrides(lines), *given]
+        for override in choices:
+            if override.is_sweep_override() and not override.is_discrete_sweep():
+                key = override.get_key_element()
+                raise ValueError(f"{override.input_line} must list values; use {key}=a,b,c")
+        runs += BasicSweeper.split_arguments(choices, max_batch_size=None)[0]
     return runs
-
-
-def _by_key(overrides: Sequence[Override]) -> dict[str, Override]:
-    return {override.key_or_group: override for override in overrides}
-
-
-def _assignments(override: Override) -> list[str]:
-    """Return `key=value` for each value of an override."""
-    key = override.get_key_element()
-    if not override.is_sweep_override():
-        return [f"{key}={override.get_value_element_as_str()}"]
-    if not override.is_discrete_sweep():
-        raise ValueError(f"{override.input_line} must list values; use {key}=a,b,c")
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]

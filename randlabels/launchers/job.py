@@ -12,15 +12,15 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ..config import Config, parse
-from ..console import log, logging_to
 from ..machine import stopping
 from ..store.rundir import FINISHED
+from .launcher import attempt
 
 REQUEUE_SECONDS = 5.0
 """A signal that ended the runs reaches the process that requeues the job within this time."""
 
-Tree = Mapping[str, Any]
-"""A run's config as `Config.tree()` returns it."""
+Fit = tuple[Sequence[Config], Callable[[], object]]
+"""Runs, and what executes them."""
 
 
 @dataclass(kw_only=True)
@@ -30,11 +30,11 @@ class Job:
     The runs are executed in a child process. What kills it leaves this process to report it, and
     the child can handle signals as under other launchers.
 
-    trees: the runs. first: number of the first of them in the sweep. cores: CPU threads of each.
-    notice: seconds between the signal and the time limit.
+    trees: the runs' configs, as `Config.tree` returns them. first: number of the first of them in
+    the sweep. cores: CPU threads of each. notice: seconds between the signal and the time limit.
     """
 
-    trees: Sequence[Tree]
+    trees: Sequence[Mapping[str, Any]]
     first: int
     cores: int
     notice: int
@@ -71,7 +71,7 @@ class Job:
         return DelayedSubmission(replace(self, child=None))
 
 
-def execute_all(trees: Sequence[Tree], first: int, cores: int) -> None:
+def execute_all(trees: Sequence[Mapping[str, Any]], first: int, cores: int) -> None:
     """Execute runs, exact fits first and together, and exit.
 
     The exit code is 0 if each run has a result or is executed by another process, else 1. `force`
@@ -81,19 +81,13 @@ def execute_all(trees: Sequence[Tree], first: int, cores: int) -> None:
 
     configs = [parse(tree) for tree in trees]
     exact = [config for config in configs if config.exact]
+    fits: list[Fit] = [(exact, partial(execute_exact, exact, first, cores))]
+    for number, config in enumerate(configs, first):
+        if not config.exact:
+            fits.append(([config], partial(execute, config, number, cores)))
     with stopping.listening():
-        _log_refusal(exact, partial(execute_exact, exact, first, cores))
-        for number, config in enumerate(configs, first):
-            if not config.exact:
-                _log_refusal([config], partial(execute, config, number, cores))
+        for fitted, fit in fits:
+            if error := attempt(fit):
+                print(f"{', '.join(config.run_id for config in fitted)}: {error}", flush=True)
     states = {config.run.state() for config in configs}
     sys.exit(0 if states <= {*FINISHED, "running"} else 1)
-
-
-def _log_refusal(configs: Sequence[Config], execution: Callable[[], object]) -> None:
-    """Log why a run is refused, so that the others are still executed."""
-    try:
-        execution()
-    except (ValueError, OSError) as error:
-        with logging_to():
-            log.error("%s: %s", ", ".join(config.run_id for config in configs), error)

@@ -39,7 +39,7 @@ class PlannedRun(NamedTuple):
     """A run of a sweep: its config, and the overrides that describe it."""
 
     config: Config
-    overrides: list[str]
+    overrides: Sequence[str]
 
 
 class Launcher(ABC):
@@ -50,13 +50,8 @@ class Launcher(ABC):
 
     local: ClassVar[bool] = True
 
-    @abstractmethod
-    def check(self, runs: Sequence[PlannedRun]) -> None:
-        """Prepare for the runs; write nothing.
-
-        Raises:
-            ValueError: the runs cannot be started.
-        """
+    def check(self, runs: Sequence[PlannedRun]) -> None:  # noqa: B027
+        """Raise ValueError if the runs cannot be started; write nothing."""
 
     def request(self, runs: Sequence[PlannedRun]) -> str:
         """Return the resources that would be requested for the runs as a sentence, or ""."""
@@ -120,13 +115,25 @@ class HydraLauncher(Launcher):
         }
 
 
-class _Overrides(list[list[str]]):
+class _Overrides(list[Sequence[str]]):
     """Overrides of runs; iterating ends once `until` returns a reason, as launchers start them."""
 
     until: Until
 
-    def __iter__(self) -> Iterator[list[str]]:
+    def __iter__(self) -> Iterator[Sequence[str]]:
         return itertools.takewhile(lambda _: not self.until(), super().__iter__())
+
+
+def attempt(execution: Callable[[], object]) -> str | None:
+    """Execute runs; return the error that their error.json files do not hold, if any."""
+    from ..journal import show_unforeseen  # imports torch
+
+    try:
+        execution()
+    except (Exception, SystemExit) as error:
+        show_unforeseen(error)
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def end_joblib_workers() -> None:

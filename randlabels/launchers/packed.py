@@ -9,24 +9,20 @@ import signal
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import ClassVar
 
 from ..config import Config, parse
-from ..machine.stopping import LAUNCH, follow, launching, uninterrupted
-from .launcher import Errors, Launcher, PlannedRun, Until, count_gpus, solve_exact
-
-PRELOADED = ["randlabels.execute", "randlabels.launchers.packed"]
-"""Imported once, with torch, by the process that all workers are forked from."""
+from ..machine.stopping import follow, launching, uninterrupted
+from .launcher import Errors, Launcher, PlannedRun, Until, attempt, count_gpus, solve_exact
 
 SHUTDOWN_SECONDS = 10.0  # after which a worker is killed
 
 
 @dataclass
 class Packed(Launcher):
-    """`hydra/launcher=packed`: workers import torch once and load each data set once.
+    """`hydra/launcher=packed`: workers that import torch and load each data set once.
 
     Each run goes to the next free worker; runs of one data set follow each other. When a worker
     dies, its current run fails, and another worker replaces it.
@@ -48,17 +44,6 @@ class Packed(Launcher):
                 f"hydra.launcher.workers={self.workers} must be auto or a number of at least 1"
             )
 
-    def check(self, runs: Sequence[PlannedRun]) -> None:
-        """Start the process that workers are forked from, so that its imports run concurrently.
-
-        SIGINT is blocked there until a worker follows this process: a Ctrl-C during the imports
-        would end them with a traceback.
-        """
-        forkserver.set_forkserver_preload(PRELOADED)
-        resource_tracker.ensure_running()  # as forkserver does; it leaves SIGINT unblocked
-        with uninterrupted():
-            forkserver.ensure_running()
-
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors:
         """Execute the runs; no worker outlives this call.
 
@@ -68,23 +53,23 @@ class Packed(Launcher):
         with launching():
             waiting = deque(by_data([run.config for run in solve_exact(runs)]))
             size = min(self.count_workers(waiting), len(waiting))
-            errors: Errors = {}
-            context = multiprocessing.get_context("forkserver")
             workers: list[Worker] = []
+            errors: Errors = {}
             try:
-                for slot in range(size):
-                    workers.append(Worker.fork(context, slot, size))
-                    workers[slot].give(waiting.popleft())
-                while busy := [slot for slot, worker in enumerate(workers) if worker.config]:
-                    wait([workers[slot].connection for slot in busy])
-                    for slot in busy:
-                        if not workers[slot].connection.poll():
-                            continue
-                        errors |= workers[slot].answer()
-                        if waiting and not until():
-                            if workers[slot].process.exitcode is not None:
-                                workers[slot] = Worker.fork(context, slot, size)
-                            workers[slot].give(waiting.popleft())
+                workers += [Worker(slot, size) for slot in range(size)]
+                while True:
+                    for slot, worker in enumerate(workers):
+                        if worker.config is None and waiting and not until():
+                            if worker.process.exitcode is not None:
+                                worker = workers[slot] = Worker(slot, size)
+                            worker.give(waiting.popleft())
+                    busy = [worker for worker in workers if worker.config]
+                    if not busy:
+                        return errors
+                    answered = wait([worker.connection for worker in busy])
+                    for worker in busy:
+                        if worker.connection in answered:
+                            errors |= worker.answer()
             finally:
                 for worker in workers:
                     worker.connection.close()  # which ends a worker that waits for its next run
@@ -92,7 +77,6 @@ class Packed(Launcher):
                     worker.process.join(SHUTDOWN_SECONDS)
                     worker.process.kill()
                     worker.process.join()
-        return errors
 
     def count_workers(self, configs: Sequence[Config]) -> int:
         """Return the number of workers for the runs, if there are enough runs."""
@@ -107,29 +91,23 @@ class Packed(Launcher):
         return max(1, cpu_count() // max(threads, default=1))
 
 
-@dataclass
 class Worker:
-    """A worker process as its parent sees it.
+    """A worker process, as its parent sees it.
 
-    config: the run that it executes; None while it waits.
+    slot: number of this worker, which chooses its GPU and cores. size: number of all workers.
     """
 
-    process: ForkServerProcess
-    connection: Connection
-    config: Config | None = None
-
-    @classmethod
-    def fork(cls, context: ForkServerContext, slot: int, size: int) -> Worker:
-        """Start the worker number `slot` of `size`."""
-        ours, theirs = context.Pipe()
-        arguments = (theirs, slot, size, os.environ.get(LAUNCH, ""))
-        process = context.Process(target=work, args=arguments, daemon=True)
-        process.start()
+    def __init__(self, slot: int, size: int) -> None:
+        self.config: Config | None = None  # the run that it executes
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, slot, size), daemon=True)
+        resource_tracker.ensure_running()  # as `start` does; it leaves SIGINT unblocked
+        with uninterrupted():  # a Ctrl-C during the worker's imports would show a traceback
+            self.process.start()
         theirs.close()  # so that the connection ends when the worker dies
-        return cls(process, ours)
 
     def give(self, config: Config) -> None:
-        """Send a run to this worker."""
         self.config = config
         with contextlib.suppress(OSError):  # it has died, which `answer` reports
             self.connection.send(config.tree())
@@ -148,30 +126,20 @@ class Worker:
         return {path: error} if error else {}
 
 
-def work(connection: Connection, slot: int, size: int, launch: str) -> None:
+def work(connection: Connection, slot: int, size: int) -> None:
     """Execute each run whose config tree arrives, until the parent closes the connection or ends.
 
-    The answer to each is None, or an error that the run's error.json does not hold.
-
-    slot: number of this worker, which chooses its GPU and cores. size: number of all workers.
-    launch: value of `stopping.LAUNCH` in the parent.
+    The answer to each is that of `attempt`.
     """
-    from ..execute import execute
-    from ..journal import show_unforeseen
+    from ..execute import execute  # imports torch
 
-    follow(launch)
+    follow()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     pin_to_cores(slot, size)
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has no more runs, or died
         while True:
             tree = connection.recv()
-            error = None
-            try:
-                execute(parse(tree), job=slot)
-            except (Exception, SystemExit) as raised:
-                error = f"{type(raised).__name__}: {raised}"
-                show_unforeseen(raised)
-            connection.send(error)
+            connection.send(attempt(lambda: execute(parse(tree), slot)))  # noqa: B023
 
 
 def pin_to_cores(slot: int, size: int) -> None:

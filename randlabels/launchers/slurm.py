@@ -23,17 +23,7 @@ from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until
 LOG_FOLDER = ".slurm"
 """Folder next to the runs, hidden from the tables: the jobs' scripts and output."""
 
-SET_BY_LAUNCHER = (
-    "array",
-    "dependency",
-    "error",
-    "job-name",
-    "open-mode",
-    "output",
-    "requeue",
-    "signal",
-    "wait",
-)
+SET_BY_LAUNCHER = "array dependency error job-name open-mode output requeue signal wait".split()
 """Options of sbatch that `hydra.launcher.sbatch` must not contain."""
 
 REQUESTED = ("partition", "account", "qos", "cpus", "gpus", "memory_gb", "minutes")
@@ -41,7 +31,7 @@ REQUESTED = ("partition", "account", "qos", "cpus", "gpus", "memory_gb", "minute
 
 COLLECT_MINUTES = 60  # time limit of the job that writes the tables; 5,000 runs take seconds
 
-MAX_POLL_SECONDS = 10.0  # between two calls of squeue
+POLL_SECONDS = 5.0  # between two calls of squeue
 
 PREFIX = "hydra.launcher."
 
@@ -131,7 +121,7 @@ class Slurm(Launcher):
             )
             for number, part in enumerate(self.split(runs))
         ]
-        ids = [self.submit(logs, jobs, self.array_options(folder.name))]
+        ids = [self.submit(logs, jobs, self.array_options())]
         try:
             if self.collect:
                 ids += self.submit_collectors(logs, ids[0], {run.config.folder for run in runs})
@@ -149,14 +139,13 @@ class Slurm(Launcher):
 
     def split(self, runs: Sequence[PlannedRun]) -> list[Sequence[PlannedRun]]:
         """Return the runs of each job."""
-        step = self.runs_per_job
-        return [runs[first : first + step] for first in range(0, len(runs), step)]
+        firsts = range(0, len(runs), self.runs_per_job)
+        return [runs[first : first + self.runs_per_job] for first in firsts]
 
-    def array_options(self, name: str) -> dict[str, Any]:
+    def array_options(self) -> dict[str, Any]:
         """Return submitit's parameters of the array."""
         others = {key.replace("_", "-"): value for key, value in self.sbatch.items()}
         return {
-            **self.common_options(name),
             "time": self.minutes,
             "cpus_per_task": self.cpus,
             "gpus_per_node": self.gpus or None,
@@ -168,33 +157,23 @@ class Slurm(Launcher):
             "additional_parameters": {**others, "requeue": True},
         }
 
-    def common_options(self, name: str) -> dict[str, Any]:
-        """Return submitit's parameters of every job."""
-        return {
-            "job_name": name,
-            "partition": self.partition,
-            "account": self.account,
-            "qos": self.qos,
-            "setup": [*export_environment(), *self.setup],
-        }
-
     def submit_collectors(self, logs: Path, array: str, folders: set[Path]) -> list[str]:
         """Submit a job for the tables of each folder, to start when the array has ended."""
         from submitit.helpers import CommandFunction
 
-        options = {
-            **self.common_options(f"{logs.parent.name}-tables"),
-            "time": COLLECT_MINUTES,
-            "dependency": f"afterany:{array}",
-        }
-        commands = [
-            [sys.executable, "-m", f"{ANALYSIS}.collect", str(folder.absolute())]
-            for folder in sorted(folders)
-        ]
-        return [self.submit(logs, [CommandFunction(command)], options) for command in commands]
+        options = {"time": COLLECT_MINUTES, "dependency": f"afterany:{array}"}
+        ids = []
+        for folder in sorted(folders):
+            command = [sys.executable, "-m", f"{ANALYSIS}.collect", str(folder.absolute())]
+            ids.append(self.submit(logs, [CommandFunction(command)], options, "-tables"))
+        return ids
 
-    def submit(self, logs: Path, jobs: Sequence[Any], options: Mapping[str, Any]) -> str:
+    def submit(
+        self, logs: Path, jobs: Sequence[Any], options: Mapping[str, Any], suffix: str = ""
+    ) -> str:
         """Submit callables, several as an array, and return the job's id.
+
+        options: submitit's parameters, besides those of every job.
 
         Raises:
             ValueError: sbatch refuses.
@@ -204,7 +183,15 @@ class Slurm(Launcher):
 
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)  # jobs execute what submitit puts there
         executor = SlurmExecutor(logs, max_num_timeout=self.timeouts)
-        executor.update_parameters(**{k: v for k, v in options.items() if v is not None})
+        common = {
+            "job_name": logs.parent.name + suffix,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "setup": [*export_environment(), *self.setup],
+        }
+        given = {key: value for key, value in {**common, **options}.items() if value is not None}
+        executor.update_parameters(**given)
         try:
             with redirect_stderr(StringIO()):  # submitit prints there what it raises
                 submitted = executor.submit_array(jobs)
@@ -222,11 +209,10 @@ def export_environment() -> list[str]:
     Some sites do not export the environment to jobs.
     """
     lines = [f"cd {shlex.quote(str(Path.cwd()))}"]
-    if path := os.environ.get("PYTHONPATH"):
-        absolute = os.pathsep.join(str(Path(part).absolute()) for part in path.split(os.pathsep))
-        lines.append(f"export PYTHONPATH={shlex.quote(absolute)}")
-    if data := os.environ.get("RANDLABELS_DATA"):
-        lines.append(f"export RANDLABELS_DATA={shlex.quote(str(Path(data).absolute()))}")
+    for name in ("PYTHONPATH", "RANDLABELS_DATA"):
+        if value := os.environ.get(name):
+            absolute = os.pathsep.join(map(os.path.abspath, value.split(os.pathsep)))
+            lines.append(f"export {name}={shlex.quote(absolute)}")
     return lines
 
 
@@ -235,7 +221,6 @@ def wait(ids: Sequence[str]) -> None:
 
     squeue forgets jobs some minutes after their end. When it fails otherwise, ask again.
     """
-    delay = 1.0
     while True:
         listed = subprocess.run(
             ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}"],
@@ -245,5 +230,4 @@ def wait(ids: Sequence[str]) -> None:
         is_answer = listed.returncode == 0 or "Invalid job id" in listed.stderr
         if is_answer and not listed.stdout.strip():
             return
-        time.sleep(delay)
-        delay = min(1.5 * delay, MAX_POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
