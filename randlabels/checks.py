@@ -22,7 +22,6 @@ from .solve import dtype_of
 from .store.rundir import read_json
 
 SET_ASIDE = "give this launch a name=, or force=true to set the old results aside"
-"""Remedy where a folder has results that this launch cannot continue."""
 
 
 def check(configs: Sequence[Config], *, here: bool = True) -> None:
@@ -40,7 +39,6 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
     checksums: dict[str, dict[str, str]] = {}
 
     def first(*keys: object) -> bool:
-        """Return whether nothing with these keys was checked before."""
         known = repr(keys) in checked
         checked.add(repr(keys))
         return not known
@@ -100,11 +98,7 @@ def check_kept_weights(config: Config) -> None:
 
 
 def check_model(config: Config, data: Data, *, here: bool = True) -> None:
-    """Build a network, or compute the memory of an exact fit, for these data.
-
-    Raises:
-        ValueError: the model does not fit the images, or the free memory of this machine.
-    """
+    """Raise ValueError if the model does not fit the images, or this machine's free memory."""
     if isinstance(config.model, ExactModel):
         _check_memory(config, config.model, data, here=here)
     else:
@@ -112,7 +106,6 @@ def check_model(config: Config, data: Data, *, here: bool = True) -> None:
 
 
 def _check_network(config: Config, data: Data) -> None:
-    """Let the model see two images."""
     name, image = f"model={config.model.name}", image_shape(config, data)
     with errors_in(config.model):
         model = build_model(config, data)

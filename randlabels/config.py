@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -170,11 +169,10 @@ class Config(Settings):
         return isinstance(self.corruption, PixelCorruption)
 
     def identity(self) -> dict[str, Any]:
-        """Return the keys that can change the numbers and differ from their defaults.
+        """Return the keys that can change the numbers and differ from their defaults, as plain values.
 
-        Values are plain. Because defaults are left out, a key added later leaves earlier folders
-        valid. A device is given without its index, and a file, also one that defines an option,
-        by the sha256 of its content.
+        A key added later thus leaves earlier folders valid. A device has no index, and a file, also
+        one that defines an option, is given by the sha256 of its content.
         """
         identity = _differing(self, prefix="")
         if "device" in identity:
@@ -238,10 +236,8 @@ def _differing(options: Any, prefix: str) -> dict[str, Any]:
 def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
     """Return the typed config of a tree of plain values; missing keys have their defaults.
 
-    sweep: the committed sweep that the run belongs to; it names the folder by default.
-
-    Raises:
-        ValueError: one sentence with the key, its value and the rule that it breaks.
+    sweep: the committed sweep that the run belongs to; it names the folder by default. ValueError:
+    one sentence with the key, its value and the rule that it breaks.
     """
     values = {key: value for key, value in tree.items() if key not in DEFAULTS}
     values["imports"] = list(import_files(values.get("imports")))
@@ -261,10 +257,7 @@ def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
                 f"{group}.code_sha256={pinned} must be that of the file of {group}={name}, which "
                 f"is {found}; restore the file, or launch again"
             )
-        choice = known[name], repr(keys)
-        if choice not in _chosen:
-            _chosen[choice] = parse_dataclass(known[name], keys, prefix=f"{group}.")
-        chosen[group] = copy.deepcopy(_chosen[choice])
+        chosen[group] = parse_dataclass(known[name], keys, prefix=f"{group}.")
     return Config(**vars(settings), **chosen)
 
 
@@ -279,8 +272,3 @@ def parse_composed(tree: DictConfig, sweep: str | None = None) -> Config:
                 f"`name: X` to the chosen file of the group {group}"
             )
     return parse(values, sweep)
-
-
-_chosen: dict[tuple[type, str], Any] = {}
-"""Options by class and keys, to be copied: the runs of a sweep share most of them, and parsing
-takes ten times as long."""

@@ -23,8 +23,7 @@ from .preprocess import Moments
 from .randomness import derive_seed, generator
 from .registry import errors_in
 
-MAX_KEPT_LABELS = 32
-"""Sets of corrupted labels that a process keeps: 19 MB of CIFAR-10."""
+MAX_KEPT_LABELS = 32  # sets of corrupted labels in a process: 19 MB of CIFAR-10
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,11 @@ def relabel(corruption: Corruption, source: Source, corrupt: float) -> np.ndarra
     """Return the corrupted labels (N,) int64 of a split; ValueError as `corrupt_labels`."""
     with errors_in(corruption):
         labels = np.asarray(corruption.relabel(source, corrupt))
-    _check_labels(labels, source, corruption.name)
+    if misfit := describe_misfit(labels, source):
+        raise ValueError(
+            f"corruption={corruption.name} returned {misfit} for the {source.split} split; relabel "
+            f"must return {len(source.labels)} integers from 0 to {source.classes - 1}"
+        )
     return labels.astype(np.int64)
 
 
@@ -134,14 +137,6 @@ def source_of(config: Config, data: Data, name: str) -> Source:
     images.flags.writeable = False  # the runs of one process share the data
     labels = split.labels.numpy().copy()
     return Source(labels, images, data.classes, config.dataset.name, name, split.files)
-
-
-def _check_labels(labels: np.ndarray, source: Source, corruption: str) -> None:
-    if misfit := describe_misfit(labels, source):
-        raise ValueError(
-            f"corruption={corruption} returned {misfit} for the {source.split} split; relabel must "
-            f"return {len(source.labels)} integers from 0 to {source.classes - 1}"
-        )
 
 
 def label_checksums(config: Config, data: Data) -> dict[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import io
 import os
 import signal
@@ -26,6 +24,7 @@ from . import launchers
 from .cli.compose import CONF, prepare_hydra
 from .cli.errors import in_one_sentence
 from .config import parse_composed
+from .launchers.grid import check_settings, own_launcher
 from .launchers.launcher import PlannedRun
 from .machine import stopping
 from .store.rundir import FINISHED
@@ -40,7 +39,6 @@ def main() -> None:
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
-    atexit.register(_skip_last_garbage_collection)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack some characters
             stream.reconfigure(errors="replace")
@@ -75,12 +73,6 @@ def main() -> None:
     finally:
         if not show_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
-
-
-def _skip_last_garbage_collection() -> None:
-    """Let the process end about a second earlier: Python looks at every object at exit."""
-    if "triton" not in sys.modules:  # its bindings would report leaks
-        gc.freeze()
 
 
 def task(tree: DictConfig) -> str:
@@ -119,8 +111,8 @@ def single_run(tree: DictConfig) -> str:
 
     global _exit_code
     settings = HydraConfig.get()
-    launchers.check_settings(settings)
-    launcher = launchers.own_launcher(settings.launcher)
+    check_settings(settings)
+    launcher = own_launcher(settings.launcher)
     if launcher and not launcher.local:
         name = settings.runtime.choices["hydra/launcher"]
         raise ValueError(f"hydra/launcher={name} submits sweeps; add -m, for one run too")

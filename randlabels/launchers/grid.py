@@ -50,11 +50,7 @@ class GridSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Choose the launcher.
-
-        Raises:
-            ValueError: a key of the launcher or of Hydra has a wrong value.
-        """
+        """Choose the launcher; ValueError if one of its keys or of Hydra's has a wrong value."""
         check_settings(config.hydra)
         self.config = config
         self.hydra_context = hydra_context
@@ -72,10 +68,7 @@ class GridSweeper(Sweeper):
         """Check all runs, start those without a result, report, and return the exit code.
 
         It is 0 if all runs are done, diverged, skipped, or submitted without waiting, else 1, or
-        that of the signal that ended the launch.
-
-        Raises:
-            ValueError: some run would be refused; none was started.
+        that of the signal that ended the launch. ValueError if a run is refused; none was started.
         """
         configs = [run.config for run in runs]
         to_do = [run for run in runs if run.config.force or run.config.run.state() not in FINISHED]
@@ -107,11 +100,7 @@ class GridSweeper(Sweeper):
         return exit_code() if stopped and code else code
 
     def compose(self, arguments: list[str]) -> list[PlannedRun]:
-        """Return the runs that the arguments describe, each once.
-
-        Raises:
-            ValueError: there are none, or two runs of one folder differ in their data.
-        """
+        """Return the runs that the arguments describe, each once; ValueError if there are none."""
         loader = self.hydra_context.config_loader
         composer = Composer(loader, self.config)
         runs: dict[Path, PlannedRun] = {}
@@ -138,11 +127,7 @@ def check_settings(settings: HydraConf) -> None:
 
 
 def own_launcher(keys: DictConfig | str) -> Launcher | None:
-    """Return the launcher that `hydra.launcher` describes, or None if it is one of Hydra's.
-
-    Raises:
-        ValueError: a key is unknown, or has a wrong type or value.
-    """
+    """Return the launcher of `hydra.launcher`, None if it is Hydra's; ValueError for a bad key."""
     if isinstance(keys, str):
         raise ValueError(f"hydra.launcher={keys} must have a slash; use hydra/launcher={keys}")
     values = to_plain(keys)
@@ -158,10 +143,8 @@ def expand(
 ) -> list[Sequence[str]]:
     """Return the overrides of each run: for each grid, the product of its lists and the arguments'.
 
-    The first key varies slowest, and the arguments' keys come after the grid's.
-
-    Raises:
-        ValueError: a grid sets a key of Hydra's own, or a sweep is not a list of values.
+    The first key varies slowest, and the arguments' keys come after the grid's. ValueError if a
+    grid sets a key of Hydra's own, or a sweep is not a list of values.
     """
     parser = OverridesParser.create(config_loader=loader)
     given = parser.parse_overrides(list(arguments))

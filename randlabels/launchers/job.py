@@ -16,11 +16,9 @@ from ..machine import stopping
 from ..store.rundir import FINISHED
 from .launcher import attempt
 
-REQUEUE_SECONDS = 5.0
-"""A signal that ended the runs reaches the process that requeues the job within this time."""
+REQUEUE_SECONDS = 5.0  # in which a signal reaches the process that requeues the job
 
-Fit = tuple[Sequence[Config], Callable[[], object]]
-"""Runs, and what executes them."""
+Fit = tuple[Sequence[Config], Callable[[], object]]  # runs, and what executes them
 
 
 @dataclass(kw_only=True)
@@ -41,11 +39,7 @@ class Job:
     child: BaseProcess | None = None
 
     def __call__(self) -> None:
-        """Execute the runs.
-
-        Raises:
-            RuntimeError: a run has no result; its folder says why.
-        """
+        """Execute the runs; RuntimeError if one has no result, whose folder says why."""
         arguments = (self.trees, self.first, self.cores)
         self.child = multiprocessing.get_context("spawn").Process(
             target=execute_all, args=arguments, daemon=True

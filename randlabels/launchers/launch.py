@@ -17,7 +17,6 @@ from ..store.rundir import FINISHED, RunDir, flat_keys, merge_plan, planned_reco
 from .launcher import ANALYSIS, Errors, PlannedRun
 
 IN_RUN_ID = ("model", "dataset", "corruption", "corrupt", "seed")
-"""Keys that a run id shows."""
 
 
 def begin(runs: Sequence[PlannedRun]) -> None:
@@ -86,7 +85,6 @@ def close(configs: Sequence[Config], errors: Errors, stopped: str | None = None)
 
 
 def _measured_so_far(run: RunDir) -> dict[str, Any]:
-    """Return what done.json would say of the records that an unfinished run has."""
     with contextlib.suppress(OSError, ValueError):
         if records := metrics.read(run.metrics)[0]:
             return {"final": metrics.final(records), "epochs": len(records)}

@@ -36,8 +36,6 @@ Errors = dict[Path, str]
 
 
 class PlannedRun(NamedTuple):
-    """A run of a sweep: its config, and the overrides that describe it."""
-
     config: Config
     overrides: Sequence[str]
 
@@ -54,7 +52,7 @@ class Launcher(ABC):
         """Raise ValueError if the runs cannot be started; write nothing."""
 
     def request(self, runs: Sequence[PlannedRun]) -> str:
-        """Return the resources that would be requested for the runs as a sentence, or ""."""
+        """Return a sentence on the resources that would be requested for the runs, or ""."""
         return ""
 
     @abstractmethod
@@ -67,10 +65,7 @@ class Launcher(ABC):
 
 @dataclass
 class HydraLauncher(Launcher):
-    """`hydra/launcher=joblib`, `basic`, or a plugin.
-
-    These launchers take overrides instead of configs: Hydra composes a run's config in the worker.
-    """
+    """`hydra/launcher=joblib`, `basic`, or a plugin: Hydra composes each config in a worker."""
 
     context: HydraContext
     task: TaskFunction
@@ -137,7 +132,7 @@ def attempt(execution: Callable[[], object]) -> str | None:
 
 
 def end_joblib_workers() -> None:
-    """End the idle processes that joblib keeps for its next call; exiting would wait for them."""
+    """End the idle processes that joblib keeps for its next call."""
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor(reuse=True).shutdown(kill_workers=True)

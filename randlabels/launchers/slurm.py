@@ -20,8 +20,7 @@ from ..console import counted
 from .job import Job
 from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until
 
-LOG_FOLDER = ".slurm"
-"""Folder next to the runs, hidden from the tables: the jobs' scripts and output."""
+LOG_FOLDER = ".slurm"  # next to the runs: the jobs' scripts and output
 
 SET_BY_LAUNCHER = "array dependency error job-name open-mode output requeue signal wait".split()
 """Options of sbatch that `hydra.launcher.sbatch` must not contain."""
@@ -81,11 +80,6 @@ class Slurm(Launcher):
                 raise ValueError(f"{PREFIX}sbatch.{key} is set by the launcher; leave it out")
 
     def check(self, runs: Sequence[PlannedRun]) -> None:
-        """Find Slurm's commands and submitit.
-
-        Raises:
-            ValueError: one of them is missing.
-        """
         for command in ("sbatch", "srun", "squeue", "scancel"):
             if shutil.which(command) is None:
                 raise ValueError(
@@ -103,13 +97,7 @@ class Slurm(Launcher):
         return f"Of Slurm, an array of {counted(len(self.split(runs)), 'job')} with {listed} each."
 
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors | None:
-        """Submit the runs as one array, and after it a job for the tables of each folder.
-
-        With `wait`, return when all jobs have ended.
-
-        Raises:
-            ValueError: sbatch refuses.
-        """
+        """Submit the runs as one array, and after it a job for the tables of each folder."""
         folder = runs[0].config.folder
         logs = folder.absolute() / LOG_FOLDER
         jobs = [
@@ -138,7 +126,6 @@ class Slurm(Launcher):
         return {}
 
     def split(self, runs: Sequence[PlannedRun]) -> list[Sequence[PlannedRun]]:
-        """Return the runs of each job."""
         firsts = range(0, len(runs), self.runs_per_job)
         return [runs[first : first + self.runs_per_job] for first in firsts]
 
@@ -171,12 +158,9 @@ class Slurm(Launcher):
     def submit(
         self, logs: Path, jobs: Sequence[Any], options: Mapping[str, Any], suffix: str = ""
     ) -> str:
-        """Submit callables, several as an array, and return the job's id.
+        """Submit callables, several as an array; return the job's id. ValueError if sbatch refuses.
 
-        options: submitit's parameters, besides those of every job.
-
-        Raises:
-            ValueError: sbatch refuses.
+        options: submitit's parameters, in addition to those of every job.
         """
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError
@@ -204,10 +188,7 @@ class Slurm(Launcher):
 
 
 def export_environment() -> list[str]:
-    """Return shell lines that give a job this process's folder, modules and data.
-
-    Some sites do not export the environment to jobs.
-    """
+    """Return shell lines for jobs of sites that do not export the environment to them."""
     lines = [f"cd {shlex.quote(str(Path.cwd()))}"]
     for name in ("PYTHONPATH", "RANDLABELS_DATA"):
         if value := os.environ.get(name):

@@ -19,8 +19,7 @@ from types import FrameType
 
 from ..store.locks import exclusive, is_locked
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Ctrl-C, and what schedulers send before a kill."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # schedulers' too
 
 LAUNCH = "RANDLABELS_LAUNCH"
 """Environment variable of worker processes: pid of the launch, when it began (seconds of
@@ -93,10 +92,7 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def launching() -> Iterator[None]:
-    """Do as `listening`, for a process with workers that `follow` it.
-
-    They stop when this process was asked to, and when it has died.
-    """
+    """Do as `listening`; workers that `follow` stop when this process was asked to or has died."""
     with tempfile.TemporaryDirectory(prefix="randlabels-") as folder, listening():
         flag = Path(folder, "running")
         with exclusive(flag):

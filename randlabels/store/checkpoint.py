@@ -62,8 +62,7 @@ def load(path: Path, config_hash: str) -> dict[str, Any] | None:
 def latest(run: RunDir, config_hash: str) -> dict[str, Any] | None:
     """Return the state that a run of this config resumes from; None to start over.
 
-    A checkpoint that cannot be used is reported and kept under another name, and the previous one
-    is tried.
+    A checkpoint that cannot be used is renamed, and the previous one is tried.
     """
     for file in (run.checkpoint, run.previous_checkpoint):
         try:
@@ -79,13 +78,7 @@ def latest(run: RunDir, config_hash: str) -> dict[str, Any] | None:
 
 
 def require_like(saved: Mapping[str, Any], template: Mapping[str, torch.Tensor], what: str) -> None:
-    """Compare keys, shapes and dtypes of saved tensors with those of `template`.
-
-    what: names the tensors in the error, such as `model`.
-
-    Raises:
-        RuntimeError: they differ.
-    """
+    """Raise RuntimeError if keys, shapes or dtypes of saved tensors differ from the template's."""
     found, wanted = _shapes(saved), _shapes(template)
     for key in sorted({*found, *wanted}):
         if found.get(key) != wanted.get(key):

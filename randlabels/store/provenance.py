@@ -72,7 +72,7 @@ def _driver() -> str | None:
 
 @cache
 def processor() -> str:
-    """Return the processor's name, such as `AMD EPYC 9B14`, or its architecture."""
+    """Return the processor's name, such as `AMD EPYC 9B14`."""
     file = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:(.*)", file.read_text() if file.exists() else "", re.M)
     return found[1].strip() if found else platform.processor() or platform.machine()
