@@ -7,10 +7,9 @@ tables in the package `analysis`. From Python, start with the functions in `__al
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # type checkers take it as true; importing typing would take 20 ms
-if TYPE_CHECKING:
-    from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
     from .door import Run, corrupt, epochs, load, runs, sweep
 
 __version__ = "0.1.0"

@@ -1,7 +1,4 @@
-"""Checks that can refuse a run, except those of the values of its keys (`config`).
-
-All runs of a launch are checked before the first one starts.
-"""
+"""Checks that can refuse a run, except those of the values of its keys (`config`)."""
 
 from __future__ import annotations
 
@@ -27,13 +24,10 @@ SET_ASIDE = "give this launch a name=, or force=true to set the old results asid
 def check(configs: Sequence[Config], *, here: bool = True) -> None:
     """Check the device, data set, sizes, labels, model and earlier results of runs.
 
-    Missing data are downloaded once, before any worker needs them. What several runs have in
-    common is checked once.
+    Missing data are downloaded before any worker needs them. ValueError: one sentence with the
+    value, the rule and the remedy.
 
     here: the runs are executed on this machine, whose GPUs and memory are checked.
-
-    Raises:
-        ValueError: one sentence with the value, the rule and the remedy.
     """
     checked: set[str] = set()
     checksums: dict[str, dict[str, str]] = {}
@@ -65,10 +59,7 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
 def check_earlier_results(
     config: Config, data_sha256: str, labels: dict[str, str], remedy: str = SET_ASIDE
 ) -> None:
-    """Raise ValueError if the run's folder has results of other images or labels than these.
-
-    labels: checksums by the keys of corruption.json, such as `experiment.label_checksums` gives.
-    """
+    """Raise ValueError if the run's folder has results of other data or `label_checksums`."""
     if config.force:
         return
     stored = read_json(config.run.environment) or {}

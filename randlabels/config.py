@@ -169,7 +169,7 @@ class Config(Settings):
         return isinstance(self.corruption, PixelCorruption)
 
     def identity(self) -> dict[str, Any]:
-        """Return the keys that can change the numbers and differ from their defaults, as plain values.
+        """Return plain values of the keys that can change the numbers and are not the defaults.
 
         A key added later thus leaves earlier folders valid. A device has no index, and a file, also
         one that defines an option, is given by the sha256 of its content.
@@ -234,10 +234,9 @@ def _differing(options: Any, prefix: str) -> dict[str, Any]:
 
 
 def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
-    """Return the typed config of a tree of plain values; missing keys have their defaults.
+    """Return the typed config of a tree of plain values; ValueError names a wrong key and its rule.
 
-    sweep: the committed sweep that the run belongs to; it names the folder by default. ValueError:
-    one sentence with the key, its value and the rule that it breaks.
+    sweep: the committed sweep that the run belongs to; it names the folder by default.
     """
     values = {key: value for key, value in tree.items() if key not in DEFAULTS}
     values["imports"] = list(import_files(values.get("imports")))

@@ -32,8 +32,7 @@ def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
     stopped; the same call then continues it. A process that was asked to stop begins no run. One
     whose GPU fails for good exits with `gpu.DEVICE_LOST_EXIT_CODE`.
 
-    job: the run's number in a sweep, None for a single run.
-    cores: CPU threads of a run of a sweep.
+    job: the run's number in a sweep, None for a single run. cores: CPU threads of a run of a sweep.
 
     Raises:
         ValueError: the run is refused; its folder was not made.

@@ -33,14 +33,9 @@ def open_runs(configs: Sequence[Config], *, several: bool, quiet: bool) -> Itera
     """Hold the locks of runs and log to their folders; give those that are still to be computed.
 
     A run of another process, or one finished in the meantime, is reported and left out. An
-    exception of the fit is written to the log and to error.json, and not raised again, so that the
-    other runs of a sweep go on. `Interrupted` leaves the runs as they are.
+    exception of the fit is written to the log and to error.json, and raised only if that fails.
 
     several: log lines on standard output name the run. quiet: only warnings go there.
-
-    Raises:
-        OSError: error.json could not be written; the exception of the fit.
-        ValueError: a run's folder, or a file in it, is a link.
     """
     with ExitStack() as held:
         mine = [config for config in configs if _hold(config, held, prefix(config, several))]

@@ -76,11 +76,7 @@ def main() -> None:
 
 
 def task(tree: DictConfig) -> str:
-    """Execute the run of a composed config and return its state.
-
-    Hydra calls this for a single run, and in the workers of a sweep, whose parent has checked and
-    planned all runs.
-    """
+    """Execute the run of a composed config, alone or in a worker of a sweep; return its state."""
     from . import journal  # imports torch, which --help and tab completion do not need
     from .execute import execute
 
@@ -100,11 +96,7 @@ def task(tree: DictConfig) -> str:
 
 
 def single_run(tree: DictConfig) -> str:
-    """Check and execute the run of this process, and return its state.
-
-    Raises:
-        ValueError: the run is refused; nothing was written.
-    """
+    """Check and execute a run, and return its state; ValueError before anything is written."""
     from .checks import check
     from .execute import execute
     from .launchers import launch

@@ -21,10 +21,7 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 
 
 def prepare_hydra(overrides: Sequence[str] = ()) -> None:
-    """Make the help text, and the options without a file in conf/, known to Hydra.
-
-    Imports the files that the override `imports=` names, since Hydra looks up options first.
-    """
+    """Make the help text, and options without a file in conf/, known to Hydra."""
     named: object = None
     for line in overrides:
         if line.startswith("imports="):

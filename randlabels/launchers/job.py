@@ -28,8 +28,8 @@ class Job:
     The runs are executed in a child process. What kills it leaves this process to report it, and
     the child can handle signals as under other launchers.
 
-    trees: the runs' configs, as `Config.tree` returns them. first: number of the first of them in
-    the sweep. cores: CPU threads of each. notice: seconds between the signal and the time limit.
+    trees: of `Config.tree`. first: number of the first run in the sweep. cores: CPU threads of
+    each. notice: seconds between the signal and the time limit.
     """
 
     trees: Sequence[Mapping[str, Any]]
@@ -66,11 +66,7 @@ class Job:
 
 
 def execute_all(trees: Sequence[Mapping[str, Any]], first: int, cores: int) -> None:
-    """Execute runs, exact fits first and together, and exit.
-
-    The exit code is 0 if each run has a result or is executed by another process, else 1. `force`
-    has no effect here: the launch has applied it.
-    """
+    """Execute runs, exact fits first and together; exit with 1 if one ends without a result."""
     from ..execute import execute, execute_exact  # torch, which the parent does not need
 
     configs = [parse(tree) for tree in trees]

@@ -92,10 +92,7 @@ def _measured_so_far(run: RunDir) -> dict[str, Any]:
 
 
 def varying(configs: Sequence[Config]) -> list[dict[str, str]]:
-    """Return, for each run, the keys that differ among the runs and that their ids do not show.
-
-    The value is `-` if the run's options lack the key.
-    """
+    """Return the values of each run, or `-`, for the keys that differ and that no run id shows."""
     runs = [flat_keys(config.tree()) for config in configs]
     first: dict[str, Any] = {}
     several: dict[str, None] = {}

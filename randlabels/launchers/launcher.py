@@ -28,11 +28,9 @@ MAX_PROCESSES_PER_GPU = 2  # each holds a CUDA context, its own data and activat
 
 SOLVED_HERE = ("basic", "joblib")  # Hydra's launchers whose runs stay on this machine
 
-Until = Callable[[], str | None]
-"""Function that returns the reason to start no more runs, or None."""
+Until = Callable[[], str | None]  # returns the reason to start no more runs, or None
 
-Errors = dict[Path, str]
-"""Errors by run folder that the run's own error.json does not hold."""
+Errors = dict[Path, str]  # by run folder, those that the run's own error.json does not hold
 
 
 class PlannedRun(NamedTuple):
@@ -57,10 +55,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors | None:
-        """Execute the runs, and start no more of them once `until` returns a reason.
-
-        Returns None if the runs were submitted and are executed after this process has ended.
-        """
+        """Execute the runs, and start no more once `until` gives a reason; None if submitted."""
 
 
 @dataclass
@@ -139,10 +134,7 @@ def end_joblib_workers() -> None:
 
 
 def solve_exact(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Solve the exact fits among the runs in this process, with all cores, and return the others.
-
-    Runs that differ only in their labels then share one factorisation in memory.
-    """
+    """Solve the exact fits here, where they share factorisations, and return the other runs."""
     from ..execute import execute_exact  # imports torch
 
     if exact := [run.config for run in runs if run.config.exact]:

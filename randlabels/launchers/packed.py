@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import ClassVar
 
 from ..config import Config, parse
-from ..machine.stopping import follow, launching, uninterrupted
+from ..machine.stopping import follow, launching
 from .launcher import Errors, Launcher, PlannedRun, Until, attempt, count_gpus, solve_exact
 
 SHUTDOWN_SECONDS = 10.0  # after which a worker is killed
@@ -29,9 +28,6 @@ class Packed(Launcher):
 
     workers: number of worker processes, for each GPU where there is one. `auto` means one per GPU;
         on a CPU, as many as the cores hold with the runs' `threads`.
-
-    Raises:
-        ValueError: `workers` is neither `auto` nor a number of at least 1.
     """
 
     name: ClassVar[str] = "packed"
@@ -45,23 +41,19 @@ class Packed(Launcher):
             )
 
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors:
-        """Execute the runs; no worker outlives this call.
-
-        Once `until` returns a reason, no other run starts, and the workers, which follow this
-        process, end theirs at a safe point.
-        """
+        """Execute the runs; no worker outlives this call."""
         with launching():
             waiting = deque(by_data([run.config for run in solve_exact(runs)]))
             size = min(self.count_workers(waiting), len(waiting))
             workers: list[Worker] = []
             errors: Errors = {}
             try:
-                workers += [Worker(slot, size) for slot in range(size)]
+                workers += [Worker(slot) for slot in range(size)]
                 while True:
                     for slot, worker in enumerate(workers):
                         if worker.config is None and waiting and not until():
                             if worker.process.exitcode is not None:
-                                worker = workers[slot] = Worker(slot, size)
+                                worker = workers[slot] = Worker(slot)
                             worker.give(waiting.popleft())
                     busy = [worker for worker in workers if worker.config]
                     if not busy:
@@ -92,19 +84,18 @@ class Packed(Launcher):
 
 
 class Worker:
-    """A worker process, as its parent sees it.
+    """A worker process, as its parent sees it; its number `slot` chooses its GPU."""
 
-    slot: number of this worker, which chooses its GPU and cores. size: number of all workers.
-    """
-
-    def __init__(self, slot: int, size: int) -> None:
+    def __init__(self, slot: int) -> None:
         self.config: Config | None = None  # the run that it executes
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, slot, size), daemon=True)
+        self.process = context.Process(target=work, args=(theirs, slot), daemon=True)
         resource_tracker.ensure_running()  # as `start` does; it leaves SIGINT unblocked
-        with uninterrupted():  # a Ctrl-C during the worker's imports would show a traceback
-            self.process.start()
+        # A Ctrl-C during the worker's imports would show a traceback.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()  # so that the connection ends when the worker dies
 
     def give(self, config: Config) -> None:
@@ -126,30 +117,16 @@ class Worker:
         return {path: error} if error else {}
 
 
-def work(connection: Connection, slot: int, size: int) -> None:
-    """Execute each run whose config tree arrives, until the parent closes the connection or ends.
-
-    The answer to each is that of `attempt`.
-    """
+def work(connection: Connection, slot: int) -> None:
+    """Answer each config tree with that of `attempt`, until the parent closes the connection."""
     from ..execute import execute  # imports torch
 
     follow()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    pin_to_cores(slot, size)
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has no more runs, or died
         while True:
             tree = connection.recv()
             connection.send(attempt(lambda: execute(parse(tree), slot)))  # noqa: B023
-
-
-def pin_to_cores(slot: int, size: int) -> None:
-    """Keep this process on its share of the cores, if the workers divide them evenly."""
-    from ..machine.resources import cpu_cores
-
-    cores = cpu_cores()
-    share = len(cores) // size
-    if hasattr(os, "sched_setaffinity") and size * share == len(cores):
-        os.sched_setaffinity(0, cores[slot * share : (slot + 1) * share])
 
 
 def by_data(configs: Sequence[Config]) -> list[Config]:

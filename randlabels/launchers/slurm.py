@@ -37,10 +37,7 @@ PREFIX = "hydra.launcher."
 
 @dataclass
 class Slurm(Launcher):
-    """`hydra/launcher=slurm`: submits all runs of a sweep through submitit.
-
-    conf/hydra/launcher/slurm.yaml says what each key means.
-    """
+    """Submits all runs of a sweep; conf/hydra/launcher/slurm.yaml says what each key means."""
 
     name: ClassVar[str] = "slurm"
     local: ClassVar[bool] = False
@@ -198,10 +195,7 @@ def export_environment() -> list[str]:
 
 
 def wait(ids: Sequence[str]) -> None:
-    """Return when none of the Slurm jobs is pending or running.
-
-    squeue forgets jobs some minutes after their end. When it fails otherwise, ask again.
-    """
+    """Return when none of the jobs is pending or running; squeue forgets jobs after their end."""
     while True:
         listed = subprocess.run(
             ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}"],

@@ -78,8 +78,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def exit_if_lost(device: str) -> None:
     """End this process if its GPU answers no more, as after an illegal memory access.
 
-    Every later CUDA call of the process would fail, and so would every run that it is given. The
-    exit code is DEVICE_LOST_EXIT_CODE.
+    Every later CUDA call of the process would fail, and so would every run that it is given.
     """
     if device == "cpu":
         return

@@ -75,11 +75,8 @@ def begin() -> None:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note SIGNALS instead of dying of them, and restore earlier handlers at the end.
-
-    Outside of the main thread, where Python allows no handlers, nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
+    """Note SIGNALS instead of dying of them, and restore earlier handlers at the end."""
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
         yield
         return
     earlier = {number: signal.signal(number, _here.note) for number in SIGNALS}
@@ -106,16 +103,6 @@ def launching() -> Iterator[None]:
                 del os.environ[LAUNCH]
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Defer Ctrl-C to the end of this context; processes started in it never see it."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
 def follow() -> None:
     """Follow the launch that LAUNCH names from now on; do nothing in any process but its workers.
 
@@ -135,8 +122,7 @@ def follow() -> None:
 def reason(time_limit: float | None, step: float = 0.0) -> str | None:
     """Return why to stop now, in words; None to continue.
 
-    time_limit: seconds from the beginning of the command, null for none.
-    step: expected seconds until the next call.
+    time_limit: seconds of the command. step: expected seconds until the next call.
     """
     if _here.received:
         return _here.received.name

@@ -23,10 +23,7 @@ DIGEST_BYTES = 64  # of a sha256 in hex digits
 
 
 def save(path: Path, state: Mapping[str, Any], previous: Path | None = None) -> None:
-    """Replace the checkpoint as a whole, and keep its old content as `previous`.
-
-    `state` holds tensors and plain Python values only.
-    """
+    """Replace the checkpoint by tensors and plain values; keep its old content as `previous`."""
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, **state}, buffer)
     content = buffer.getvalue()
@@ -36,9 +33,7 @@ def save(path: Path, state: Mapping[str, Any], previous: Path | None = None) -> 
 def load(path: Path, config_hash: str) -> dict[str, Any] | None:
     """Return the state that `save` wrote for this config, on the CPU; None without a file.
 
-    Raises:
-        ValueError: the file is damaged, or belongs to another config or version.
-        OSError: the file cannot be read; it may be whole.
+    ValueError if the file is damaged, or belongs to another config or version.
     """
     try:
         content = path.read_bytes()

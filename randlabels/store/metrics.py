@@ -54,7 +54,7 @@ def encode_all(records: Sequence[Record]) -> str:
 
 
 def read(path: Path) -> tuple[list[Record], bool]:
-    """Return the records in `path`, none if it is missing, and whether a torn last line was dropped.
+    """Return the records in `path`, if it exists, and whether a torn last line was dropped.
 
     ValueError if an earlier line is broken: an interrupted write breaks only the last.
     """

@@ -47,10 +47,6 @@ def describe(
 
 
 def _gpu(device: str) -> dict[str, Any]:
-    """Return the keys of a GPU, all null on a CPU.
-
-    captured: whether training steps ran as CUDA graphs, null until the fit has ended or stopped.
-    """
     if device == "cpu":
         return dict.fromkeys(("cuda", "cudnn", "driver", "capability", "tf32", "captured"))
     return {
@@ -59,7 +55,7 @@ def _gpu(device: str) -> dict[str, Any]:
         "driver": _driver(),
         "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
         "tf32": torch.backends.cudnn.allow_tf32,
-        "captured": None,
+        "captured": None,  # whether steps ran as CUDA graphs, known when the fit ends or stops
     }
 
 
@@ -80,10 +76,7 @@ def processor() -> str:
 
 @cache
 def _git() -> dict[str, Any] | None:
-    """Return commit and dirty flag of the checkout that tracks this file; None outside of one.
-
-    The flag covers the code of the whole package, new files included.
-    """
+    """Return commit and dirty flag of the package's checkout; None outside of one."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(

@@ -49,10 +49,9 @@ def device_kind(device: str) -> str:
 
 
 def flat_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the dotted keys of a resolved config that can change the numbers, with plain values.
+    """Return the dotted keys of a resolved config that can change the numbers.
 
-    The name of a group's option stands under the group's name. Lists become texts, and a device
-    loses its index.
+    The name of a group's option stands under the group's name. Lists become texts.
     """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
@@ -70,10 +69,7 @@ def flat_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def planned_records(keys: Mapping[str, Any]) -> Any:
-    """Return how many records a whole run with these `flat_keys` writes; None if unknown.
-
-    One per epoch, and a single one for an exact fit, which has no learning rate.
-    """
+    """Return how many records a whole run writes: one per epoch, one in all without an lr."""
     return 1 if keys.get("optimizer.lr", "?") is None else keys.get("epochs")
 
 
@@ -211,10 +207,7 @@ def read_plan(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def merge_plan(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Add `entries` (each with a `run_id`) to the plan of `folder`.
-
-    A run that is already planned keeps its line's position and takes the new content.
-    """
+    """Add `entries`, each with a `run_id`, to the plan of `folder`, in place of earlier ones."""
     make_folder(folder)
     with exclusive(folder / ".plan.lock", timeout=60):
         before = read_plan(folder)
