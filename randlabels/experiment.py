@@ -20,8 +20,6 @@ from .preprocess import Moments
 from .randomness import derive_seed, generator
 from .registry import errors_in
 
-MAX_KEPT_LABELS = 32  # sets of corrupted labels in a process: 19 MB of CIFAR-10
-
 
 @dataclass(frozen=True)
 class Experiment:
@@ -104,7 +102,7 @@ def corrupt_labels(config: Config, data: Data, name: str) -> torch.Tensor:
     key = type(corruption), repr(corruption), config.corrupt, config.dataset.name, name
     if key not in data.drawn:
         labels = relabel(corruption, source_of(config, data, name), config.corrupt)
-        if len(data.drawn) >= MAX_KEPT_LABELS:
+        if len(data.drawn) >= 32:  # 19 MB of CIFAR-10
             data.drawn.clear()
         data.drawn[key] = torch.from_numpy(labels)
     return data.drawn[key]

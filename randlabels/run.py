@@ -24,7 +24,7 @@ from . import launchers
 from .cli.compose import CONF, prepare_hydra
 from .cli.errors import in_one_sentence
 from .config import parse_composed
-from .launchers.grid import check_settings, own_launcher
+from .launchers.grid import own_launcher
 from .launchers.launcher import PlannedRun
 from .machine import stopping
 from .store.rundir import FINISHED
@@ -103,8 +103,7 @@ def single_run(tree: DictConfig) -> str:
 
     global _exit_code
     settings = HydraConfig.get()
-    check_settings(settings)
-    launcher = own_launcher(settings.launcher)
+    launcher = own_launcher(settings)
     if launcher and not launcher.local:
         name = settings.runtime.choices["hydra/launcher"]
         raise ValueError(f"hydra/launcher={name} submits sweeps; add -m, for one run too")
@@ -127,9 +126,7 @@ def single_run(tree: DictConfig) -> str:
 def sweep(overrides: Sequence[str]) -> list[Path]:
     """Execute in this process what `-m OVERRIDES` describes, and return the folders of the runs.
 
-    Raises:
-        ValueError: a run is refused; nothing was started.
-        KeyboardInterrupt: Ctrl-C ended the sweep; its runs have checkpoints.
+    ValueError if a run is refused and nothing was started. KeyboardInterrupt after a Ctrl-C.
     """
     import torch  # imported here, see `task`
 

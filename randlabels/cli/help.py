@@ -10,8 +10,6 @@ from typing import Any
 
 import yaml
 
-NAME_COLUMNS = 19  # width of the longest name, the sweep paper/figure1b_mini
-
 
 def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]] = ()) -> str:
     """Return one paragraph per group: its options in conf/ and `extra` ones, and their keys."""
@@ -56,7 +54,7 @@ def _top_level(conf: Path) -> list[str]:
 
 def _option(group: str, name: str, comment: str, keys: Mapping[str, Any]) -> list[str]:
     values = [f"{group}.{key}={as_typed(value)}" for key, value in keys.items() if key != "name"]
-    lines = [f"  {name:<{NAME_COLUMNS}} {comment}".rstrip()]
+    lines = [f"  {name:<19} {comment}".rstrip()]  # the longest is paper/figure1b_mini
     return [*lines, f"      {' '.join(values)}"] if values else lines
 
 

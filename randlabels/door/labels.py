@@ -113,8 +113,6 @@ def _source(
 
 
 class _NoImages:
-    """Takes the place of images that were not given."""
-
     def __init__(self, kind: str) -> None:
         self.kind = kind
 

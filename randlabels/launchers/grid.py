@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from ..cli.help import as_typed
 from ..config import parse_composed
@@ -22,7 +25,6 @@ from ..console import counted, log, logging_to
 from ..machine.stopping import exit_code, reason
 from ..schema import parse_dataclass, to_plain
 from ..store.rundir import FINISHED
-from .composer import Composer
 from .launcher import ANALYSIS, HydraLauncher, Launcher, PlannedRun
 from .packed import Packed
 from .slurm import Slurm
@@ -51,10 +53,9 @@ class GridSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Choose the launcher; ValueError if one of its keys or of Hydra's has a wrong value."""
-        check_settings(config.hydra)
         self.config = config
         self.hydra_context = hydra_context
-        self.executor = own_launcher(config.hydra.launcher) or HydraLauncher(
+        self.executor = own_launcher(config.hydra) or HydraLauncher(
             hydra_context, task_function, config
         )
 
@@ -117,17 +118,58 @@ class GridSweeper(Sweeper):
         return list(runs.values())
 
 
-def check_settings(settings: HydraConf) -> None:
-    """Raise ValueError if one of Hydra's own settings would put results elsewhere."""
+class Composer:
+    """Composes what Hydra's `load_sweep_config` returns: its configs and its errors, faster.
+
+    master: composed config of the launch, whose `hydra` keys hold for all runs.
+    """
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self._loader, self._master = loader, master
+        self._groups = set(loader.list_groups(""))
+        self._parse = cache(OverridesParser.create(config_loader=loader).parse_override)
+        self._compose_once = cache(self._compose)
+
+    def tree(self, overrides: Sequence[str]) -> tuple[DictConfig, str | None]:
+        """Return a run's composed tree without the key `hydra`, and the name of its sweep."""
+        values, options = [], []
+        for override in map(self._parse, overrides):
+            if override.type != OverrideType.CHANGE:
+                return self._compose(*overrides)  # + and ~ depend on the values before them
+            key = override.key_or_group
+            is_group = "/" in key or key in self._groups or override.package is not None
+            if is_group or key.partition(".")[0] == "hydra":
+                options.append(str(override.input_line))
+            else:
+                values.append(override)
+        composed, sweep = self._compose_once(*options)
+        tree = copy.deepcopy(composed)
+        try:
+            for override in values:
+                OmegaConf.update(tree, override.key_or_group, override.value(), merge=True)
+        except OmegaConfBaseException:
+            return self._compose(*overrides)  # which raises Hydra's error
+        return tree, sweep
+
+    def _compose(self, *overrides: str) -> tuple[DictConfig, str | None]:
+        composed = self._loader.load_sweep_config(self._master, list(overrides))
+        sweep = composed.hydra.runtime.choices.get("sweep")
+        with open_dict(composed):  # interpolations in `hydra` need a running job
+            del composed["hydra"]
+        return composed, sweep
+
+
+def own_launcher(settings: HydraConf) -> Launcher | None:
+    """Return the launcher that Hydra's settings choose, None if it is Hydra's own.
+
+    ValueError if one of these settings is wrong, or would put results elsewhere.
+    """
     if settings.job.chdir:
         raise ValueError(
             "hydra.job.chdir=true must be false: all paths are relative to the working directory; "
             "use out=FOLDER to choose where results go"
         )
-
-
-def own_launcher(keys: DictConfig | str) -> Launcher | None:
-    """Return the launcher of `hydra.launcher`, None if it is Hydra's; ValueError for a bad key."""
+    keys = settings.launcher
     if isinstance(keys, str):
         raise ValueError(f"hydra.launcher={keys} must have a slash; use hydra/launcher={keys}")
     values = to_plain(keys)

@@ -16,8 +16,6 @@ from ..machine import stopping
 from ..store.rundir import FINISHED
 from .launcher import attempt
 
-REQUEUE_SECONDS = 5.0  # in which a signal reaches the process that requeues the job
-
 Fit = tuple[Sequence[Config], Callable[[], object]]  # runs, and what executes them
 
 
@@ -47,7 +45,7 @@ class Job:
         self.child.start()
         self.child.join()
         if self.child.exitcode:
-            time.sleep(REQUEUE_SECONDS)  # Slurm signals all processes, and this one then requeues
+            time.sleep(5)  # a signal that ended the runs comes here too, and requeues the job
             runs = [parse(tree).run for tree in self.trees]
             logs = " ".join(str(run.log) for run in runs if run.state() not in FINISHED)
             raise RuntimeError(f"No result (exit code {self.child.exitcode}); see {logs}")

@@ -16,8 +16,6 @@ from ..store import metrics
 from ..store.rundir import FINISHED, RunDir, flat_keys, merge_plan, planned_records, read_json
 from .launcher import ANALYSIS, Errors, PlannedRun
 
-IN_RUN_ID = ("model", "dataset", "corruption", "corrupt", "seed")
-
 
 def begin(runs: Sequence[PlannedRun]) -> None:
     """Set earlier results aside where `force` asks for it, and write the plan."""
@@ -94,11 +92,12 @@ def _measured_so_far(run: RunDir) -> dict[str, Any]:
 def varying(configs: Sequence[Config]) -> list[dict[str, str]]:
     """Return the values of each run, or `-`, for the keys that differ and that no run id shows."""
     runs = [flat_keys(config.tree()) for config in configs]
+    in_run_id = ("model", "dataset", "corruption", "corrupt", "seed")
     first: dict[str, Any] = {}
     several: dict[str, None] = {}
     for keys in runs:
         for key, value in keys.items():
-            if first.setdefault(key, value) != value and key not in IN_RUN_ID:
+            if first.setdefault(key, value) != value and key not in in_run_id:
                 several[key] = None
     return [{key: as_typed(keys.get(key, "-")) for key in several} for keys in runs]
 

@@ -26,8 +26,6 @@ ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "a
 
 MAX_PROCESSES_PER_GPU = 2  # each holds a CUDA context, its own data and activations: about 2 GB
 
-SOLVED_HERE = ("basic", "joblib")  # Hydra's launchers whose runs stay on this machine
-
 Until = Callable[[], str | None]  # returns the reason to start no more runs, or None
 
 Errors = dict[Path, str]  # by run folder, those that the run's own error.json does not hold
@@ -84,8 +82,8 @@ class HydraLauncher(Launcher):
 
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors:
         with launching():
-            if self.config.hydra.runtime.choices["hydra/launcher"] in SOLVED_HERE:
-                runs = solve_exact(runs)
+            if self.config.hydra.runtime.choices["hydra/launcher"] in ("basic", "joblib"):
+                runs = solve_exact(runs)  # a plugin's runs may go to another machine
             if not runs:
                 return {}
             overrides = _Overrides([run.overrides for run in runs])

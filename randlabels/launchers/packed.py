@@ -16,8 +16,6 @@ from ..config import Config, parse
 from ..machine.stopping import follow, launching
 from .launcher import Errors, Launcher, PlannedRun, Until, attempt, count_gpus, solve_exact
 
-SHUTDOWN_SECONDS = 10.0  # after which a worker is killed
-
 
 @dataclass
 class Packed(Launcher):
@@ -66,7 +64,7 @@ class Packed(Launcher):
                 for worker in workers:
                     worker.connection.close()  # which ends a worker that waits for its next run
                 for worker in workers:
-                    worker.process.join(SHUTDOWN_SECONDS)
+                    worker.process.join(10)
                     worker.process.kill()
                     worker.process.join()
 
@@ -130,7 +128,7 @@ def work(connection: Connection, slot: int) -> None:
 
 
 def by_data(configs: Sequence[Config]) -> list[Config]:
-    """Return the configs by data set, the data sets in the order in which they first occur."""
+    """Return the configs by data set, in the order in which these first occur."""
     places: dict[tuple[str, str], int] = {}
     return sorted(
         configs,

@@ -25,13 +25,6 @@ LOG_FOLDER = ".slurm"  # next to the runs: the jobs' scripts and output
 SET_BY_LAUNCHER = "array dependency error job-name open-mode output requeue signal wait".split()
 """Options of sbatch that `hydra.launcher.sbatch` must not contain."""
 
-REQUESTED = ("partition", "account", "qos", "cpus", "gpus", "memory_gb", "minutes")
-"""Keys that `plan=true` lists, with those of `sbatch`."""
-
-COLLECT_MINUTES = 60  # time limit of the job that writes the tables; 5,000 runs take seconds
-
-POLL_SECONDS = 5.0  # between two calls of squeue
-
 PREFIX = "hydra.launcher."
 
 
@@ -89,12 +82,15 @@ class Slurm(Launcher):
             raise ValueError("hydra/launcher=slurm needs submitit; pip install submitit") from error
 
     def request(self, runs: Sequence[PlannedRun]) -> str:
-        keys = {key: getattr(self, key) for key in REQUESTED} | self.sbatch
+        names = ("partition", "account", "qos", "cpus", "gpus", "memory_gb", "minutes")
+        keys = {key: getattr(self, key) for key in names} | self.sbatch
         listed = ", ".join(f"{key}={value}" for key, value in keys.items() if value)
         return f"Of Slurm, an array of {counted(len(self.split(runs)), 'job')} with {listed} each."
 
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors | None:
         """Submit the runs as one array, and after it a job for the tables of each folder."""
+        from submitit.helpers import CommandFunction
+
         folder = runs[0].config.folder
         logs = folder.absolute() / LOG_FOLDER
         jobs = [
@@ -109,7 +105,11 @@ class Slurm(Launcher):
         ids = [self.submit(logs, jobs, self.array_options())]
         try:
             if self.collect:
-                ids += self.submit_collectors(logs, ids[0], {run.config.folder for run in runs})
+                collect = [sys.executable, "-m", f"{ANALYSIS}.collect"]
+                folders = sorted({str(run.config.folder.absolute()) for run in runs})
+                commands = [CommandFunction([*collect, path]) for path in folders]
+                options = {"time": 60, "dependency": f"afterany:{ids[0]}"}  # takes no minute
+                ids.append(self.submit(logs, commands, options, "-tables"))
         finally:
             print(
                 f"Submitted {counted(len(runs), 'run')} as Slurm job {ids[0]} ({len(jobs)} in its "
@@ -140,17 +140,6 @@ class Slurm(Launcher):
             "srun_args": [f"--cpus-per-task={self.cpus}"],
             "additional_parameters": {**others, "requeue": True},
         }
-
-    def submit_collectors(self, logs: Path, array: str, folders: set[Path]) -> list[str]:
-        """Submit a job for the tables of each folder, to start when the array has ended."""
-        from submitit.helpers import CommandFunction
-
-        options = {"time": COLLECT_MINUTES, "dependency": f"afterany:{array}"}
-        ids = []
-        for folder in sorted(folders):
-            command = [sys.executable, "-m", f"{ANALYSIS}.collect", str(folder.absolute())]
-            ids.append(self.submit(logs, [CommandFunction(command)], options, "-tables"))
-        return ids
 
     def submit(
         self, logs: Path, jobs: Sequence[Any], options: Mapping[str, Any], suffix: str = ""
@@ -205,4 +194,4 @@ def wait(ids: Sequence[str]) -> None:
         is_answer = listed.returncode == 0 or "Invalid job id" in listed.stderr
         if is_answer and not listed.stdout.strip():
             return
-        time.sleep(POLL_SECONDS)
+        time.sleep(5)

@@ -27,8 +27,6 @@ Instructions"); other GPUs have 1/32 or 1/64 of it."""
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # of a container, as seen from inside
 
-BF16_CAPABILITY = (8, 0)  # from here on GPUs multiply bf16; older ones emulate it
-
 
 @dataclass(frozen=True)
 class Resources:
@@ -127,8 +125,7 @@ def _precision(config: Config, device: str) -> str:
 
 
 def _gpu_multiplies_bf16(device: int | str) -> bool:
-    """Return whether the GPU has bf16 in its tensor cores."""
-    return torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+    return torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
 
 
 @cache
