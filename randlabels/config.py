@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from .preprocess import Preprocess
     from .schedule import Schedule
 
-TRAINING_KEYS = ("epochs", "batch_size", "eval_every", "sensitivity", "compile")
-TRAINING_GROUPS = ("optimizer", "loss", "schedule", "augment")
-"""Keys and groups that have no meaning for an exact fit."""
-
 
 @dataclass(kw_only=True)
 class Settings:
@@ -147,8 +143,9 @@ class Config(Settings):
 
     def _refuse_training_keys(self) -> None:
         identity = self.identity()
-        given = [f"{key}={identity[key]}" for key in TRAINING_KEYS if key in identity]
-        for group in TRAINING_GROUPS:
+        keys = ("epochs", "batch_size", "eval_every", "sensitivity", "compile")
+        given = [f"{key}={identity[key]}" for key in keys if key in identity]
+        for group in ("optimizer", "loss", "schedule", "augment"):
             for key, value in identity.get(group, {}).items():
                 given.append(f"{group}={value}" if key == "name" else f"{group}.{key}={value}")
         if self.model.lr is not None:

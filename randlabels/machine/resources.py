@@ -135,7 +135,7 @@ def _multiplies_bf16() -> bool:
 
 
 def free_memory(device: str) -> int:
-    """Return the bytes that a process can still take, in a container of its control group."""
+    """Return the bytes that a process can still take; the limit of a container counts too."""
     if device != "cpu":
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
