@@ -29,23 +29,20 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
 
     here: the runs are executed on this machine, whose GPUs and memory are checked.
     """
+    if here:
+        for each in {(c.device, c.precision, c.compile, c.threads): c for c in configs}.values():
+            check_machine(each)
     checked: set[str] = set()
     checksums: dict[str, dict[str, str]] = {}
-
-    def first(*keys: object) -> bool:
-        known = repr(keys) in checked
-        checked.add(repr(keys))
-        return not known
-
     for config in sorted(configs, key=lambda config: repr(config.dataset)):  # loads each data once
-        if here and first("device", config.device, config.compile):
-            check_machine(config)
         data = load(config.dataset)
         key = repr((config.dataset, config.corruption, config.corrupt))
         if key not in checksums:
             checksums[key] = label_checksums(config, data)
         resources = config.device, config.precision
-        if first("model", *resources, config.dataset, config.model, config.preprocess):
+        model = repr((*resources, config.dataset, config.model, config.preprocess))
+        if model not in checked:
+            checked.add(model)
             check_model(config, data, here=here)
         if config.force and config.run.state() == "running":
             raise ValueError(

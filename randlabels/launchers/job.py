@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -15,8 +15,6 @@ from ..config import Config, parse
 from ..machine import stopping
 from ..store.rundir import FINISHED
 from .launcher import attempt
-
-Fit = tuple[Sequence[Config], Callable[[], object]]  # runs, and what executes them
 
 
 @dataclass(kw_only=True)
@@ -69,13 +67,15 @@ def execute_all(trees: Sequence[Mapping[str, Any]], first: int, cores: int) -> N
 
     configs = [parse(tree) for tree in trees]
     exact = [config for config in configs if config.exact]
-    fits: list[Fit] = [(exact, partial(execute_exact, exact, first, cores))]
-    for number, config in enumerate(configs, first):
-        if not config.exact:
-            fits.append(([config], partial(execute, config, number, cores)))
     with stopping.listening():
-        for fitted, fit in fits:
-            if error := attempt(fit):
-                print(f"{', '.join(config.run_id for config in fitted)}: {error}", flush=True)
+        _report(exact, attempt(partial(execute_exact, exact, first, cores)))
+        for number, config in enumerate(configs, first):
+            if not config.exact:
+                _report([config], attempt(partial(execute, config, number, cores)))
     states = {config.run.state() for config in configs}
     sys.exit(0 if states <= {*FINISHED, "running"} else 1)
+
+
+def _report(configs: Sequence[Config], error: str | None) -> None:
+    if error:
+        print(f"{', '.join(config.run_id for config in configs)}: {error}", flush=True)

@@ -19,8 +19,8 @@ from omegaconf import DictConfig, read_write
 from ..config import Config
 from ..console import log, logging_to
 from ..machine.stopping import launching
+from ..registry import PACKAGE
 
-PACKAGE = Path(__file__).parent.parent
 ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "analysis"
 """The package of the tables: inside ours once installed, next to it in a checkout."""
 

@@ -129,8 +129,8 @@ def work(connection: Connection, slot: int) -> None:
 
 def by_data(configs: Sequence[Config]) -> list[Config]:
     """Return the configs by data set, in the order in which these first occur."""
-    places: dict[tuple[str, str], int] = {}
-    return sorted(
-        configs,
-        key=lambda c: places.setdefault((c.dataset.name, str(c.dataset.folder)), len(places)),
-    )
+    groups: dict[tuple[str, str], list[Config]] = {}
+    for config in configs:
+        key = config.dataset.name, str(config.dataset.folder)
+        groups.setdefault(key, []).append(config)
+    return [config for group in groups.values() for config in group]

@@ -30,12 +30,9 @@ MEASURED = tuple(BETTER)  # the metrics that every run measures, in the order of
 
 LOSSES = tuple(key for key in MEASURED if "_loss" in key)  # means of the loss without weight decay
 
-COSTS = ("epoch", "lr", "seconds", "images_per_second")
-"""Keys of a record that are not metrics: `seconds` is the epoch's wall clock with all evaluations,
-`images_per_second` the speed of its training part."""
-
 KEYS = ("epoch", "lr", *MEASURED, "seconds", "images_per_second")
-"""The keys that every record has, in their order."""
+"""The keys that every record has, in their order: `seconds` is the epoch's wall clock with all
+evaluations, `images_per_second` the speed of its training part."""
 
 SENSITIVITY = ("loss_sensitivity", "loss_sensitivity_gini", "critical_sample_ratio")
 """Further keys of a run with `sensitivity` above 0, measured on that many training images: the
@@ -97,8 +94,8 @@ def final(records: Sequence[Record]) -> dict[str, float | None]:
     """Return the value of each metric of the records in the last epoch that was evaluated."""
     measured = [record for record in records if record.get("train_acc") is not None]
     last = measured[-1] if measured else {}
-    added = {key: None for record in records for key in record if key not in COSTS}
-    return {key: last.get(key) for key in (*MEASURED, *(k for k in added if k not in MEASURED))}
+    added = dict.fromkeys(key for record in records for key in record if key not in KEYS)
+    return {key: last.get(key) for key in (*MEASURED, *added)}
 
 
 def console_line(record: Record, *, noisy: bool) -> str:

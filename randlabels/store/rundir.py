@@ -81,6 +81,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.run_id = path.name
         self.config = path / "config.yaml"
         self.log = path / "run.log"
         self.environment = path / "environment.json"
@@ -91,10 +92,6 @@ class RunDir:
         self.done = path / "done.json"
         self.error = path / "error.json"
         self._lock_file = path / ".lock"
-
-    @property
-    def run_id(self) -> str:
-        return self.path.name
 
     def weights(self, epoch: int) -> Path:
         """Return the file of the weights kept after an epoch (0-based); -1: the initial ones."""
