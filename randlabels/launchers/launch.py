@@ -94,11 +94,10 @@ def varying(configs: Sequence[Config]) -> list[dict[str, str]]:
     runs = [flat_keys(config.tree()) for config in configs]
     in_run_id = ("model", "dataset", "corruption", "corrupt", "seed")
     first: dict[str, Any] = {}
-    several: dict[str, None] = {}
-    for keys in runs:
-        for key, value in keys.items():
-            if first.setdefault(key, value) != value and key not in in_run_id:
-                several[key] = None
+    differing = {
+        key for keys in runs for key, value in keys.items() if first.setdefault(key, value) != value
+    }
+    several = [key for key in first if key in differing and key not in in_run_id]
     return [{key: as_typed(keys.get(key, "-")) for key in several} for keys in runs]
 
 
