@@ -18,8 +18,7 @@ from filelock import BaseFileLock
 from .files import make_folder, write_atomic
 from .locks import exclusive, is_locked
 
-SCHEMA = 1
-"""Version of the files and of the hash; raise it when a default or a format changes."""
+SCHEMA = 1  # version of the files and of the hash; raise it when a default or a format changes
 
 FINISHED = ("done", "diverged")  # states of runs that are not started again
 
