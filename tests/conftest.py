@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +76,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
             torch.set_num_threads(threads)
             if workers := reusable_executor._executor:  # they stay in the folder of this test
                 workers.shutdown(wait=True)
+            forkserver._forkserver._stop()  # type: ignore[attr-defined]  # as does the launcher `packed`
         out, err = capfd.readouterr()
         if isinstance(code, str):  # as the interpreter does at exit
             code, err = 1, err + code + "\n"

@@ -104,7 +104,7 @@ def test_workers_stop_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 def test_worker_that_cannot_read_a_run_exits_and_closes_its_connection() -> None:
     ours, theirs = Pipe()
-    process = get_context("spawn").Process(target=packed.work, args=(theirs, 0))
+    process = get_context("spawn").Process(target=packed.work, args=(theirs, 0, ""))
     process.start()
     theirs.close()
     ours.send_bytes(b"not a config tree")
@@ -128,7 +128,7 @@ def test_control_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None
     many = "seed=range(0,300)"  # more than end before the signal, also on a slow machine
     with started(tmp_path, "-m", *TINY, PACKED, many) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        wait_until(lambda: len(children.read_text().split()) >= 2)  # with the resource tracker
+        wait_until(lambda: len(children.read_text().split()) == 2)  # with the resource tracker
         time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
         out, _ = process.communicate(timeout=60)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import ClassVar
 
 from ..config import Config, parse
-from ..machine.stopping import follow, launching
+from ..machine.stopping import LAUNCH, follow, launching
 from .launcher import Errors, Launcher, PlannedRun, Until, attempt, count_gpus, solve_exact
+
+PRELOADED = ["randlabels.execute", "randlabels.launchers.packed"]
+"""Imported once, with torch, by the process that all workers are forked from."""
 
 
 @dataclass
 class Packed(Launcher):
-    """`hydra/launcher=packed`: workers that import torch and load each data set once.
+    """`hydra/launcher=packed`: workers that load each data set once.
 
     Each run goes to the next free worker; runs of one data set follow each other. When a worker
     dies, its current run fails, and another worker replaces it.
@@ -86,14 +90,16 @@ class Worker:
 
     def __init__(self, slot: int) -> None:
         self.config: Config | None = None  # the run that it executes
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, slot), daemon=True)
-        resource_tracker.ensure_running()  # as `start` does; it leaves SIGINT unblocked
-        # A Ctrl-C during the worker's imports would show a traceback.
+        forkserver.set_forkserver_preload(PRELOADED)
+        resource_tracker.ensure_running()  # as forkserver does; it leaves SIGINT unblocked
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        self.process.start()
+        forkserver.ensure_running()  # a Ctrl-C during its imports would show a traceback
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        context = multiprocessing.get_context("forkserver")
+        self.connection, theirs = context.Pipe()
+        arguments = (theirs, slot, os.environ.get(LAUNCH, ""))
+        self.process = context.Process(target=work, args=arguments, daemon=True)
+        self.process.start()
         theirs.close()  # so that the connection ends when the worker dies
 
     def give(self, config: Config) -> None:
@@ -115,10 +121,11 @@ class Worker:
         return {path: error} if error else {}
 
 
-def work(connection: Connection, slot: int) -> None:
+def work(connection: Connection, slot: int, launch: str) -> None:
     """Answer each config tree with that of `attempt`, until the parent closes the connection."""
     from ..execute import execute  # imports torch
 
+    os.environ[LAUNCH] = launch  # not that of the process that workers are forked from
     follow()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has no more runs, or died
