@@ -17,9 +17,6 @@ from ..config import Config, parse
 from ..machine.stopping import LAUNCH, follow, launching
 from .launcher import Errors, Launcher, PlannedRun, Until, attempt, count_gpus, solve_exact
 
-PRELOADED = ["randlabels.execute", "randlabels.launchers.packed"]
-"""Imported once, with torch, by the process that all workers are forked from."""
-
 
 @dataclass
 class Packed(Launcher):
@@ -90,7 +87,8 @@ class Worker:
 
     def __init__(self, slot: int) -> None:
         self.config: Config | None = None  # the run that it executes
-        forkserver.set_forkserver_preload(PRELOADED)
+        # Workers are forked from a process that has imported these modules and torch.
+        forkserver.set_forkserver_preload(["randlabels.execute", "randlabels.launchers.packed"])
         resource_tracker.ensure_running()  # as forkserver does; it leaves SIGINT unblocked
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         forkserver.ensure_running()  # a Ctrl-C during its imports would show a traceback

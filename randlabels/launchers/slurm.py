@@ -102,14 +102,28 @@ class Slurm(Launcher):
             )
             for number, part in enumerate(self.split(runs))
         ]
-        ids = [self.submit(logs, jobs, self.array_options())]
+        options = {
+            "time": self.minutes,
+            "cpus_per_task": self.cpus,
+            "gpus_per_node": self.gpus or None,
+            "mem": self.memory_gb,
+            "array_parallelism": self.at_once,
+            "signal_delay_s": self.notice,
+            # since Slurm 22.05, srun does not inherit --cpus-per-task from sbatch
+            "srun_args": [f"--cpus-per-task={self.cpus}"],
+            "additional_parameters": {
+                **{key.replace("_", "-"): value for key, value in self.sbatch.items()},
+                "requeue": True,
+            },
+        }
+        ids = [self.submit(logs, jobs, options)]
         try:
             if self.collect:
                 collect = [sys.executable, "-m", f"{ANALYSIS}.collect"]
                 folders = sorted({str(run.config.folder.absolute()) for run in runs})
                 commands = [CommandFunction([*collect, path]) for path in folders]
-                options = {"time": 60, "dependency": f"afterany:{ids[0]}"}  # takes no minute
-                ids.append(self.submit(logs, commands, options, "-tables"))
+                after = {"time": 60, "dependency": f"afterany:{ids[0]}"}  # takes no minute
+                ids.append(self.submit(logs, commands, after, "-tables"))
         finally:
             print(
                 f"Submitted {counted(len(runs), 'run')} as Slurm job {ids[0]} ({len(jobs)} in its "
@@ -125,21 +139,6 @@ class Slurm(Launcher):
     def split(self, runs: Sequence[PlannedRun]) -> list[Sequence[PlannedRun]]:
         firsts = range(0, len(runs), self.runs_per_job)
         return [runs[first : first + self.runs_per_job] for first in firsts]
-
-    def array_options(self) -> dict[str, Any]:
-        """Return submitit's parameters of the array."""
-        others = {key.replace("_", "-"): value for key, value in self.sbatch.items()}
-        return {
-            "time": self.minutes,
-            "cpus_per_task": self.cpus,
-            "gpus_per_node": self.gpus or None,
-            "mem": self.memory_gb,
-            "array_parallelism": self.at_once,
-            "signal_delay_s": self.notice,
-            # since Slurm 22.05, srun does not inherit --cpus-per-task from sbatch
-            "srun_args": [f"--cpus-per-task={self.cpus}"],
-            "additional_parameters": {**others, "requeue": True},
-        }
 
     def submit(
         self, logs: Path, jobs: Sequence[Any], options: Mapping[str, Any], suffix: str = ""
