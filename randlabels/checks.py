@@ -1,7 +1,4 @@
-"""Checks that can refuse a run, except those of the values of its keys (`config`).
-
-All runs of a launch are checked before the first one starts.
-"""
+"""Checks that can refuse a run, except those of the values of its keys (`config`)."""
 
 from __future__ import annotations
 
@@ -22,38 +19,30 @@ from .solve import dtype_of
 from .store.rundir import read_json
 
 SET_ASIDE = "give this launch a name=, or force=true to set the old results aside"
-"""Remedy where a folder has results that this launch cannot continue."""
 
 
 def check(configs: Sequence[Config], *, here: bool = True) -> None:
     """Check the device, data set, sizes, labels, model and earlier results of runs.
 
-    Missing data are downloaded once, before any worker needs them. What several runs have in
-    common is checked once.
+    Missing data are downloaded before any worker needs them. ValueError: one sentence with the
+    value, the rule and the remedy.
 
     here: the runs are executed on this machine, whose GPUs and memory are checked.
-
-    Raises:
-        ValueError: one sentence with the value, the rule and the remedy.
     """
+    if here:
+        for each in {(c.device, c.precision, c.compile, c.threads): c for c in configs}.values():
+            check_machine(each)
     checked: set[str] = set()
     checksums: dict[str, dict[str, str]] = {}
-
-    def first(*keys: object) -> bool:
-        """Return whether nothing with these keys was checked before."""
-        known = repr(keys) in checked
-        checked.add(repr(keys))
-        return not known
-
     for config in sorted(configs, key=lambda config: repr(config.dataset)):  # loads each data once
-        if here and first("device", config.device, config.compile):
-            check_machine(config)
         data = load(config.dataset)
         key = repr((config.dataset, config.corruption, config.corrupt))
         if key not in checksums:
             checksums[key] = label_checksums(config, data)
         resources = config.device, config.precision
-        if first("model", *resources, config.dataset, config.model, config.preprocess):
+        model = repr((*resources, config.dataset, config.model, config.preprocess))
+        if model not in checked:
+            checked.add(model)
             check_model(config, data, here=here)
         if config.force and config.run.state() == "running":
             raise ValueError(
@@ -67,10 +56,7 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
 def check_earlier_results(
     config: Config, data_sha256: str, labels: dict[str, str], remedy: str = SET_ASIDE
 ) -> None:
-    """Raise ValueError if the run's folder has results of other images or labels than these.
-
-    labels: checksums by the keys of corruption.json, such as `experiment.label_checksums` gives.
-    """
+    """Raise ValueError if the run's folder has results of other data or `label_checksums`."""
     if config.force:
         return
     stored = read_json(config.run.environment) or {}
@@ -100,11 +86,7 @@ def check_kept_weights(config: Config) -> None:
 
 
 def check_model(config: Config, data: Data, *, here: bool = True) -> None:
-    """Build a network, or compute the memory of an exact fit, for these data.
-
-    Raises:
-        ValueError: the model does not fit the images, or the free memory of this machine.
-    """
+    """Raise ValueError if the model does not fit the images, or this machine's free memory."""
     if isinstance(config.model, ExactModel):
         _check_memory(config, config.model, data, here=here)
     else:
@@ -112,7 +94,6 @@ def check_model(config: Config, data: Data, *, here: bool = True) -> None:
 
 
 def _check_network(config: Config, data: Data) -> None:
-    """Let the model see two images."""
     name, image = f"model={config.model.name}", image_shape(config, data)
     with errors_in(config.model):
         model = build_model(config, data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -28,10 +27,6 @@ if TYPE_CHECKING:
     from .optimizer import Optimizer
     from .preprocess import Preprocess
     from .schedule import Schedule
-
-TRAINING_KEYS = ("epochs", "batch_size", "eval_every", "sensitivity", "compile")
-TRAINING_GROUPS = ("optimizer", "loss", "schedule", "augment")
-"""Keys and groups that have no meaning for an exact fit."""
 
 
 @dataclass(kw_only=True)
@@ -148,8 +143,9 @@ class Config(Settings):
 
     def _refuse_training_keys(self) -> None:
         identity = self.identity()
-        given = [f"{key}={identity[key]}" for key in TRAINING_KEYS if key in identity]
-        for group in TRAINING_GROUPS:
+        keys = ("epochs", "batch_size", "eval_every", "sensitivity", "compile")
+        given = [f"{key}={identity[key]}" for key in keys if key in identity]
+        for group in ("optimizer", "loss", "schedule", "augment"):
             for key, value in identity.get(group, {}).items():
                 given.append(f"{group}={value}" if key == "name" else f"{group}.{key}={value}")
         if self.model.lr is not None:
@@ -170,11 +166,10 @@ class Config(Settings):
         return isinstance(self.corruption, PixelCorruption)
 
     def identity(self) -> dict[str, Any]:
-        """Return the keys that can change the numbers and differ from their defaults.
+        """Return plain values of the keys that can change the numbers and are not the defaults.
 
-        Values are plain. Because defaults are left out, a key added later leaves earlier folders
-        valid. A device is given without its index, and a file, also one that defines an option,
-        by the sha256 of its content.
+        A key added later thus leaves earlier folders valid. A device has no index, and a file, also
+        one that defines an option, is given by the sha256 of its content.
         """
         identity = _differing(self, prefix="")
         if "device" in identity:
@@ -236,12 +231,9 @@ def _differing(options: Any, prefix: str) -> dict[str, Any]:
 
 
 def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
-    """Return the typed config of a tree of plain values; missing keys have their defaults.
+    """Return the typed config of a tree of plain values; ValueError names a wrong key and its rule.
 
     sweep: the committed sweep that the run belongs to; it names the folder by default.
-
-    Raises:
-        ValueError: one sentence with the key, its value and the rule that it breaks.
     """
     values = {key: value for key, value in tree.items() if key not in DEFAULTS}
     values["imports"] = list(import_files(values.get("imports")))
@@ -261,10 +253,7 @@ def parse(tree: Mapping[str, Any], sweep: str | None = None) -> Config:
                 f"{group}.code_sha256={pinned} must be that of the file of {group}={name}, which "
                 f"is {found}; restore the file, or launch again"
             )
-        choice = known[name], repr(keys)
-        if choice not in _chosen:
-            _chosen[choice] = parse_dataclass(known[name], keys, prefix=f"{group}.")
-        chosen[group] = copy.deepcopy(_chosen[choice])
+        chosen[group] = parse_dataclass(known[name], keys, prefix=f"{group}.")
     return Config(**vars(settings), **chosen)
 
 
@@ -279,8 +268,3 @@ def parse_composed(tree: DictConfig, sweep: str | None = None) -> Config:
                 f"`name: X` to the chosen file of the group {group}"
             )
     return parse(values, sweep)
-
-
-_chosen: dict[tuple[type, str], Any] = {}
-"""Options by class and keys, to be copied: the runs of a sweep share most of them, and parsing
-takes ten times as long."""

@@ -27,8 +27,7 @@ MAX_LISTED = 20  # names in one sentence
 log = logging.getLogger("randlabels")
 log.addHandler(logging.NullHandler())  # messages outside `logging_to` are dropped
 
-NUMBER = re.compile(r"[-+\d][-+\d.,e %±]*|null")
-"""A cell of a column of numbers; `-` is a missing one."""
+NUMBER = re.compile(r"[-+\d][-+\d.,e %±]*|null")  # in a table; `-` is a missing one
 
 
 class _Screen(logging.StreamHandler):
@@ -43,10 +42,7 @@ class _Screen(logging.StreamHandler):
 
 @contextmanager
 def logging_to(*files: Path, prefix: str = "", quiet: bool = False) -> Iterator[None]:
-    """Send log messages to all `files` and, with `prefix`, to standard output, and nowhere else.
-
-    With `quiet`, only warnings and errors go to standard output.
-    """
+    """Send messages to all `files` and, if `quiet` only warnings, to standard output."""
     screen = _Screen(sys.stdout)
     screen.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     screen.setLevel(logging.WARNING if quiet else logging.INFO)

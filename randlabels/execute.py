@@ -21,8 +21,7 @@ from .machine.stopping import Interrupted, Watch
 from .store import checkpoint, metrics
 from .store.rundir import FINISHED, RunDir, write_atomic
 
-FIXED_RESOURCES = ("precision", "compile", "threads")
-"""Resources that change the numbers: a run keeps those that it began with."""
+FIXED_RESOURCES = ("precision", "compile", "threads")  # they change the numbers
 
 
 def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
@@ -33,8 +32,7 @@ def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
     stopped; the same call then continues it. A process that was asked to stop begins no run. One
     whose GPU fails for good exits with `gpu.DEVICE_LOST_EXIT_CODE`.
 
-    job: the run's number in a sweep, None for a single run.
-    cores: CPU threads of a run of a sweep.
+    job: the run's number in a sweep, None for a single run. cores: CPU threads of a run of a sweep.
 
     Raises:
         ValueError: the run is refused; its folder was not made.
@@ -60,7 +58,6 @@ def execute_exact(configs: Sequence[Config], job: int | None = None, cores: int 
 
 
 def _compute(configs: Sequence[Config], job: int | None, cores: int) -> None:
-    """Execute the runs of one fit, as far as no other process does."""
     if stopping.reason(configs[0].time_limit):
         return
     experiments = [assemble(config) for config in configs]
@@ -84,7 +81,6 @@ def _compute(configs: Sequence[Config], job: int | None, cores: int) -> None:
 
 
 def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
-    """Train and record one run."""
     config, run = experiment.config, experiment.config.run
     saved = checkpoint.latest(run, config.hash)
     if saved:
@@ -105,7 +101,6 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
     identity = {"config_hash": config.hash, "device": resources.kind, **used}
 
     def keep_weights() -> None:
-        """Write the weights after the last epoch if they are to be kept."""
         epoch = state.epoch - 1
         if epoch in config.keep and state.step == 0:
             weights = {name: tensor.cpu() for name, tensor in state.model.state_dict().items()}
@@ -175,11 +170,7 @@ def _solve(
 
 
 def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources:
-    """The resources that a run began with.
-
-    Raises:
-        RuntimeError: it began on another kind of device.
-    """
+    """Return the resources that a run began with; RuntimeError on another kind of device."""
     if saved["device"] != resources.kind:
         raise RuntimeError(
             f"{run.path} was begun on {saved['device']} and cannot continue on {resources.kind}; "

@@ -1,7 +1,4 @@
-"""From a config to the tensors of one run: data, corrupted labels or images, model.
-
-ValueErrors are raised here before the run's folder exists.
-"""
+"""From a config to the tensors of one run: data, corrupted labels or images, model."""
 
 from __future__ import annotations
 
@@ -22,9 +19,6 @@ from .dataset import Data, Dataset, Split
 from .preprocess import Moments
 from .randomness import derive_seed, generator
 from .registry import errors_in
-
-MAX_KEPT_LABELS = 32
-"""Sets of corrupted labels that a process keeps: 19 MB of CIFAR-10."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +62,8 @@ def assemble(config: Config) -> Experiment:
 
 
 def build_model(config: Config, data: Data) -> nn.Module:
-    """Return the model with the initial weights of `config.seed`, drawn on the CPU.
-
-    Layers with torch's default initialisation follow the seed too.
-    """
-    with torch.random.fork_rng(devices=()):
+    """Return the model with the initial weights of `config.seed`, drawn on the CPU."""
+    with torch.random.fork_rng(devices=()):  # for layers with torch's default initialisation
         torch.default_generator.manual_seed(derive_seed("init/layers", config.seed))
         rng = generator("init", config.seed)
         return config.model.build(image_shape(config, data), data.classes, rng)
@@ -104,16 +95,14 @@ _loaded: dict[str, Data] = {}
 def corrupt_labels(config: Config, data: Data, name: str) -> torch.Tensor:
     """Return the corrupted labels (N,) int64 of the whole split "train" or "test".
 
-    They depend on no size and on no run seed. A process draws them once for all runs.
-
-    Raises:
-        ValueError: the corruption refuses the data, or returns no labels.
+    They depend on no size and on no run seed. A process draws them once for all runs. ValueError
+    if the corruption refuses the data, or returns no labels.
     """
     corruption = config.corruption
     key = type(corruption), repr(corruption), config.corrupt, config.dataset.name, name
     if key not in data.drawn:
         labels = relabel(corruption, source_of(config, data, name), config.corrupt)
-        if len(data.drawn) >= MAX_KEPT_LABELS:
+        if len(data.drawn) >= 32:  # 19 MB of CIFAR-10
             data.drawn.clear()
         data.drawn[key] = torch.from_numpy(labels)
     return data.drawn[key]
@@ -123,7 +112,11 @@ def relabel(corruption: Corruption, source: Source, corrupt: float) -> np.ndarra
     """Return the corrupted labels (N,) int64 of a split; ValueError as `corrupt_labels`."""
     with errors_in(corruption):
         labels = np.asarray(corruption.relabel(source, corrupt))
-    _check_labels(labels, source, corruption.name)
+    if misfit := describe_misfit(labels, source):
+        raise ValueError(
+            f"corruption={corruption.name} returned {misfit} for the {source.split} split; relabel "
+            f"must return {len(source.labels)} integers from 0 to {source.classes - 1}"
+        )
     return labels.astype(np.int64)
 
 
@@ -136,24 +129,12 @@ def source_of(config: Config, data: Data, name: str) -> Source:
     return Source(labels, images, data.classes, config.dataset.name, name, split.files)
 
 
-def _check_labels(labels: np.ndarray, source: Source, corruption: str) -> None:
-    if misfit := describe_misfit(labels, source):
-        raise ValueError(
-            f"corruption={corruption} returned {misfit} for the {source.split} split; relabel must "
-            f"return {len(source.labels)} integers from 0 to {source.classes - 1}"
-        )
-
-
 def label_checksums(config: Config, data: Data) -> dict[str, str]:
-    """Return sha256 of labels as little-endian int64, by the keys of corruption.json.
-
-    sha256: the whole training set. train_sha256: the images trained on. test_sha256: the test
-    images.
-    """
+    """Return sha256 of labels as little-endian int64, by the keys of corruption.json."""
     train, test = (corrupt_labels(config, data, name) for name in ("train", "test"))
     indices = config.dataset.indices
     return {
-        "sha256": _sha256(train),
+        "sha256": _sha256(train),  # of the whole training set
         "train_sha256": _sha256(train[indices(data.train.labels, "train")]),
         "test_sha256": _sha256(test[indices(data.test.labels, "test")]),
     }

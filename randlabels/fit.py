@@ -71,11 +71,7 @@ class State:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Continue from where `to_dict` was called.
-
-        Raises:
-            RuntimeError: the saved state belongs to another model or optimizer.
-        """
+        """Continue from a saved `to_dict`; RuntimeError if its model or optimizer differs."""
         require_like(saved["model"], self.model.state_dict(), "model")
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for index, entry in saved["optimizer"]["state"].items():
@@ -244,9 +240,8 @@ def measure(
 ) -> Record:
     """Return all of `metrics.MEASURED` from the outputs (N, C) on both splits.
 
-    decode: makes classes (N,) from outputs.
-
-    Metrics against noisy test labels are None where the images were altered instead.
+    decode: makes classes (N,) from outputs. Metrics against noisy test labels are None where the
+    images were altered instead.
     """
     fitted = decode(train_outputs)
     fits = fitted == train.labels

@@ -33,15 +33,9 @@ def open_runs(configs: Sequence[Config], *, several: bool, quiet: bool) -> Itera
     """Hold the locks of runs and log to their folders; give those that are still to be computed.
 
     A run of another process, or one finished in the meantime, is reported and left out. An
-    exception of the fit is written to the log and to error.json, and not raised again, so that the
-    other runs of a sweep go on. `Interrupted` leaves the runs as they are.
+    exception of the fit is written to the log and to error.json, and raised only if that fails.
 
-    several: log lines on standard output name the run.
-    quiet: only warnings and errors go to standard output.
-
-    Raises:
-        OSError: error.json could not be written; the exception of the fit.
-        ValueError: a run's folder, or a file in it, is a link.
+    several: log lines on standard output name the run. quiet: only warnings go there.
     """
     with ExitStack() as held:
         mine = [config for config in configs if _hold(config, held, prefix(config, several))]
@@ -73,7 +67,6 @@ def _hold(config: Config, held: ExitStack, prefix: str) -> bool:
 
 
 def begin(experiment: Experiment, resources: Resources) -> None:
-    """Write what a run begins with."""
     run = experiment.config.run
     run.remove_leftovers()
     run.error.unlink(missing_ok=True)
@@ -139,10 +132,7 @@ def _fail(runs: Sequence[RunDir], error: Exception) -> None:
 
 
 def show_unforeseen(error: BaseException) -> None:
-    """Print the traceback of an exception that a run of a sweep raised before it had files.
-
-    A refusal and an error of the file system have none; the launch ends with one sentence on it.
-    """
+    """Print the traceback of an exception before a run had files, unless it is a refusal."""
     if not isinstance(error, ValueError | OSError | SystemExit):
         traceback.print_exception(error)
 
@@ -150,16 +140,11 @@ def show_unforeseen(error: BaseException) -> None:
 def report_finished(run: RunDir, prefix: str) -> None:
     """Print the result of a finished run in one line."""
     result = run.result() or {}
-    final = result["final"]
     accuracies = ", ".join(
-        f"{name} {final[key]:.2%}"
-        for name, key in (("train acc", "train_acc"), ("test acc", "test_acc"))
-        if final[key] is not None
+        f"{key.replace('_', ' ')} {result['final'][key]:.2%}"
+        for key in ("train_acc", "test_acc")
+        if result["final"][key] is not None
     )
+    after = f"{result['state']} after {counted(result['epochs'], 'epoch')}"
     with logging_to(prefix=prefix):
-        log.info(
-            "Already %s after %s: %s.",
-            result["state"],
-            counted(result["epochs"], "epoch"),
-            accuracies or "no metrics",
-        )
+        log.info("Already %s: %s.", after, accuracies or "no metrics")

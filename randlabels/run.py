@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import io
 import os
 import signal
@@ -26,6 +24,7 @@ from . import launchers
 from .cli.compose import CONF, prepare_hydra
 from .cli.errors import in_one_sentence
 from .config import parse_composed
+from .launchers.grid import own_launcher
 from .launchers.launcher import PlannedRun
 from .machine import stopping
 from .store.rundir import FINISHED
@@ -40,7 +39,6 @@ def main() -> None:
             sys.argv.remove(flag)
             sys.argv.insert(1, flag)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
-    atexit.register(_skip_last_garbage_collection)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack some characters
             stream.reconfigure(errors="replace")
@@ -77,18 +75,8 @@ def main() -> None:
             del os.environ["HYDRA_FULL_ERROR"]
 
 
-def _skip_last_garbage_collection() -> None:
-    """Let the process end about a second earlier: Python looks at every object at exit."""
-    if "triton" not in sys.modules:  # its bindings would report leaks
-        gc.freeze()
-
-
 def task(tree: DictConfig) -> str:
-    """Execute the run of a composed config and return its state.
-
-    Hydra calls this for a single run, and in the workers of a sweep, whose parent has checked and
-    planned all runs.
-    """
+    """Execute the run of a composed config, alone or in a worker of a sweep; return its state."""
     from . import journal  # imports torch, which --help and tab completion do not need
     from .execute import execute
 
@@ -108,19 +96,14 @@ def task(tree: DictConfig) -> str:
 
 
 def single_run(tree: DictConfig) -> str:
-    """Check and execute the run of this process, and return its state.
-
-    Raises:
-        ValueError: the run is refused; nothing was written.
-    """
+    """Check and execute a run, and return its state; ValueError before anything is written."""
     from .checks import check
     from .execute import execute
     from .launchers import launch
 
     global _exit_code
     settings = HydraConfig.get()
-    launchers.check_settings(settings)
-    launcher = launchers.own_launcher(settings.launcher)
+    launcher = own_launcher(settings)
     if launcher and not launcher.local:
         name = settings.runtime.choices["hydra/launcher"]
         raise ValueError(f"hydra/launcher={name} submits sweeps; add -m, for one run too")
@@ -143,9 +126,7 @@ def single_run(tree: DictConfig) -> str:
 def sweep(overrides: Sequence[str]) -> list[Path]:
     """Execute in this process what `-m OVERRIDES` describes, and return the folders of the runs.
 
-    Raises:
-        ValueError: a run is refused; nothing was started.
-        KeyboardInterrupt: Ctrl-C ended the sweep; its runs have checkpoints.
+    ValueError if a run is refused and nothing was started. KeyboardInterrupt after a Ctrl-C.
     """
     import torch  # imported here, see `task`
 

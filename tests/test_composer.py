@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from randlabels.cli.compose import CONF, prepare_hydra
 from randlabels.config import parse_composed
-from randlabels.launchers.composer import Composer
+from randlabels.launchers.grid import Composer
 
 LISTS = [
     [],

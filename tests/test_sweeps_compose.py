@@ -24,8 +24,7 @@ from randlabels.cli.compose import CONF, prepare_hydra
 from randlabels.cli.help import options_help
 from randlabels.config import Config, parse_composed
 from randlabels.dataset import Data, Split
-from randlabels.launchers.composer import Composer
-from randlabels.launchers.grid import expand
+from randlabels.launchers.grid import Composer, expand
 from randlabels.randomness import generator
 from randlabels.registry import DEFAULTS
 from randlabels.store.rundir import flat_keys

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -12,19 +11,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from ..config import Config, parse_composed
-from ..registry import import_files, without_file
+from ..registry import PACKAGE, import_files, without_file
 from .help import options_help
 
-PACKAGE = Path(__file__).parent.parent
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 """The config folder: inside the package once installed, next to it in a checkout."""
 
 
 def prepare_hydra(overrides: Sequence[str] = ()) -> None:
-    """Make the help text, and the options without a file in conf/, known to Hydra.
-
-    Imports the files that the override `imports=` names, since Hydra looks up options first.
-    """
+    """Make the help text, and options without a file in conf/, known to Hydra."""
     named: object = None
     for line in overrides:
         if line.startswith("imports="):

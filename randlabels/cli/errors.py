@@ -74,7 +74,6 @@ def _unknown_option(group: str, option: str, known: list[str]) -> str:
 
 
 def _options(group: str) -> list[str]:
-    """Return the options of a group: those with a file in conf/, and those without."""
     folder = CONF / group
     names = [f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("*.yaml")]
     own = (Path(name).stem for name in ConfigStore.instance().repo.get(group, {}))

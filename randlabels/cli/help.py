@@ -10,15 +10,9 @@ from typing import Any
 
 import yaml
 
-NAME_COLUMNS = 19
-"""Width of the longest name, the sweep paper/figure1b_mini."""
-
 
 def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]] = ()) -> str:
-    """Return one paragraph per group: each option with its comment and its keys with defaults.
-
-    extra: options without a file: group, name, keys.
-    """
+    """Return one paragraph per group: its options in conf/ and `extra` ones, and their keys."""
     groups: dict[str, list[str]] = {"top level": _top_level(conf)}
     for group in sorted(p.name for p in conf.iterdir() if p.is_dir() and p.name != "hydra"):
         lines = groups.setdefault(group, [])
@@ -54,14 +48,13 @@ def launcher_keys(conf: Path) -> list[tuple[str, str]]:
 
 
 def _top_level(conf: Path) -> list[str]:
-    """Return the lines of config.yaml that have a key and a comment."""
     lines = (conf / "config.yaml").read_text().splitlines()
     return [f"  {line}" for line in lines if line[:1].isalpha() and "#" in line]
 
 
 def _option(group: str, name: str, comment: str, keys: Mapping[str, Any]) -> list[str]:
     values = [f"{group}.{key}={as_typed(value)}" for key, value in keys.items() if key != "name"]
-    lines = [f"  {name:<{NAME_COLUMNS}} {comment}".rstrip()]
+    lines = [f"  {name:<19} {comment}".rstrip()]  # the longest is paper/figure1b_mini
     return [*lines, f"      {' '.join(values)}"] if values else lines
 
 

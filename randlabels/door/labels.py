@@ -87,7 +87,6 @@ def corrupt(
 
 
 def _label_noise(kind: str, keys: dict[str, Any]) -> Corruption:
-    """Return the option `kind` of the group `corruption`; ValueError if it changes no labels."""
     known = options("corruption")
     noises = sorted(name for name in known if not issubclass(known[name], PixelCorruption))
     if kind not in noises:
@@ -101,7 +100,6 @@ def _label_noise(kind: str, keys: dict[str, Any]) -> Corruption:
 def _source(
     labels: Any, classes: int | None, images: Any, kind: str, dataset: str, split: str
 ) -> Source:
-    """Return checked labels and images as a corruption sees them."""
     true = np.asarray(labels)
     if true.ndim != 1 or not np.issubdtype(true.dtype, np.integer):
         raise ValueError(
@@ -116,8 +114,6 @@ def _source(
 
 
 class _NoImages:
-    """Takes the place of images that were not given."""
-
     def __init__(self, kind: str) -> None:
         self.kind = kind
 

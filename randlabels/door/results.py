@@ -49,14 +49,11 @@ def sweep(*overrides: str, **keys: Any) -> pd.DataFrame:
         ValueError: a run is refused, with the sentence of the command line; nothing was started.
         KeyboardInterrupt: Ctrl-C; the same call continues each run from its last checkpoint.
     """
-
-    def text(value: Any) -> str:
+    given = list(overrides)
+    for key, value in keys.items():
         several = hasattr(value, "__iter__") and not isinstance(value, str)
-        return ",".join(map(as_typed, value)) if several else as_typed(value)
-
-    given = [f"{key}={text(value)}" for key, value in keys.items()]
-    folders = execute_sweep([*overrides, *given])
-    return pd.concat([runs(folder) for folder in folders], ignore_index=True)
+        given.append(f"{key}={','.join(map(as_typed, value)) if several else as_typed(value)}")
+    return pd.concat([runs(folder) for folder in execute_sweep(given)], ignore_index=True)
 
 
 def runs(dir: str | Path) -> pd.DataFrame:
@@ -65,8 +62,7 @@ def runs(dir: str | Path) -> pd.DataFrame:
     >>> randlabels.runs("runs/default")[["corrupt", "seed", "state"]].values.tolist()
     [[0.0, 0, 'done'], [1.0, 0, 'done']]
 
-    Raises:
-        FileNotFoundError: the folder holds no run.
+    FileNotFoundError if the folder holds no run.
     """
     table: pd.DataFrame = tables.runs(collection.read(Path(dir)))
     return table
@@ -78,8 +74,7 @@ def epochs(dir: str | Path) -> pd.DataFrame:
     >>> randlabels.epochs("runs/default")[["corrupt", "epoch"]].values.tolist()
     [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
 
-    Raises:
-        FileNotFoundError: the folder holds no run.
+    FileNotFoundError if the folder holds no run.
     """
     found = collection.read(Path(dir))
     keys = tables.with_seed(found.swept)
@@ -99,8 +94,7 @@ def load(path: str | Path) -> Run:
     >>> accuracy == run.metrics["test_acc"].tolist()[-1]
     True
 
-    Raises:
-        ValueError: the folder is not that of a run.
+    ValueError if the folder is not that of a run.
     """
     return Run(path)
 
@@ -149,8 +143,7 @@ class Run:
     def train(self) -> Split:
         """Images (N, C, H, W) uint8, labels and true labels (N,) int64, changed (N,) bool.
 
-        Raises:
-            ValueError: the data are missing, or not those of the run; they are not downloaded.
+        ValueError if the data are missing, or not those of the run; they are not downloaded.
         """
         return self._experiment.train
 

@@ -8,12 +8,9 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.plugin import Plugin
 from hydra.plugins.sweeper import Sweeper
 
-from .grid import GridSweeper, check_settings, own_launcher
+from .grid import GridSweeper
 
-__all__ = ["GridSweeper", "check_settings", "own_launcher", "register"]
-
-HYDRA_NAME = "hydra_plugins.randlabels"
-"""Name of this module for Hydra, which builds plugins only from modules with this prefix."""
+HYDRA_NAME = "hydra_plugins.randlabels"  # Hydra builds plugins only from modules with this prefix
 
 
 class OtherSweeper(Plugin):

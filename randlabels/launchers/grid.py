@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
+import copy
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import OverrideType
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from ..cli.help import as_typed
 from ..config import parse_composed
@@ -23,7 +25,6 @@ from ..console import counted, log, logging_to
 from ..machine.stopping import exit_code, reason
 from ..schema import parse_dataclass, to_plain
 from ..store.rundir import FINISHED
-from .composer import Composer
 from .launcher import ANALYSIS, HydraLauncher, Launcher, PlannedRun
 from .packed import Packed
 from .slurm import Slurm
@@ -34,35 +35,27 @@ OWN_LAUNCHERS: dict[str, type[Launcher]] = {
 }
 """Our launchers by the `_target_` in conf/hydra/launcher; Hydra itself never builds them."""
 
-Grid = Mapping[str, Any]
-"""Values by key, in Hydra's syntax: `0.0,0.5` lists values, `range(0,3)` counts them."""
-
 
 class GridSweeper(Sweeper):
     """`hydra/sweeper=grid`: the product of the command line's lists with each of `runs`.
 
-    runs: grids of a committed sweep. A key given on the command line replaces theirs, and an
-        option given there also replaces their keys of that group.
+    runs: grids of a committed sweep, values by key in Hydra's syntax. A key given on the command
+        line replaces theirs, and an option given there also replaces their keys of that group.
     """
 
     config: DictConfig
     hydra_context: HydraContext
 
-    def __init__(self, runs: Sequence[Grid]) -> None:
+    def __init__(self, runs: Sequence[Mapping[str, Any]]) -> None:
         self.runs = runs
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Choose the launcher.
-
-        Raises:
-            ValueError: a key of the launcher or of Hydra has a wrong value.
-        """
-        check_settings(config.hydra)
+        """Choose the launcher; ValueError if one of its keys or of Hydra's has a wrong value."""
         self.config = config
         self.hydra_context = hydra_context
-        self.executor = own_launcher(config.hydra.launcher) or HydraLauncher(
+        self.executor = own_launcher(config.hydra) or HydraLauncher(
             hydra_context, task_function, config
         )
 
@@ -76,10 +69,7 @@ class GridSweeper(Sweeper):
         """Check all runs, start those without a result, report, and return the exit code.
 
         It is 0 if all runs are done, diverged, skipped, or submitted without waiting, else 1, or
-        that of the signal that ended the launch.
-
-        Raises:
-            ValueError: some run would be refused; none was started.
+        that of the signal that ended the launch. ValueError if a run is refused; none was started.
         """
         configs = [run.config for run in runs]
         to_do = [run for run in runs if run.config.force or run.config.run.state() not in FINISHED]
@@ -111,11 +101,7 @@ class GridSweeper(Sweeper):
         return exit_code() if stopped and code else code
 
     def compose(self, arguments: list[str]) -> list[PlannedRun]:
-        """Return the runs that the arguments describe, each once.
-
-        Raises:
-            ValueError: there are none, or two runs of one folder differ in their data.
-        """
+        """Return the runs that the arguments describe, each once; ValueError if there are none."""
         loader = self.hydra_context.config_loader
         composer = Composer(loader, self.config)
         runs: dict[Path, PlannedRun] = {}
@@ -132,21 +118,58 @@ class GridSweeper(Sweeper):
         return list(runs.values())
 
 
-def check_settings(settings: HydraConf) -> None:
-    """Raise ValueError if one of Hydra's own settings would put results elsewhere."""
+class Composer:
+    """Composes what Hydra's `load_sweep_config` returns: its configs and its errors, faster.
+
+    master: composed config of the launch, whose `hydra` keys hold for all runs.
+    """
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self._loader, self._master = loader, master
+        self._groups = set(loader.list_groups(""))
+        self._parse = cache(OverridesParser.create(config_loader=loader).parse_override)
+        self._compose_once = cache(self._compose)
+
+    def tree(self, overrides: Sequence[str]) -> tuple[DictConfig, str | None]:
+        """Return a run's composed tree without the key `hydra`, and the name of its sweep."""
+        values, options = [], []
+        for override in map(self._parse, overrides):
+            if override.type != OverrideType.CHANGE:
+                return self._compose(*overrides)  # + and ~ depend on the values before them
+            key = override.key_or_group
+            is_group = "/" in key or key in self._groups or override.package is not None
+            if is_group or key.partition(".")[0] == "hydra":
+                options.append(str(override.input_line))
+            else:
+                values.append(override)
+        composed, sweep = self._compose_once(*options)
+        tree = copy.deepcopy(composed)
+        try:
+            for override in values:
+                OmegaConf.update(tree, override.key_or_group, override.value(), merge=True)
+        except OmegaConfBaseException:
+            return self._compose(*overrides)  # which raises Hydra's error
+        return tree, sweep
+
+    def _compose(self, *overrides: str) -> tuple[DictConfig, str | None]:
+        composed = self._loader.load_sweep_config(self._master, list(overrides))
+        sweep = composed.hydra.runtime.choices.get("sweep")
+        with open_dict(composed):  # interpolations in `hydra` need a running job
+            del composed["hydra"]
+        return composed, sweep
+
+
+def own_launcher(settings: HydraConf) -> Launcher | None:
+    """Return the launcher that Hydra's settings choose, None if it is Hydra's own.
+
+    ValueError if one of these settings is wrong, or would put results elsewhere.
+    """
     if settings.job.chdir:
         raise ValueError(
             "hydra.job.chdir=true must be false: all paths are relative to the working directory; "
             "use out=FOLDER to choose where results go"
         )
-
-
-def own_launcher(keys: DictConfig | str) -> Launcher | None:
-    """Return the launcher that `hydra.launcher` describes, or None if it is one of Hydra's.
-
-    Raises:
-        ValueError: a key is unknown, or has a wrong type or value.
-    """
+    keys = settings.launcher
     if isinstance(keys, str):
         raise ValueError(f"hydra.launcher={keys} must have a slash; use hydra/launcher={keys}")
     values = to_plain(keys)
@@ -156,46 +179,37 @@ def own_launcher(keys: DictConfig | str) -> Launcher | None:
 
 
 def expand(
-    arguments: Sequence[str], grids: Sequence[Grid], loader: ConfigLoader | None = None
-) -> list[list[str]]:
+    arguments: Sequence[str],
+    grids: Sequence[Mapping[str, Any]],
+    loader: ConfigLoader | None = None,
+) -> list[Sequence[str]]:
     """Return the overrides of each run: for each grid, the product of its lists and the arguments'.
 
-    The first key varies slowest, and the arguments' keys come after the grid's.
-
-    Raises:
-        ValueError: a grid sets a key of Hydra's own, or a sweep is not a list of values.
+    The first key varies slowest, and the arguments' keys come after the grid's. ValueError if a
+    grid sets a key of Hydra's own, or a sweep is not a list of values.
     """
     parser = OverridesParser.create(config_loader=loader)
-    given = _by_key(parser.parse_overrides(list(arguments)))
-    if "sweep" in given and given["sweep"].is_sweep_override():
-        raise ValueError(
-            f"{given['sweep'].input_line} must name one committed sweep; launch one at a time"
-        )
-
-    def is_replaced(key: str) -> bool:
-        """Return whether the command line gives the key, or another option for its group."""
-        return key in given or key.partition(".")[0] in given
-
-    runs = []
+    given = parser.parse_overrides(list(arguments))
+    keys = {override.key_or_group for override in given}
+    for override in given:
+        if override.is_sweep_override() and override.key_or_group == "sweep":
+            raise ValueError(
+                f"{override.input_line} must name one committed sweep; launch one at a time"
+            )
+    runs: list[Sequence[str]] = []
     for grid in grids or [{}]:
         for key in grid:
             if key.startswith(("hydra.", "hydra/")):
                 raise ValueError(f"runs must not contain {key}, which all runs share; move it up")
-        lines = [f"{key}={as_typed(value)}" for key, value in grid.items() if not is_replaced(key)]
-        choices = {**_by_key(parser.parse_overrides(lines)), **given}
-        runs += [list(run) for run in itertools.product(*map(_assignments, choices.values()))]
+        lines = [
+            f"{key}={as_typed(value)}"
+            for key, value in grid.items()
+            if key not in keys and key.partition(".")[0] not in keys
+        ]
+        choices = [*parser.parse_overrides(lines), *given]
+        for override in choices:
+            if override.is_sweep_override() and not override.is_discrete_sweep():
+                key = override.get_key_element()
+                raise ValueError(f"{override.input_line} must list values; use {key}=a,b,c")
+        runs += BasicSweeper.split_arguments(choices, max_batch_size=None)[0]
     return runs
-
-
-def _by_key(overrides: Sequence[Override]) -> dict[str, Override]:
-    return {override.key_or_group: override for override in overrides}
-
-
-def _assignments(override: Override) -> list[str]:
-    """Return `key=value` for each value of an override."""
-    key = override.get_key_element()
-    if not override.is_sweep_override():
-        return [f"{key}={override.get_value_element_as_str()}"]
-    if not override.is_discrete_sweep():
-        raise ValueError(f"{override.input_line} must list values; use {key}=a,b,c")
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]

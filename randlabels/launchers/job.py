@@ -5,22 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ..config import Config, parse
-from ..console import log, logging_to
 from ..machine import stopping
 from ..store.rundir import FINISHED
-
-REQUEUE_SECONDS = 5.0
-"""A signal that ended the runs reaches the process that requeues the job within this time."""
-
-Tree = Mapping[str, Any]
-"""A run's config as `Config.tree()` returns it."""
+from .launcher import attempt
 
 
 @dataclass(kw_only=True)
@@ -30,22 +24,18 @@ class Job:
     The runs are executed in a child process. What kills it leaves this process to report it, and
     the child can handle signals as under other launchers.
 
-    trees: the runs. first: number of the first of them in the sweep. cores: CPU threads of each.
-    notice: seconds between the signal and the time limit.
+    trees: of `Config.tree`. first: number of the first run in the sweep. cores: CPU threads of
+    each. notice: seconds between the signal and the time limit.
     """
 
-    trees: Sequence[Tree]
+    trees: Sequence[Mapping[str, Any]]
     first: int
     cores: int
     notice: int
     child: BaseProcess | None = None
 
     def __call__(self) -> None:
-        """Execute the runs.
-
-        Raises:
-            RuntimeError: a run has no result; its folder says why.
-        """
+        """Execute the runs; RuntimeError if one has no result, whose folder says why."""
         arguments = (self.trees, self.first, self.cores)
         self.child = multiprocessing.get_context("spawn").Process(
             target=execute_all, args=arguments, daemon=True
@@ -53,7 +43,7 @@ class Job:
         self.child.start()
         self.child.join()
         if self.child.exitcode:
-            time.sleep(REQUEUE_SECONDS)  # Slurm signals all processes, and this one then requeues
+            time.sleep(5)  # a signal that ended the runs comes here too, and requeues the job
             runs = [parse(tree).run for tree in self.trees]
             logs = " ".join(str(run.log) for run in runs if run.state() not in FINISHED)
             raise RuntimeError(f"No result (exit code {self.child.exitcode}); see {logs}")
@@ -71,29 +61,21 @@ class Job:
         return DelayedSubmission(replace(self, child=None))
 
 
-def execute_all(trees: Sequence[Tree], first: int, cores: int) -> None:
-    """Execute runs, exact fits first and together, and exit.
-
-    The exit code is 0 if each run has a result or is executed by another process, else 1. `force`
-    has no effect here: the launch has applied it.
-    """
+def execute_all(trees: Sequence[Mapping[str, Any]], first: int, cores: int) -> None:
+    """Execute runs, exact fits first and together; exit with 1 if one ends without a result."""
     from ..execute import execute, execute_exact  # torch, which the parent does not need
 
     configs = [parse(tree) for tree in trees]
     exact = [config for config in configs if config.exact]
     with stopping.listening():
-        _log_refusal(exact, partial(execute_exact, exact, first, cores))
+        _report(exact, attempt(partial(execute_exact, exact, first, cores)))
         for number, config in enumerate(configs, first):
             if not config.exact:
-                _log_refusal([config], partial(execute, config, number, cores))
+                _report([config], attempt(partial(execute, config, number, cores)))
     states = {config.run.state() for config in configs}
     sys.exit(0 if states <= {*FINISHED, "running"} else 1)
 
 
-def _log_refusal(configs: Sequence[Config], execution: Callable[[], object]) -> None:
-    """Log why a run is refused, so that the others are still executed."""
-    try:
-        execution()
-    except (ValueError, OSError) as error:
-        with logging_to():
-            log.error("%s: %s", ", ".join(config.run_id for config in configs), error)
+def _report(configs: Sequence[Config], error: str | None) -> None:
+    if error:
+        print(f"{', '.join(config.run_id for config in configs)}: {error}", flush=True)

@@ -16,9 +16,6 @@ from ..store import metrics
 from ..store.rundir import FINISHED, RunDir, flat_keys, merge_plan, planned_records, read_json
 from .launcher import ANALYSIS, Errors, PlannedRun
 
-IN_RUN_ID = ("model", "dataset", "corruption", "corrupt", "seed")
-"""Keys that a run id shows."""
-
 
 def begin(runs: Sequence[PlannedRun]) -> None:
     """Set earlier results aside where `force` asks for it, and write the plan."""
@@ -35,8 +32,7 @@ def begin(runs: Sequence[PlannedRun]) -> None:
 def show_plan(configs: Sequence[Config]) -> None:
     """Print the runs with their states and costs, for `plan=true`."""
     rows, images = [], 0
-    varied = varying(configs)
-    for config, values in zip(configs, varied.values(), strict=True):
+    for config, values in zip(configs, varying(configs), strict=True):
         state = config.run.state()
         size = config.dataset.train_size or len(load(config.dataset).train.labels)
         epochs = planned_records(flat_keys(config.tree()))
@@ -57,7 +53,7 @@ def close(configs: Sequence[Config], errors: Errors, stopped: str | None = None)
     errors: by folder, what the runs' own files do not say. stopped: what ended the launch early.
     """
     rows, failures, unfinished = [], [], 0
-    for config, values in zip(configs, varying(configs).values(), strict=True):
+    for config, values in zip(configs, varying(configs), strict=True):
         run, state = config.run, config.run.state()
         result = run.result() or _measured_so_far(run)
         final = result.get("final", {})
@@ -87,29 +83,22 @@ def close(configs: Sequence[Config], errors: Errors, stopped: str | None = None)
 
 
 def _measured_so_far(run: RunDir) -> dict[str, Any]:
-    """Return what done.json would say of the records that an unfinished run has."""
     with contextlib.suppress(OSError, ValueError):
         if records := metrics.read(run.metrics)[0]:
             return {"final": metrics.final(records), "epochs": len(records)}
     return {}
 
 
-def varying(configs: Sequence[Config]) -> dict[Path, dict[str, str]]:
-    """Return, by folder, the values of the keys that differ among the runs, except those that
-    their ids show. The value is `-` if the run's options lack the key."""
-    keys_of = {config.run.path: flat_keys(config.tree()) for config in configs}
-    several = []
-    for key in dict.fromkeys(key for keys in keys_of.values() for key in keys):
-        values: dict[Any, set[str]] = {}  # within one option of the key's group
-        for keys in keys_of.values():
-            values.setdefault(keys.get(key.partition(".")[0]), set()).add(repr(keys.get(key)))
-        differs = len(values) > 1 if "." not in key else any(len(v) > 1 for v in values.values())
-        if differs and key not in IN_RUN_ID:
-            several.append(key)
-    return {
-        path: {key: as_typed(keys.get(key, "-")) for key in several}
-        for path, keys in keys_of.items()
+def varying(configs: Sequence[Config]) -> list[dict[str, str]]:
+    """Return the values of each run, or `-`, for the keys that differ and that no run id shows."""
+    runs = [flat_keys(config.tree()) for config in configs]
+    in_run_id = ("model", "dataset", "corruption", "corrupt", "seed")
+    first: dict[str, Any] = {}
+    differing = {
+        key for keys in runs for key, value in keys.items() if first.setdefault(key, value) != value
     }
+    several = [key for key in first if key in differing and key not in in_run_id]
+    return [{key: as_typed(keys.get(key, "-")) for key in several} for keys in runs]
 
 
 def _count_states(configs: Sequence[Config]) -> str:

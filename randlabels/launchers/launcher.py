@@ -19,27 +19,21 @@ from omegaconf import DictConfig, read_write
 from ..config import Config
 from ..console import log, logging_to
 from ..machine.stopping import launching
+from ..registry import PACKAGE
 
-PACKAGE = Path(__file__).parent.parent
 ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "analysis"
 """The package of the tables: inside ours once installed, next to it in a checkout."""
 
 MAX_PROCESSES_PER_GPU = 2  # each holds a CUDA context, its own data and activations: about 2 GB
 
-SOLVED_HERE = ("basic", "joblib")  # Hydra's launchers whose runs stay on this machine
+Until = Callable[[], str | None]  # returns the reason to start no more runs, or None
 
-Until = Callable[[], str | None]
-"""Function that returns the reason to start no more runs, or None."""
-
-Errors = dict[Path, str]
-"""Errors by run folder that the run's own error.json does not hold."""
+Errors = dict[Path, str]  # by run folder, those that the run's own error.json does not hold
 
 
 class PlannedRun(NamedTuple):
-    """A run of a sweep: its config, and the overrides that describe it."""
-
     config: Config
-    overrides: list[str]
+    overrides: Sequence[str]
 
 
 class Launcher(ABC):
@@ -50,32 +44,21 @@ class Launcher(ABC):
 
     local: ClassVar[bool] = True
 
-    @abstractmethod
-    def check(self, runs: Sequence[PlannedRun]) -> None:
-        """Prepare for the runs; write nothing.
-
-        Raises:
-            ValueError: the runs cannot be started.
-        """
+    def check(self, runs: Sequence[PlannedRun]) -> None:  # noqa: B027
+        """Raise ValueError if the runs cannot be started; write nothing."""
 
     def request(self, runs: Sequence[PlannedRun]) -> str:
-        """Return the resources that would be requested for the runs as a sentence, or ""."""
+        """Return a sentence on the resources that would be requested for the runs, or ""."""
         return ""
 
     @abstractmethod
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors | None:
-        """Execute the runs, and start no more of them once `until` returns a reason.
-
-        Returns None if the runs were submitted and are executed after this process has ended.
-        """
+        """Execute the runs, and start no more once `until` gives a reason; None if submitted."""
 
 
 @dataclass
 class HydraLauncher(Launcher):
-    """`hydra/launcher=joblib`, `basic`, or a plugin.
-
-    These launchers take overrides instead of configs: Hydra composes a run's config in the worker.
-    """
+    """`hydra/launcher=joblib`, `basic`, or a plugin: Hydra composes each config in a worker."""
 
     context: HydraContext
     task: TaskFunction
@@ -99,8 +82,8 @@ class HydraLauncher(Launcher):
 
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors:
         with launching():
-            if self.config.hydra.runtime.choices["hydra/launcher"] in SOLVED_HERE:
-                runs = solve_exact(runs)
+            if self.config.hydra.runtime.choices["hydra/launcher"] in ("basic", "joblib"):
+                runs = solve_exact(runs)  # a plugin's runs may go to another machine
             if not runs:
                 return {}
             overrides = _Overrides([run.overrides for run in runs])
@@ -120,27 +103,36 @@ class HydraLauncher(Launcher):
         }
 
 
-class _Overrides(list[list[str]]):
+class _Overrides(list[Sequence[str]]):
     """Overrides of runs; iterating ends once `until` returns a reason, as launchers start them."""
 
     until: Until
 
-    def __iter__(self) -> Iterator[list[str]]:
+    def __iter__(self) -> Iterator[Sequence[str]]:
         return itertools.takewhile(lambda _: not self.until(), super().__iter__())
 
 
+def attempt(execution: Callable[[], object]) -> str | None:
+    """Execute runs; return the error that their error.json files do not hold, if any."""
+    from ..journal import show_unforeseen  # imports torch
+
+    try:
+        execution()
+    except (Exception, SystemExit) as error:
+        show_unforeseen(error)
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 def end_joblib_workers() -> None:
-    """End the idle processes that joblib keeps for its next call; exiting would wait for them."""
+    """End the idle processes that joblib keeps for its next call."""
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
 def solve_exact(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Solve the exact fits among the runs in this process, with all cores, and return the others.
-
-    Runs that differ only in their labels then share one factorisation in memory.
-    """
+    """Solve the exact fits here, where they share factorisations, and return the other runs."""
     from ..execute import execute_exact  # imports torch
 
     if exact := [run.config for run in runs if run.config.exact]:

@@ -11,31 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import ClassVar
 
 from ..config import Config, parse
-from ..machine.stopping import LAUNCH, follow, launching, uninterrupted
-from .launcher import Errors, Launcher, PlannedRun, Until, count_gpus, solve_exact
-
-PRELOADED = ["randlabels.execute", "randlabels.launchers.packed"]
-"""Imported once, with torch, by the process that all workers are forked from."""
-
-SHUTDOWN_SECONDS = 10.0  # after which a worker is killed
+from ..machine.stopping import LAUNCH, follow, launching
+from .launcher import Errors, Launcher, PlannedRun, Until, attempt, count_gpus, solve_exact
 
 
 @dataclass
 class Packed(Launcher):
-    """`hydra/launcher=packed`: workers import torch once and load each data set once.
+    """`hydra/launcher=packed`: workers that load each data set once.
 
     Each run goes to the next free worker; runs of one data set follow each other. When a worker
     dies, its current run fails, and another worker replaces it.
 
     workers: number of worker processes, for each GPU where there is one. `auto` means one per GPU;
         on a CPU, as many as the cores hold with the runs' `threads`.
-
-    Raises:
-        ValueError: `workers` is neither `auto` nor a number of at least 1.
     """
 
     name: ClassVar[str] = "packed"
@@ -48,51 +39,35 @@ class Packed(Launcher):
                 f"hydra.launcher.workers={self.workers} must be auto or a number of at least 1"
             )
 
-    def check(self, runs: Sequence[PlannedRun]) -> None:
-        """Start the process that workers are forked from, so that its imports run concurrently.
-
-        SIGINT is blocked there until a worker follows this process: a Ctrl-C during the imports
-        would end them with a traceback.
-        """
-        forkserver.set_forkserver_preload(PRELOADED)
-        resource_tracker.ensure_running()  # as forkserver does; it leaves SIGINT unblocked
-        with uninterrupted():
-            forkserver.ensure_running()
-
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors:
-        """Execute the runs; no worker outlives this call.
-
-        Once `until` returns a reason, no other run starts, and the workers, which follow this
-        process, end theirs at a safe point.
-        """
+        """Execute the runs; no worker outlives this call."""
         with launching():
             waiting = deque(by_data([run.config for run in solve_exact(runs)]))
             size = min(self.count_workers(waiting), len(waiting))
-            errors: Errors = {}
-            context = multiprocessing.get_context("forkserver")
             workers: list[Worker] = []
+            errors: Errors = {}
             try:
-                for slot in range(size):
-                    workers.append(Worker.fork(context, slot, size))
-                    workers[slot].give(waiting.popleft())
-                while busy := [slot for slot, worker in enumerate(workers) if worker.config]:
-                    wait([workers[slot].connection for slot in busy])
-                    for slot in busy:
-                        if not workers[slot].connection.poll():
-                            continue
-                        errors |= workers[slot].answer()
-                        if waiting and not until():
-                            if workers[slot].process.exitcode is not None:
-                                workers[slot] = Worker.fork(context, slot, size)
-                            workers[slot].give(waiting.popleft())
+                workers += [Worker(slot) for slot in range(size)]
+                while True:
+                    for slot, worker in enumerate(workers):
+                        if worker.config is None and waiting and not until():
+                            if worker.process.exitcode is not None:
+                                worker = workers[slot] = Worker(slot)
+                            worker.give(waiting.popleft())
+                    busy = [worker for worker in workers if worker.config]
+                    if not busy:
+                        return errors
+                    answered = wait([worker.connection for worker in busy])
+                    for worker in busy:
+                        if worker.connection in answered:
+                            errors |= worker.answer()
             finally:
                 for worker in workers:
                     worker.connection.close()  # which ends a worker that waits for its next run
                 for worker in workers:
-                    worker.process.join(SHUTDOWN_SECONDS)
+                    worker.process.join(10)
                     worker.process.kill()
                     worker.process.join()
-        return errors
 
     def count_workers(self, configs: Sequence[Config]) -> int:
         """Return the number of workers for the runs, if there are enough runs."""
@@ -107,29 +82,25 @@ class Packed(Launcher):
         return max(1, cpu_count() // max(threads, default=1))
 
 
-@dataclass
 class Worker:
-    """A worker process as its parent sees it.
+    """A worker process, as its parent sees it; its number `slot` chooses its GPU."""
 
-    config: the run that it executes; None while it waits.
-    """
-
-    process: ForkServerProcess
-    connection: Connection
-    config: Config | None = None
-
-    @classmethod
-    def fork(cls, context: ForkServerContext, slot: int, size: int) -> Worker:
-        """Start the worker number `slot` of `size`."""
-        ours, theirs = context.Pipe()
-        arguments = (theirs, slot, size, os.environ.get(LAUNCH, ""))
-        process = context.Process(target=work, args=arguments, daemon=True)
-        process.start()
+    def __init__(self, slot: int) -> None:
+        self.config: Config | None = None  # the run that it executes
+        # Workers are forked from a process that has imported these modules and torch.
+        forkserver.set_forkserver_preload(["randlabels.execute", "randlabels.launchers.packed"])
+        resource_tracker.ensure_running()  # as forkserver does; it leaves SIGINT unblocked
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        forkserver.ensure_running()  # a Ctrl-C during its imports would show a traceback
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        context = multiprocessing.get_context("forkserver")
+        self.connection, theirs = context.Pipe()
+        arguments = (theirs, slot, os.environ.get(LAUNCH, ""))
+        self.process = context.Process(target=work, args=arguments, daemon=True)
+        self.process.start()
         theirs.close()  # so that the connection ends when the worker dies
-        return cls(process, ours)
 
     def give(self, config: Config) -> None:
-        """Send a run to this worker."""
         self.config = config
         with contextlib.suppress(OSError):  # it has died, which `answer` reports
             self.connection.send(config.tree())
@@ -148,46 +119,23 @@ class Worker:
         return {path: error} if error else {}
 
 
-def work(connection: Connection, slot: int, size: int, launch: str) -> None:
-    """Execute each run whose config tree arrives, until the parent closes the connection or ends.
+def work(connection: Connection, slot: int, launch: str) -> None:
+    """Answer each config tree with that of `attempt`, until the parent closes the connection."""
+    from ..execute import execute  # imports torch
 
-    The answer to each is None, or an error that the run's error.json does not hold.
-
-    slot: number of this worker, which chooses its GPU and cores. size: number of all workers.
-    launch: value of `stopping.LAUNCH` in the parent.
-    """
-    from ..execute import execute
-    from ..journal import show_unforeseen
-
-    follow(launch)
+    os.environ[LAUNCH] = launch  # not that of the process that workers are forked from
+    follow()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    pin_to_cores(slot, size)
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has no more runs, or died
         while True:
             tree = connection.recv()
-            error = None
-            try:
-                execute(parse(tree), job=slot)
-            except (Exception, SystemExit) as raised:
-                error = f"{type(raised).__name__}: {raised}"
-                show_unforeseen(raised)
-            connection.send(error)
-
-
-def pin_to_cores(slot: int, size: int) -> None:
-    """Keep this process on its share of the cores, if the workers divide them evenly."""
-    from ..machine.resources import cpu_cores
-
-    cores = cpu_cores()
-    share = len(cores) // size
-    if hasattr(os, "sched_setaffinity") and size * share == len(cores):
-        os.sched_setaffinity(0, cores[slot * share : (slot + 1) * share])
+            connection.send(attempt(lambda: execute(parse(tree), slot)))  # noqa: B023
 
 
 def by_data(configs: Sequence[Config]) -> list[Config]:
-    """Return the configs by data set, the data sets in the order in which they first occur."""
-    places: dict[tuple[str, str], int] = {}
-    return sorted(
-        configs,
-        key=lambda c: places.setdefault((c.dataset.name, str(c.dataset.folder)), len(places)),
-    )
+    """Return the configs by data set, in the order in which these first occur."""
+    groups: dict[tuple[str, str], list[Config]] = {}
+    for config in configs:
+        key = config.dataset.name, str(config.dataset.folder)
+        groups.setdefault(key, []).append(config)
+    return [config for group in groups.values() for config in group]

@@ -20,38 +20,17 @@ from ..console import counted
 from .job import Job
 from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until
 
-LOG_FOLDER = ".slurm"
-"""Folder next to the runs, hidden from the tables: the jobs' scripts and output."""
+LOG_FOLDER = ".slurm"  # next to the runs: the jobs' scripts and output
 
-SET_BY_LAUNCHER = (
-    "array",
-    "dependency",
-    "error",
-    "job-name",
-    "open-mode",
-    "output",
-    "requeue",
-    "signal",
-    "wait",
-)
+SET_BY_LAUNCHER = "array dependency error job-name open-mode output requeue signal wait".split()
 """Options of sbatch that `hydra.launcher.sbatch` must not contain."""
-
-REQUESTED = ("partition", "account", "qos", "cpus", "gpus", "memory_gb", "minutes")
-"""Keys that `plan=true` lists, with those of `sbatch`."""
-
-COLLECT_MINUTES = 60  # time limit of the job that writes the tables; 5,000 runs take seconds
-
-MAX_POLL_SECONDS = 10.0  # between two calls of squeue
 
 PREFIX = "hydra.launcher."
 
 
 @dataclass
 class Slurm(Launcher):
-    """`hydra/launcher=slurm`: submits all runs of a sweep through submitit.
-
-    conf/hydra/launcher/slurm.yaml says what each key means.
-    """
+    """Submits all runs of a sweep; conf/hydra/launcher/slurm.yaml says what each key means."""
 
     name: ClassVar[str] = "slurm"
     local: ClassVar[bool] = False
@@ -91,11 +70,6 @@ class Slurm(Launcher):
                 raise ValueError(f"{PREFIX}sbatch.{key} is set by the launcher; leave it out")
 
     def check(self, runs: Sequence[PlannedRun]) -> None:
-        """Find Slurm's commands and submitit.
-
-        Raises:
-            ValueError: one of them is missing.
-        """
         for command in ("sbatch", "srun", "squeue", "scancel"):
             if shutil.which(command) is None:
                 raise ValueError(
@@ -108,18 +82,15 @@ class Slurm(Launcher):
             raise ValueError("hydra/launcher=slurm needs submitit; pip install submitit") from error
 
     def request(self, runs: Sequence[PlannedRun]) -> str:
-        keys = {key: getattr(self, key) for key in REQUESTED} | self.sbatch
+        names = ("partition", "account", "qos", "cpus", "gpus", "memory_gb", "minutes")
+        keys = {key: getattr(self, key) for key in names} | self.sbatch
         listed = ", ".join(f"{key}={value}" for key, value in keys.items() if value)
         return f"Of Slurm, an array of {counted(len(self.split(runs)), 'job')} with {listed} each."
 
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors | None:
-        """Submit the runs as one array, and after it a job for the tables of each folder.
+        """Submit the runs as one array, and after it a job for the tables of each folder."""
+        from submitit.helpers import CommandFunction
 
-        With `wait`, return when all jobs have ended.
-
-        Raises:
-            ValueError: sbatch refuses.
-        """
         folder = runs[0].config.folder
         logs = folder.absolute() / LOG_FOLDER
         jobs = [
@@ -131,10 +102,28 @@ class Slurm(Launcher):
             )
             for number, part in enumerate(self.split(runs))
         ]
-        ids = [self.submit(logs, jobs, self.array_options(folder.name))]
+        options = {
+            "time": self.minutes,
+            "cpus_per_task": self.cpus,
+            "gpus_per_node": self.gpus or None,
+            "mem": self.memory_gb,
+            "array_parallelism": self.at_once,
+            "signal_delay_s": self.notice,
+            # since Slurm 22.05, srun does not inherit --cpus-per-task from sbatch
+            "srun_args": [f"--cpus-per-task={self.cpus}"],
+            "additional_parameters": {
+                **{key.replace("_", "-"): value for key, value in self.sbatch.items()},
+                "requeue": True,
+            },
+        }
+        ids = [self.submit(logs, jobs, options)]
         try:
             if self.collect:
-                ids += self.submit_collectors(logs, ids[0], {run.config.folder for run in runs})
+                collect = [sys.executable, "-m", f"{ANALYSIS}.collect"]
+                folders = sorted({str(run.config.folder.absolute()) for run in runs})
+                commands = [CommandFunction([*collect, path]) for path in folders]
+                after = {"time": 60, "dependency": f"afterany:{ids[0]}"}  # takes no minute
+                ids.append(self.submit(logs, commands, after, "-tables"))
         finally:
             print(
                 f"Submitted {counted(len(runs), 'run')} as Slurm job {ids[0]} ({len(jobs)} in its "
@@ -148,63 +137,30 @@ class Slurm(Launcher):
         return {}
 
     def split(self, runs: Sequence[PlannedRun]) -> list[Sequence[PlannedRun]]:
-        """Return the runs of each job."""
-        step = self.runs_per_job
-        return [runs[first : first + step] for first in range(0, len(runs), step)]
+        firsts = range(0, len(runs), self.runs_per_job)
+        return [runs[first : first + self.runs_per_job] for first in firsts]
 
-    def array_options(self, name: str) -> dict[str, Any]:
-        """Return submitit's parameters of the array."""
-        others = {key.replace("_", "-"): value for key, value in self.sbatch.items()}
-        return {
-            **self.common_options(name),
-            "time": self.minutes,
-            "cpus_per_task": self.cpus,
-            "gpus_per_node": self.gpus or None,
-            "mem": self.memory_gb,
-            "array_parallelism": self.at_once,
-            "signal_delay_s": self.notice,
-            # since Slurm 22.05, srun does not inherit --cpus-per-task from sbatch
-            "srun_args": [f"--cpus-per-task={self.cpus}"],
-            "additional_parameters": {**others, "requeue": True},
-        }
+    def submit(
+        self, logs: Path, jobs: Sequence[Any], options: Mapping[str, Any], suffix: str = ""
+    ) -> str:
+        """Submit callables, several as an array; return the job's id. ValueError if sbatch refuses.
 
-    def common_options(self, name: str) -> dict[str, Any]:
-        """Return submitit's parameters of every job."""
-        return {
-            "job_name": name,
-            "partition": self.partition,
-            "account": self.account,
-            "qos": self.qos,
-            "setup": [*export_environment(), *self.setup],
-        }
-
-    def submit_collectors(self, logs: Path, array: str, folders: set[Path]) -> list[str]:
-        """Submit a job for the tables of each folder, to start when the array has ended."""
-        from submitit.helpers import CommandFunction
-
-        options = {
-            **self.common_options(f"{logs.parent.name}-tables"),
-            "time": COLLECT_MINUTES,
-            "dependency": f"afterany:{array}",
-        }
-        commands = [
-            [sys.executable, "-m", f"{ANALYSIS}.collect", str(folder.absolute())]
-            for folder in sorted(folders)
-        ]
-        return [self.submit(logs, [CommandFunction(command)], options) for command in commands]
-
-    def submit(self, logs: Path, jobs: Sequence[Any], options: Mapping[str, Any]) -> str:
-        """Submit callables, several as an array, and return the job's id.
-
-        Raises:
-            ValueError: sbatch refuses.
+        options: submitit's parameters, in addition to those of every job.
         """
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError
 
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)  # jobs execute what submitit puts there
         executor = SlurmExecutor(logs, max_num_timeout=self.timeouts)
-        executor.update_parameters(**{k: v for k, v in options.items() if v is not None})
+        common = {
+            "job_name": logs.parent.name + suffix,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "setup": [*export_environment(), *self.setup],
+        }
+        given = {key: value for key, value in {**common, **options}.items() if value is not None}
+        executor.update_parameters(**given)
         try:
             with redirect_stderr(StringIO()):  # submitit prints there what it raises
                 submitted = executor.submit_array(jobs)
@@ -217,25 +173,17 @@ class Slurm(Launcher):
 
 
 def export_environment() -> list[str]:
-    """Return shell lines that give a job this process's folder, modules and data.
-
-    Some sites do not export the environment to jobs.
-    """
+    """Return shell lines for jobs of sites that do not export the environment to them."""
     lines = [f"cd {shlex.quote(str(Path.cwd()))}"]
-    if path := os.environ.get("PYTHONPATH"):
-        absolute = os.pathsep.join(str(Path(part).absolute()) for part in path.split(os.pathsep))
-        lines.append(f"export PYTHONPATH={shlex.quote(absolute)}")
-    if data := os.environ.get("RANDLABELS_DATA"):
-        lines.append(f"export RANDLABELS_DATA={shlex.quote(str(Path(data).absolute()))}")
+    for name in ("PYTHONPATH", "RANDLABELS_DATA"):
+        if value := os.environ.get(name):
+            absolute = os.pathsep.join(map(os.path.abspath, value.split(os.pathsep)))
+            lines.append(f"export {name}={shlex.quote(absolute)}")
     return lines
 
 
 def wait(ids: Sequence[str]) -> None:
-    """Return when none of the Slurm jobs is pending or running.
-
-    squeue forgets jobs some minutes after their end. When it fails otherwise, ask again.
-    """
-    delay = 1.0
+    """Return when none of the jobs is pending or running; squeue forgets jobs after their end."""
     while True:
         listed = subprocess.run(
             ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}"],
@@ -245,5 +193,4 @@ def wait(ids: Sequence[str]) -> None:
         is_answer = listed.returncode == 0 or "Invalid job id" in listed.stderr
         if is_answer and not listed.stdout.strip():
             return
-        time.sleep(delay)
-        delay = min(1.5 * delay, MAX_POLL_SECONDS)
+        time.sleep(5)

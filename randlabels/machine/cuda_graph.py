@@ -10,9 +10,7 @@ import torch
 from ..console import log
 from .gpu import is_out_of_memory
 
-WARM_UP_STEPS = 3
-"""Full batches before a step is captured (PyTorch's notes on CUDA graphs): in them libraries choose
-their kernels, and the optimizer makes its moments."""
+WARM_UP_STEPS = 3  # full batches before a capture, as in PyTorch's notes on CUDA graphs
 
 Work = Callable[[], None]
 
@@ -22,15 +20,11 @@ class Step:
     """Call `body` with the positions of a batch, (B,) int64 on the device.
 
     With `capture`, the body of a full batch of `size` is captured after WARM_UP_STEPS calls and
-    replayed from then on: one launch instead of hundreds. The tensors that it reads and changes
-    must then stay in place, so callers change tensors in place and reseed generators instead of
-    making others. Smaller batches are never captured. If a body cannot be captured, because its
-    model waits for the device for instance, every step calls it.
+    replayed from then on: one launch instead of hundreds. Callers must change its tensors and
+    reseed its generators in place. A body that cannot be captured, because its model waits for the
+    device for instance, is called in every step. torch.OutOfMemoryError is raised in a capture too.
 
     captured: whether steps are replayed; None before the first capture.
-
-    Raises:
-        torch.OutOfMemoryError: also in a capture.
     """
 
     body: Callable[[torch.Tensor], None]
@@ -75,9 +69,8 @@ def graphs(
 ) -> Callable[[Work], Work] | None:
     """Return a `capture` for steps of `optimizer` that draw from `generators`; None on a CPU.
 
-    It captures on the stream, and so on the device, that is current when it is called. By default
-    torch captures on one stream for the whole process, of whichever device was current first. The
-    stream must not be the default one.
+    It captures on the current stream, which must not be the default one. By itself, torch captures
+    on one stream for the whole process, of the device that was current first.
     """
 
     def capture(work: Work) -> Work:

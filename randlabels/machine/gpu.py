@@ -37,15 +37,11 @@ def set_arithmetic() -> None:
 
 
 def stream(device: str) -> AbstractContextManager[object]:
-    """Return a context in which work goes to this process's stream for the device.
-
-    Graphs cannot be captured on the default stream. One stream serves all runs of a process, since
-    cuBLAS keeps a workspace for each.
-    """
+    """Return a context in which work goes to a stream, as captures of graphs need."""
     return nullcontext() if device == "cpu" else torch.cuda.stream(_stream(device))
 
 
-@cache
+@cache  # one stream for all runs of a process, since cuBLAS keeps a workspace for each
 def _stream(device: str) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
@@ -53,8 +49,7 @@ def _stream(device: str) -> torch.cuda.Stream:
 class Pace:
     """Call after each training step to keep at most MAX_QUEUED_STEPS of them queued on a GPU.
 
-    Without it, the CPU queues a whole epoch within milliseconds, and a signal or a time limit
-    waits until the GPU has caught up.
+    Otherwise the CPU queues a whole epoch at once, and a signal waits until the GPU has caught up.
     """
 
     def __init__(self, device: str) -> None:
@@ -76,11 +71,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def exit_if_lost(device: str) -> None:
-    """End this process if its GPU answers no more, as after an illegal memory access.
-
-    Every later CUDA call of the process would fail, and so would every run that it is given. The
-    exit code is DEVICE_LOST_EXIT_CODE.
-    """
+    """End this process if its GPU is lost to it, as after an illegal memory access."""
     if device == "cpu":
         return
     try:
@@ -105,8 +96,7 @@ def is_supported(index: int) -> bool:
     """Return whether this build of torch has code for the GPU's architecture.
 
     A binary for sm_86 runs on 8.6 and later 8.x; intermediate code for compute_86 on all later
-    ones (CUDA C++ Programming Guide, "Compute Capabilities"). ROCm lists no such names, and
-    reports by itself what it cannot use.
+    ones (CUDA C++ Programming Guide, "Compute Capabilities"). ROCm lists no such names.
     """
     capability = torch.cuda.get_device_capability(index)
     built = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(torch.cuda.get_arch_list()))

@@ -27,8 +27,6 @@ Instructions"); other GPUs have 1/32 or 1/64 of it."""
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # of a container, as seen from inside
 
-BF16_CAPABILITY = (8, 0)  # from here on GPUs multiply bf16; older ones emulate it
-
 
 @dataclass(frozen=True)
 class Resources:
@@ -57,12 +55,7 @@ class Resources:
 
 
 def check_machine(config: Config) -> None:
-    """Refuse what cannot be had here, and say once which GPU `device=auto` leaves unused.
-
-    Raises:
-        ValueError: the config asks for a GPU, precision, number of threads or compiler that this
-            machine lacks.
-    """
+    """Raise ValueError if this machine lacks the GPU, precision, threads or compiler."""
     _check(config)
     if config.device == "auto" and (reason := gpu.why_unused()):
         warn_once(f"{reason}. device=cpu hides this message.")
@@ -101,13 +94,10 @@ def _check(config: Config) -> None:
 
 
 def resolve(config: Config, job: int | None, cores: int = 1) -> Resources:
-    """Decide every `auto`.
+    """Decide every `auto`; ValueError as `check_machine`.
 
-    `job` is the number of a run in its sweep, None for a single run. GPUs are assigned to
-    the jobs round robin. A single run takes all CPU cores, each run of a sweep `cores`.
-
-    Raises:
-        ValueError: as `check_machine`.
+    job: number of a run in its sweep, to which GPUs are assigned round robin; None for a single
+    run, which takes all CPU cores. cores: of each run of a sweep.
     """
     _check(config)
     device, precision, threads = config.device, config.precision, config.threads
@@ -135,8 +125,7 @@ def _precision(config: Config, device: str) -> str:
 
 
 def _gpu_multiplies_bf16(device: int | str) -> bool:
-    """Return whether the GPU has bf16 in its tensor cores."""
-    return torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+    return torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
 
 
 @cache
@@ -146,10 +135,7 @@ def _multiplies_bf16() -> bool:
 
 
 def free_memory(device: str) -> int:
-    """Return the bytes that a process can still take on the device.
-
-    On a CPU, the limit of the control group counts too, such as that of a container.
-    """
+    """Return the bytes that a process can still take; the limit of a container counts too."""
     if device != "cpu":
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
@@ -157,13 +143,6 @@ def free_memory(device: str) -> int:
         limit, used = ((CONTROL_GROUP / f"memory.{key}").read_text() for key in ("max", "current"))
         free = min(free, int(limit) - int(used))
     return free
-
-
-def cpu_cores() -> list[int]:
-    """Return the numbers of the CPU cores that this process may use, to pin workers to."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def cpu_count() -> int:

@@ -6,7 +6,6 @@ continue. It ends with a checkpoint, so that no step is lost.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import tempfile
@@ -15,14 +14,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Ctrl-C, and what schedulers send before a kill."""
+from ..store.locks import exclusive, is_locked
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # schedulers' too
 
 LAUNCH = "RANDLABELS_LAUNCH"
 """Environment variable of worker processes: pid of the launch, when it began (seconds of
-`time.monotonic`), and a file that has content while it is running."""
+`time.monotonic`), and a file that it keeps locked while it is running."""
 
 POLL_SECONDS = 0.2  # between two checks whether a worker's launch is running
 
@@ -43,15 +44,15 @@ class _Here:
 
     began: when the command began, in seconds of `time.monotonic`.
     received: the first signal.
-    flag: file with content while this launch is running.
-    followed: in a worker, the same file and the pid of the worker's parent.
+    flag: the file that this launch locks. It removes the file when a signal comes.
+    followed: in a worker, the flag of its launch.
     stopped: why a run of this process was stopped, if one was.
     """
 
     began: float = field(default_factory=lambda: time.monotonic())
     received: signal.Signals | None = None
-    flag: int | None = None
-    followed: tuple[int, int] | None = None
+    flag: Path | None = None
+    followed: Path | None = None
     stopped: str | None = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
@@ -60,18 +61,7 @@ class _Here:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number)
         if self.flag is not None:
-            os.truncate(self.flag, 0)
-
-    def launch_is_gone(self) -> bool:
-        """Return whether the launch that this worker follows has ended or was asked to stop."""
-        if self.followed is None:
-            return False
-        file, parent = self.followed
-        has_died = os.getppid() != parent
-        launch = multiprocessing.parent_process()
-        if launch and launch.sentinel is not None:  # where a forkserver stands between the two
-            has_died = not launch.is_alive()
-        return has_died or os.fstat(file).st_size == 0
+            self.flag.unlink(missing_ok=True)
 
 
 _here = _Here()
@@ -85,11 +75,8 @@ def begin() -> None:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note SIGNALS instead of dying of them, and restore earlier handlers at the end.
-
-    Outside of the main thread, where Python allows no handlers, nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
+    """Note SIGNALS instead of dying of them, and restore earlier handlers at the end."""
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
         yield
         return
     earlier = {number: signal.signal(number, _here.note) for number in SIGNALS}
@@ -102,53 +89,32 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def launching() -> Iterator[None]:
-    """Do as `listening`, for a process with workers that `follow` it.
-
-    They stop when this process was asked to, and when it has died.
-    """
-    with tempfile.NamedTemporaryFile(prefix="randlabels-", buffering=0) as file, listening():
-        file.write(b"The launch is running.")
-        _here.flag = file.fileno()
-        os.environ[LAUNCH] = f"{os.getpid()} {_here.began} {file.name}"
-        try:
-            yield
-        finally:
-            _here.flag = None
-            os.truncate(file.fileno(), 0)
-            del os.environ[LAUNCH]
+    """Do as `listening`; workers that `follow` stop when this process was asked to or has died."""
+    with tempfile.TemporaryDirectory(prefix="randlabels-") as folder, listening():
+        flag = Path(folder, "running")
+        with exclusive(flag):
+            _here.flag = flag
+            os.environ[LAUNCH] = f"{os.getpid()} {_here.began} {flag}"
+            try:
+                yield
+            finally:
+                _here.flag = None
+                flag.unlink(missing_ok=True)
+                del os.environ[LAUNCH]
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Defer Ctrl-C to the end of this context; processes started in it never see it."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def follow(launch: str | None = None) -> None:
-    """Follow a launch from now on, in a worker process of it; do nothing in any other process.
-
-    launch: the content of LAUNCH in the parent; None to read this process's own, which counts if
-        the parent set it.
+def follow() -> None:
+    """Follow the launch that LAUNCH names from now on; do nothing in any process but its workers.
 
     The handlers of `listening` stay until the process ends. The terminal sends a Ctrl-C to all
     processes, and it must not kill a worker that waits for its next run: joblib would end the
     others.
     """
-    if _here.followed is not None:
-        return
-    pid, _, rest = (launch or os.environ.get(LAUNCH, "")).partition(" ")
-    if not launch and pid != str(os.getppid()):  # not a worker of this launch
+    pid, _, rest = os.environ.get(LAUNCH, "").partition(" ")
+    if _here.followed or pid in ("", str(os.getpid())):
         return
     began, _, file = rest.partition(" ")
-    _here.began = float(began)
-    try:
-        _here.followed = os.open(file, os.O_RDONLY), os.getppid()
-    except FileNotFoundError:
-        _here.stopped = "the end of its launch"
+    _here.began, _here.followed = float(began), Path(file)
     for number in SIGNALS:
         signal.signal(number, _here.note)
 
@@ -156,14 +122,13 @@ def follow(launch: str | None = None) -> None:
 def reason(time_limit: float | None, step: float = 0.0) -> str | None:
     """Return why to stop now, in words; None to continue.
 
-    time_limit: seconds from the beginning of the command, null for none.
-    step: expected seconds until the next call.
+    time_limit: seconds of the command. step: expected seconds until the next call.
     """
     if _here.received:
         return _here.received.name
     if _here.stopped:
         return _here.stopped
-    if _here.launch_is_gone():
+    if _here.followed and not is_locked(_here.followed):
         return "the end of its launch"
     if time_limit is not None:
         left = _here.began + time_limit - time.monotonic()

@@ -23,10 +23,7 @@ DIGEST_BYTES = 64  # of a sha256 in hex digits
 
 
 def save(path: Path, state: Mapping[str, Any], previous: Path | None = None) -> None:
-    """Replace the checkpoint as a whole, and keep its old content as `previous`.
-
-    `state` holds tensors and plain Python values only.
-    """
+    """Replace the checkpoint by tensors and plain values; keep its old content as `previous`."""
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, **state}, buffer)
     content = buffer.getvalue()
@@ -36,9 +33,7 @@ def save(path: Path, state: Mapping[str, Any], previous: Path | None = None) -> 
 def load(path: Path, config_hash: str) -> dict[str, Any] | None:
     """Return the state that `save` wrote for this config, on the CPU; None without a file.
 
-    Raises:
-        ValueError: the file is damaged, or belongs to another config or version.
-        OSError: the file cannot be read; it may be whole.
+    ValueError if the file is damaged, or belongs to another config or version.
     """
     try:
         content = path.read_bytes()
@@ -62,8 +57,7 @@ def load(path: Path, config_hash: str) -> dict[str, Any] | None:
 def latest(run: RunDir, config_hash: str) -> dict[str, Any] | None:
     """Return the state that a run of this config resumes from; None to start over.
 
-    A checkpoint that cannot be used is reported and kept under another name, and the previous one
-    is tried.
+    A checkpoint that cannot be used is renamed, and the previous one is tried.
     """
     for file in (run.checkpoint, run.previous_checkpoint):
         try:
@@ -79,13 +73,7 @@ def latest(run: RunDir, config_hash: str) -> dict[str, Any] | None:
 
 
 def require_like(saved: Mapping[str, Any], template: Mapping[str, torch.Tensor], what: str) -> None:
-    """Compare keys, shapes and dtypes of saved tensors with those of `template`.
-
-    what: names the tensors in the error, such as `model`.
-
-    Raises:
-        RuntimeError: they differ.
-    """
+    """Raise RuntimeError if keys, shapes or dtypes of saved tensors differ from the template's."""
     found, wanted = _shapes(saved), _shapes(template)
     for key in sorted({*found, *wanted}):
         if found.get(key) != wanted.get(key):

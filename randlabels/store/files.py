@@ -12,10 +12,7 @@ def write_atomic(path: Path, data: bytes | str, previous: Path | None = None) ->
     """Replace the content of `path` as a whole: readers and crashes see the old or the new content.
 
     The old content is kept as `previous`; after a crash, it may be there alone. The new content is
-    on disk when this returns.
-
-    Raises:
-        OSError: it names `path`, whose content is unchanged.
+    on disk when this returns. An OSError names `path`, whose content is then unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:

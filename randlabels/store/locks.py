@@ -15,18 +15,13 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from ..console import warn_once
 
-NO_KERNEL_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-"""Errors of `flock` on file systems that lack it."""
+NO_KERNEL_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # where `flock` is missing
 
 STALE_SECONDS = 120.0  # twelve times `stopping.HEARTBEAT_SECONDS`
 
 
 def exclusive(path: Path, timeout: float = 0) -> BaseFileLock:
-    """Return the lock of `path`; entering it waits up to `timeout` seconds.
-
-    Raises:
-        filelock.Timeout: on entering, another process holds it.
-    """
+    """Return the lock of `path`; entering it waits for `timeout` seconds, or raises Timeout."""
     open(path, "ab").close()
     if _is_flocked(path) is not None:
         return FileLock(path, timeout=timeout)

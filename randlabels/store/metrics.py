@@ -11,8 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-Record = dict[str, float | None]
-"""One epoch. `epoch` is 0-based; a metric that was not measured is None or absent."""
+Record = dict[str, float | None]  # one epoch; a metric that was not measured is None or absent
 
 BETTER: dict[str, Callable[..., float]] = {
     "train_loss": min,  # against the labels trained on, as is
@@ -27,21 +26,13 @@ BETTER: dict[str, Callable[..., float]] = {
 }
 """The better of two values of a metric: min or max. A metric not listed here has no best value."""
 
-MEASURED = tuple(BETTER)
-"""The metrics that every run measures, in the order of the log."""
+MEASURED = tuple(BETTER)  # the metrics that every run measures, in the order of the log
 
-LOSSES = tuple(key for key in MEASURED if "_loss" in key)
-"""Means over the set of the configured loss, without weight decay."""
-
-ACCURACIES = tuple(key for key in MEASURED if "_acc" in key)
-"""Fractions in 0..1."""
-
-COSTS = ("epoch", "lr", "seconds", "images_per_second")
-"""Keys of a record that are not metrics: `seconds` is the epoch's wall clock with all evaluations,
-`images_per_second` the speed of its training part."""
+LOSSES = tuple(key for key in MEASURED if "_loss" in key)  # means of the loss without weight decay
 
 KEYS = ("epoch", "lr", *MEASURED, "seconds", "images_per_second")
-"""The keys that every record has, in their order."""
+"""The keys that every record has, in their order: `seconds` is the epoch's wall clock with all
+evaluations, `images_per_second` the speed of its training part."""
 
 SENSITIVITY = ("loss_sensitivity", "loss_sensitivity_gini", "critical_sample_ratio")
 """Further keys of a run with `sensitivity` above 0, measured on that many training images: the
@@ -60,12 +51,9 @@ def encode_all(records: Sequence[Record]) -> str:
 
 
 def read(path: Path) -> tuple[list[Record], bool]:
-    """Return the records in `path`, and whether a torn last line was dropped.
+    """Return the records in `path`, if it exists, and whether a torn last line was dropped.
 
-    A missing file has no records.
-
-    Raises:
-        ValueError: a line before the last one is broken; an interrupted write breaks only the last.
+    ValueError if an earlier line is broken: an interrupted write breaks only the last.
     """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -106,8 +94,8 @@ def final(records: Sequence[Record]) -> dict[str, float | None]:
     """Return the value of each metric of the records in the last epoch that was evaluated."""
     measured = [record for record in records if record.get("train_acc") is not None]
     last = measured[-1] if measured else {}
-    added = {key: None for record in records for key in record if key not in COSTS}
-    return {key: last.get(key) for key in (*MEASURED, *(k for k in added if k not in MEASURED))}
+    added = dict.fromkeys(key for record in records for key in record if key not in KEYS)
+    return {key: last.get(key) for key in (*MEASURED, *added)}
 
 
 def console_line(record: Record, *, noisy: bool) -> str:
@@ -121,11 +109,13 @@ def console_line(record: Record, *, noisy: bool) -> str:
     epoch = int(record["epoch"] or 0)
     if record["train_acc"] is None:
         return f"{epoch:03d}: not evaluated"
-    percent = {key: 100 * (record[key] or 0.0) for key in ACCURACIES}
+    trained, test, noisy_test = (
+        100 * (record[key] or 0.0) for key in ("train_acc", "test_acc", "test_acc_noisy")
+    )
     line = (
-        f"{epoch:03d}: Acc-tr: {percent['train_acc']:6.2f}, Acc-val: {percent['test_acc']:6.2f}, "
+        f"{epoch:03d}: Acc-tr: {trained:6.2f}, Acc-val: {test:6.2f}, "
         f"L-tr: {record['train_loss']:6.4f}, L-val: {record['test_loss']:6.4f}"
     )
     if noisy and record["test_acc_noisy"] is not None:
-        line += f", Acc-noisy: {percent['test_acc_noisy']:6.2f}"
+        line += f", Acc-noisy: {noisy_test:6.2f}"
     return line

@@ -47,43 +47,34 @@ def describe(
 
 
 def _gpu(device: str) -> dict[str, Any]:
-    """Return the keys of a GPU, all null on a CPU.
-
-    captured: whether training steps ran as CUDA graphs, null until the fit has ended or stopped.
-    """
     if device == "cpu":
         return dict.fromkeys(("cuda", "cudnn", "driver", "capability", "tf32", "captured"))
     return {
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "driver": _driver(),
+        "driver": _find(r"(\d+\.\d+(?:\.\d+)?)", "/proc/driver/nvidia/version"),
         "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
         "tf32": torch.backends.cudnn.allow_tf32,
-        "captured": None,
+        "captured": None,  # whether steps ran as CUDA graphs, known when the fit ends or stops
     }
-
-
-def _driver() -> str | None:
-    """Return the version of the NVIDIA driver, such as 580.65.06; None where it is unknown."""
-    file = Path("/proc/driver/nvidia/version")
-    found = re.search(r"\d+\.\d+(\.\d+)?", file.read_text() if file.exists() else "")
-    return found[0] if found else None
 
 
 @cache
 def processor() -> str:
-    """Return the processor's name, such as `AMD EPYC 9B14`, or its architecture."""
-    file = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:(.*)", file.read_text() if file.exists() else "", re.M)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    """Return the processor's name, such as `AMD EPYC 9B14`."""
+    name = _find(r"^model name\s*:(.*)", "/proc/cpuinfo")
+    return name or platform.processor() or platform.machine()
+
+
+def _find(pattern: str, file: str) -> str | None:
+    """Return the first group of `pattern` in a file; None if either is missing."""
+    found = re.search(pattern, Path(file).read_text() if Path(file).exists() else "", re.M)
+    return found[1].strip() if found else None
 
 
 @cache
 def _git() -> dict[str, Any] | None:
-    """Return commit and dirty flag of the checkout that tracks this file; None outside of one.
-
-    The flag covers the code of the whole package, new files included.
-    """
+    """Return commit and dirty flag of the package's checkout; None outside of one."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(

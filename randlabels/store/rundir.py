@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,9 @@ from filelock import BaseFileLock
 from .files import make_folder, write_atomic
 from .locks import exclusive, is_locked
 
-SCHEMA = 1
-"""Version of the files and of the hash; raise it when a default or a format changes."""
+SCHEMA = 1  # version of the files and of the hash; raise it when a default or a format changes
 
-STATES = ("planned", "running", "interrupted", "failed", "diverged", "done")
-FINISHED = ("done", "diverged")
-"""States that are results. Such a run is not started again."""
+FINISHED = ("done", "diverged")  # states of runs that are not started again
 
 NOT_HASHED = frozenset(
     {
@@ -45,9 +41,6 @@ NOT_HASHED = frozenset(
 )
 """Config keys that cannot change the numbers of a run, and so are not part of its identity."""
 
-Plan = dict[str, dict[str, Any]]
-"""Lines of `plan.jsonl` by run id."""
-
 
 def device_kind(device: str) -> str:
     """Return `cuda` for `cuda:1`: the index of a device is not part of a run's identity."""
@@ -55,10 +48,9 @@ def device_kind(device: str) -> str:
 
 
 def flat_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the dotted keys of a resolved config that can change the numbers, with plain values.
+    """Return the dotted keys of a resolved config that can change the numbers.
 
-    The name of a group's option stands under the group's name. Lists become texts, and a device
-    loses its index.
+    The name of a group's option stands under the group's name. Lists become texts.
     """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
@@ -76,46 +68,29 @@ def flat_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def planned_records(keys: Mapping[str, Any]) -> Any:
-    """Return how many records a whole run with these `flat_keys` writes; None if unknown.
-
-    One per epoch, and a single one for an exact fit, which has no learning rate.
-    """
+    """Return how many records a whole run writes: one per epoch, one in all without an lr."""
     return 1 if keys.get("optimizer.lr", "?") is None else keys.get("epochs")
 
 
-@dataclass(frozen=True)
-class _File:
-    """The path of a file in the folder of a `RunDir`."""
-
-    name: str
-
-    def __get__(self, run: RunDir, cls: type[RunDir]) -> Path:
-        return run.path / self.name
-
-
-@dataclass(frozen=True)
 class RunDir:
     """All paths of one run, and the state that its files show.
 
     path: `<out>/<name>/<run id>`; the run id ends with the first 8 digits of the config hash.
     """
 
-    path: Path
-
-    config = _File("config.yaml")
-    log = _File("run.log")
-    environment = _File("environment.json")
-    corruption = _File("corruption.json")
-    metrics = _File("metrics.jsonl")
-    checkpoint = _File("checkpoint.pt")
-    previous_checkpoint = _File("checkpoint.prev.pt")
-    done = _File("done.json")
-    error = _File("error.json")
-    _lock_file = _File(".lock")
-
-    @property
-    def run_id(self) -> str:
-        return self.path.name
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_id = path.name
+        self.config = path / "config.yaml"
+        self.log = path / "run.log"
+        self.environment = path / "environment.json"
+        self.corruption = path / "corruption.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoint = path / "checkpoint.pt"
+        self.previous_checkpoint = path / "checkpoint.prev.pt"
+        self.done = path / "done.json"
+        self.error = path / "error.json"
+        self._lock_file = path / ".lock"
 
     def weights(self, epoch: int) -> Path:
         """Return the file of the weights kept after an epoch (0-based); -1: the initial ones."""
@@ -129,7 +104,10 @@ class RunDir:
         return None
 
     def state(self) -> str:
-        """Return one of `STATES`. A run is running while a process holds its lock."""
+        """Return planned, running, interrupted, failed, diverged or done.
+
+        A run is running while a process holds its lock.
+        """
         if result := self.result():
             return str(result["state"])
         if not self.config.is_file():
@@ -139,11 +117,7 @@ class RunDir:
         return "failed" if self.error.is_file() else "interrupted"
 
     def lock(self, timeout: float = 0) -> BaseFileLock:
-        """Return the lock that one process holds while it executes this run.
-
-        Raises:
-            filelock.Timeout: on entering, another process holds it.
-        """
+        """Return the lock that one process holds while it executes this run; see `exclusive`."""
         return exclusive(self._lock_file, timeout)
 
     def records(self) -> int:
@@ -186,8 +160,7 @@ class RunDir:
     def set_aside(self) -> Path | None:
         """Move the folder to `.replaced/<run id>.<k>`; return its new path, or None without one.
 
-        Raises:
-            filelock.Timeout: a process is executing the run.
+        filelock.Timeout if a process is executing the run.
         """
         if not self.path.exists():
             return None
@@ -214,15 +187,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def read_plan(folder: Path) -> Plan:
+def read_plan(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the planned runs of `folder` (`runs/<name>`) by run id, in the order of planning.
 
-    Lines that are not a planned run are skipped.
-
-    Raises:
-        OSError: plan.jsonl exists and cannot be read.
+    Lines that are not a planned run are skipped. OSError if plan.jsonl cannot be read.
     """
-    plan: Plan = {}
+    plan = {}
     with contextlib.suppress(FileNotFoundError):
         for line in (folder / "plan.jsonl").read_bytes().splitlines():
             with contextlib.suppress(ValueError):
@@ -233,11 +203,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 def merge_plan(folder: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Add `entries` (each with a `run_id`) to the plan of `folder`.
-
-    A run that is already planned keeps its line's position and takes the new content, so that
-    the plan holds what was asked for last (the `fit_threshold`, for instance).
-    """
+    """Add `entries`, each with a `run_id`, to the plan of `folder`, in place of earlier ones."""
     make_folder(folder)
     with exclusive(folder / ".plan.lock", timeout=60):
         before = read_plan(folder)

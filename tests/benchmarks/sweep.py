@@ -44,7 +44,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from randlabels.config import parse
 from randlabels.console import print_table
 from randlabels.experiment import assemble, build_model, load
-from randlabels.machine.resources import cpu_cores
+from randlabels.machine.resources import cpu_count
 
 from .throughput import plain_epoch
 
@@ -92,7 +92,7 @@ def floating_point_operations(model: str, images: int) -> float:
 
 def ceilings() -> dict[str, float]:
     """Return FLOP/s of large matrix products and bytes/s copied, on all cores."""
-    torch.set_num_threads(len(cpu_cores()))
+    torch.set_num_threads(cpu_count())
     found = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = (torch.ones(2000, 2000, dtype=dtype) for _ in range(2))
@@ -110,7 +110,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 def compare_epochs(options: argparse.Namespace, model: str) -> None:
     """Part 1 for one model."""
-    workers, sizes = len(cpu_cores()), [options.images, options.images // 5]
+    workers, sizes = cpu_count(), [options.images, options.images // 5]
     arguments = [f"dataset.train_size={sizes[0]}", f"dataset.test_size={sizes[1]}", "threads=1"]
     arguments += [f"model={model}", "corrupt=1.0", f"epochs={options.epochs}"]
     arguments += [f"seed=range(0,{workers})", f"precision={options.precision}"]
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--runs", type=int, default=100, help="runs of part 2; 0 to leave it out")
-    parser.add_argument("--workers", type=int, default=len(cpu_cores()), help="default: one a core")
+    parser.add_argument("--workers", type=int, default=cpu_count(), help="default: one a core")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(
