@@ -39,6 +39,7 @@ class Settings:
     batch_size: int = 128
     eval_every: int = 1
     sensitivity: int = 0
+    examples: bool = False
     keep: list[int] = field(default_factory=list)
 
     device: str = "auto"
@@ -152,6 +153,8 @@ class Config(Settings):
             given.append(f"model.lr={self.model.lr}")
         if self.keep:
             given.append(f"keep={self.keep}")
+        if self.examples:
+            given.append("examples=true")
         if given:
             raise ValueError(
                 f"{given[0]} has no meaning for model={self.model.name}, which is solved and not "

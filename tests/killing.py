@@ -51,6 +51,7 @@ class ForkServer:
 
 
 def main() -> None:
+    import pandas  # noqa: F401
     import torch
 
     from randlabels import execute, experiment, run  # noqa: F401  imported once, for all forks

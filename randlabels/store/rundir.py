@@ -33,6 +33,7 @@ NOT_HASHED = frozenset(
         "time_limit",
         "fit_threshold",
         "keep",
+        "examples",
         "dataset.root",
         "dataset.download",
         "corruption.path",
@@ -79,22 +80,27 @@ class RunDir:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.run_id = path.name
-        self.config = path / "config.yaml"
-        self.log = path / "run.log"
-        self.environment = path / "environment.json"
-        self.corruption = path / "corruption.json"
-        self.metrics = path / "metrics.jsonl"
-        self.checkpoint = path / "checkpoint.pt"
-        self.previous_checkpoint = path / "checkpoint.prev.pt"
-        self.done = path / "done.json"
-        self.error = path / "error.json"
-        self._lock_file = path / ".lock"
+        self.path: Path = path
+        self.run_id: str = path.name
+        self.config: Path = path / "config.yaml"
+        self.log: Path = path / "run.log"
+        self.environment: Path = path / "environment.json"
+        self.corruption: Path = path / "corruption.json"
+        self.metrics: Path = path / "metrics.jsonl"
+        self.examples: Path = path / "examples.parquet"
+        self.checkpoint: Path = path / "checkpoint.pt"
+        self.previous_checkpoint: Path = path / "checkpoint.prev.pt"
+        self.done: Path = path / "done.json"
+        self.error: Path = path / "error.json"
+        self._lock_file: Path = path / ".lock"
 
     def weights(self, epoch: int) -> Path:
         """Return the file of the weights kept after an epoch (0-based); -1: the initial ones."""
         return self.path / "weights" / ("initial.pt" if epoch < 0 else f"epoch-{epoch:04d}.pt")
+
+    def records_examples(self) -> bool:
+        """Return whether the run was begun with examples=true, which it keeps when it resumes."""
+        return self.config.is_file() and b"\nexamples: true\n" in self.config.read_bytes()
 
     def result(self) -> dict[str, Any] | None:
         """Return the content of done.json, or None unless it is whole and of this config."""
