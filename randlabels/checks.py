@@ -62,6 +62,7 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
             )
         check_earlier_results(config, data.sha256, checksums[key])
         check_kept_weights(config)
+        check_examples(config)
 
 
 def check_earlier_results(
@@ -96,6 +97,16 @@ def check_kept_weights(config: Config) -> None:
         raise ValueError(
             f"keep={missed} must be ahead of {run.path}, which has {passed} epochs and did not "
             f"keep these weights; {SET_ASIDE}"
+        )
+
+
+def check_examples(config: Config) -> None:
+    """Raise ValueError if the run asks for examples and has epochs that did not record them."""
+    run = config.run
+    if config.examples and not config.force and run.records() and not run.records_examples():
+        raise ValueError(
+            f"examples=true must be set from the first epoch, and {run.path} has "
+            f"{run.records()} without; {SET_ASIDE}"
         )
 
 

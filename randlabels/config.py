@@ -45,6 +45,7 @@ class Settings:
     eval_every: int = 1
     sensitivity: int = 0
     keep: list[int] = field(default_factory=list)
+    examples: bool = False
 
     device: str = "auto"
     precision: str = "auto"
@@ -156,6 +157,8 @@ class Config(Settings):
             given.append(f"model.lr={self.model.lr}")
         if self.keep:
             given.append(f"keep={self.keep}")
+        if self.examples:
+            given.append("examples=true")
         if given:
             raise ValueError(
                 f"{given[0]} has no meaning for model={self.model.name}, which is solved and not "

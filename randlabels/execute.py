@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from . import fit, journal, solve
-from .checks import check_earlier_results, check_kept_weights
+from . import dynamics, fit, journal, solve
+from .checks import check_earlier_results, check_examples, check_kept_weights
 from .config import Config
 from .console import counted, log, logging_to, progress_bar
 from .experiment import Experiment, assemble
@@ -67,6 +67,7 @@ def _compute(configs: Sequence[Config], job: int | None, cores: int) -> None:
     for each in experiments:
         check_earlier_results(each.config, each.data_sha256, each.corruption)
         check_kept_weights(each.config)
+        check_examples(each.config)
     resources = resolve(configs[0], job, cores)
     several = job is not None or len(configs) > 1
     bar = job is None and sys.stderr.isatty()
@@ -90,6 +91,7 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
     if saved:
         resources = _kept(saved, resources, run)
     torch.set_num_threads(resources.threads)
+    config.examples |= run.records_examples()
     journal.begin(experiment, resources)
     log.info("On %s", resources)
 
@@ -114,6 +116,11 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
 
     def commit() -> None:
         checkpoint.save(run.checkpoint, {**identity, **state.to_dict()}, run.previous_checkpoint)
+        write_examples()
+
+    def write_examples() -> None:
+        if state.dynamics is not None:
+            write_atomic(run.examples, dynamics.encode(state.dynamics, experiment.train))
 
     keep_weights()  # the initial ones, and those of a checkpoint that had no such key
     steps = -(-len(experiment.train.labels) // config.batch_size)
@@ -140,6 +147,8 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
                 journal.record_capture(run, state.captured)
     if state.diverged_at is None:
         commit()
+    else:
+        write_examples()
     journal.finish(config, state.records, parameters, diverged_at=state.diverged_at)
 
 

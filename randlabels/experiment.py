@@ -168,10 +168,11 @@ def make_split(config: Config, data: Data, name: str) -> Split:
     whole: Split = getattr(data, name)
     labels = corrupt_labels(config, data, name)
     keep = config.dataset.indices(whole.labels, name)
+    index = keep if whole.index is None else whole.index[keep]
     if len(keep) == len(labels):  # the runs of one process share the images
-        split = Split(whole.images, labels, whole.labels)
+        split = Split(whole.images, labels, whole.labels, index=index)
     else:
-        split = Split(whole.images[keep], labels[keep], whole.labels[keep])
+        split = Split(whole.images[keep], labels[keep], whole.labels[keep], index=index)
     return _alter(config, data, name, keep.numpy(), split) if config.alters_images else split
 
 
@@ -188,4 +189,5 @@ def _alter(config: Config, data: Data, name: str, keep: np.ndarray, split: Split
         changed = corruption.alter(images[mask], keep[mask], name, train)
     images = images.astype(changed.dtype)  # a copy
     images[mask] = changed
-    return Split(torch.from_numpy(images), split.labels, split.true, torch.from_numpy(mask))
+    altered = torch.from_numpy(mask)
+    return dataclasses.replace(split, images=torch.from_numpy(images), altered=altered)

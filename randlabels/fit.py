@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import sensitivity
+from . import dynamics, sensitivity
 from .config import Config
 from .dataset import Split
+from .dynamics import Dynamics
 from .experiment import Experiment
 from .machine.cuda_graph import Step, graphs
 from .machine.gpu import Pace
@@ -36,6 +37,7 @@ class State:
     rngs: generators of the epoch by purpose, on the device.
     diverged_at: the epoch in which a loss stopped being finite; None if none did.
     gradients: of `sensitivity.measure`, summed over the evaluations; None before the first.
+    dynamics: of `dynamics.update`, with `examples`; None before the first evaluation.
     captured: whether training steps run as CUDA graphs; None on a CPU and before an epoch's end.
     """
 
@@ -49,6 +51,7 @@ class State:
     diverged_at: int | None = None
     records: list[Record] = field(default_factory=list)
     gradients: torch.Tensor | None = None
+    dynamics: Dynamics | None = None
     captured: bool | None = None
 
     def __post_init__(self) -> None:
@@ -68,6 +71,7 @@ class State:
             "elapsed": self.elapsed,
             "rngs": {purpose: rng.get_state() for purpose, rng in self.rngs.items()},
             "gradients": self.gradients,
+            "dynamics": self.dynamics,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -91,6 +95,13 @@ class State:
             self.rngs[purpose].set_state(state)
         if (gradients := saved.get("gradients")) is not None:  # which earlier versions lack
             self.gradients = gradients.to(device)
+        if found := saved.get("dynamics"):
+            self.dynamics = {name: values.to(device) for name, values in found.items()}
+
+    @property
+    def evaluations(self) -> int:
+        """Number of evaluations so far."""
+        return sum(record["train_acc"] is not None for record in self.records)
 
     @property
     def place(self) -> str:
@@ -182,7 +193,7 @@ def sgd(
         # Evaluate on the full sets, under both kinds of labels.
         measured: Record = dict.fromkeys(MEASURED)
         watched: Record = dict.fromkeys(SENSITIVITY if config.sensitivity else ())
-        gradients = state.gradients
+        gradients, examples = state.gradients, state.dynamics
         last = epoch + 1 == config.epochs
         if not diverged and (last or (epoch + 1) % config.eval_every == 0):
             fitted, predicted = (classifier.predict(x.images, pause) for x in (train, test))
@@ -190,6 +201,9 @@ def sgd(
             diverged = not all(math.isfinite(measured[key] or 0.0) for key in LOSSES)
             if config.sensitivity and not diverged:
                 watched, gradients = _watch(config, train, classifier, state, pause)
+            if config.examples and not diverged:
+                times, losses = state.evaluations + 1, config.loss(fitted, train.labels)
+                examples = dynamics.update(examples, epoch, times, fitted, train.labels, losses)
         if diverged:
             state.diverged_at = epoch
             return
@@ -202,7 +216,8 @@ def sgd(
             "images_per_second": len(order) / (trained - started),
             **watched,
         }
-        state.epoch, state.step, state.gradients = epoch + 1, 0, gradients
+        state.epoch, state.step = epoch + 1, 0
+        state.gradients, state.dynamics = gradients, examples
         state.records.append(record)
         yield record
 
@@ -228,7 +243,7 @@ def _watch(
         config.preprocess.crop(train.images[chosen]).float(),
         train.labels[chosen],
         earlier=state.gradients,
-        times=1 + sum(record["train_acc"] is not None for record in state.records),
+        times=1 + state.evaluations,
         rng=generator("langevin", config.seed, state.epoch, device),
         batch=config.batch_size,
     )

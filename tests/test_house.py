@@ -24,7 +24,7 @@ FLOORS = [
     ["optimizer", "loss", "schedule", "registry", "store", "preprocess", "augment", "model"],
     ["dataset"],
     ["corruption"],
-    ["config", "sensitivity"],
+    ["config", "sensitivity", "dynamics"],
     ["machine", "experiment"],
     ["network"],
     ["fit"],

@@ -27,6 +27,7 @@ class Split:
     original: (N,) int64 in [0, K), the true labels; None where `labels` are.
     altered: (N,) bool, the images that a corruption of pixels altered; None for one of labels.
     files: paths of the images of a whole image folder, such as train/cat/1.png; else None.
+    index: (N,) int64, positions of the images in the stored half; None where all are there.
     """
 
     images: torch.Tensor
@@ -34,6 +35,7 @@ class Split:
     original: torch.Tensor | None = None
     altered: torch.Tensor | None = None
     files: tuple[str, ...] | None = None
+    index: torch.Tensor | None = None
 
     @property
     def true(self) -> torch.Tensor:
@@ -176,7 +178,12 @@ class Dataset(Option):
         held[balanced_subset(labels, self.holdout, rng)] = True
         files = data.train.files
         train, test = (
-            Split(images[mask], labels[mask], files=files and tuple(compress(files, mask)))
+            Split(
+                images[mask],
+                labels[mask],
+                files=files and tuple(compress(files, mask)),
+                index=mask.nonzero()[:, 0],
+            )
             for mask in (~held, held)
         )
         return replace(data, train=train, test=test)

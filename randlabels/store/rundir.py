@@ -37,6 +37,7 @@ NOT_HASHED = frozenset(
         "time_limit",
         "fit_threshold",
         "keep",
+        "examples",
         "dataset.root",
         "dataset.download",
         "corruption.path",
@@ -107,6 +108,7 @@ class RunDir:
     environment = _File("environment.json")
     corruption = _File("corruption.json")
     metrics = _File("metrics.jsonl")
+    examples = _File("examples.parquet")
     checkpoint = _File("checkpoint.pt")
     previous_checkpoint = _File("checkpoint.prev.pt")
     done = _File("done.json")
@@ -120,6 +122,10 @@ class RunDir:
     def weights(self, epoch: int) -> Path:
         """Return the file of the weights kept after an epoch (0-based); -1: the initial ones."""
         return self.path / "weights" / ("initial.pt" if epoch < 0 else f"epoch-{epoch:04d}.pt")
+
+    def records_examples(self) -> bool:
+        """Return whether the run was begun with examples=true, which it keeps when it resumes."""
+        return self.config.is_file() and b"\nexamples: true\n" in self.config.read_bytes()
 
     def result(self) -> dict[str, Any] | None:
         """Return the content of done.json, or None unless it is whole and of this config."""
