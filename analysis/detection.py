@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 
+from randlabels.store.rundir import RunDir
+
 from .runs import Collection
 from .tables import configurations
 
@@ -57,7 +59,7 @@ def read(found: Collection) -> Iterator[tuple[int, pd.DataFrame]]:
     file is skipped with a sentence in `found.problems`.
     """
     for run, folder in found.runs.loc[found.counted, "folder"].items():
-        file = Path(folder) / "examples.parquet"
+        file = RunDir(Path(folder)).examples
         if not file.is_file():
             continue
         try:
@@ -74,10 +76,10 @@ def read(found: Collection) -> Iterator[tuple[int, pd.DataFrame]]:
             yield int(run), examples
 
 
-def snapshots(examples: pd.DataFrame, kind: str) -> list[int]:
-    """Return the epochs (0-based) after which `kind`, loss or margin, was kept, in order."""
-    names = (str(name).rpartition("_") for name in examples)
-    return sorted(int(epoch) for start, _, epoch in names if start == f"{kind}_epoch")
+def snapshots(examples: pd.DataFrame, kind: str) -> list[str]:
+    """Return the columns of `kind`, loss or margin, after single epochs, in their order."""
+    names = [name for name in map(str, examples) if name.startswith(f"{kind}_epoch_")]
+    return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
 
 
 def suspicion(examples: pd.DataFrame) -> pd.DataFrame:
@@ -86,8 +88,7 @@ def suspicion(examples: pd.DataFrame) -> pd.DataFrame:
     An example that was never learned ranks highest in `first_learned` and in `forgotten`, as in
     the code of Toneva et al. 2019. A score with NaN is left out.
     """
-    losses = [f"loss_epoch_{epoch}" for epoch in snapshots(examples, "loss")]
-    scores = examples[[*SCORES, *losses]].astype(float)
+    scores = examples[[*SCORES, *snapshots(examples, "loss")]].astype(float)
     never = scores["first_learned"].isna()
     scores.loc[never, ["first_learned", "forgotten"]] = np.inf
     scores[LOW_IF_WRONG] *= -1
