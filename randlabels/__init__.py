@@ -11,11 +11,11 @@ TYPE_CHECKING = False  # type checkers take it as true; importing typing would t
 if TYPE_CHECKING:
     from typing import Any
 
-    from .door import Run, corrupt, epochs, load, runs, sweep
+    from .door import Run, corrupt, epochs, examples, load, runs, sweep
 
 __version__ = "0.1.0"
 
-__all__ = ["Run", "corrupt", "epochs", "load", "runs", "sweep"]
+__all__ = ["Run", "corrupt", "epochs", "examples", "load", "runs", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

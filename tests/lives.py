@@ -51,6 +51,7 @@ class Lives:
 
 
 def main() -> None:
+    import pandas  # noqa: F401
     import torch
 
     from randlabels import execute, experiment, run  # noqa: F401  imported once, for all lives

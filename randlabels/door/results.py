@@ -31,7 +31,7 @@ def sweep(*overrides: str, **keys: Any) -> pd.DataFrame:
     """Execute what `python -m randlabels.run -m OVERRIDES` does, and return `runs` of its folder.
 
     >>> tiny = ["dataset=digits", "dataset.train_size=64", "model=mlp", "model.hidden=[8]"]
-    >>> tiny += ["keep=[-1,1]", "hydra/launcher=basic"]
+    >>> tiny += ["keep=[-1,1]", "examples=true", "hydra/launcher=basic"]
     >>> table = randlabels.sweep(*tiny, corrupt=[0.0, 1.0], epochs=2)
     2 runs, 2 of them to do
     ...
@@ -87,6 +87,31 @@ def epochs(dir: str | Path) -> pd.DataFrame:
     return table
 
 
+def examples(dir: str | Path) -> pd.DataFrame:
+    """Return one row per run and training image, for the runs under a folder with examples=true.
+
+    >>> table = randlabels.examples("runs/default")
+    >>> table.groupby("run_id", sort=False)["changed"].mean().round(1).tolist()
+    [0.0, 0.9]
+
+    Its columns are run_id and those of examples.parquet (docs/examples.md). Epochs that a run did
+    not evaluate are NaN.
+
+    Raises:
+        FileNotFoundError: the folder holds no such run.
+    """
+    found = collection.read(Path(dir)).runs.dropna(subset="folder")
+    recorded = []
+    for run_id, folder in zip(found["run_id"], found["folder"], strict=True):
+        file = RunDir(Path(folder)).examples
+        if file.is_file():
+            recorded.append(pd.read_parquet(file))
+            recorded[-1].insert(0, "run_id", run_id)
+    if not recorded:
+        raise FileNotFoundError(f"{dir} must hold runs with examples.parquet; use examples=true")
+    return pd.concat(recorded, ignore_index=True)
+
+
 def load(path: str | Path) -> Run:
     """Return the run in a folder, `runs/<name>/<run id>`, in any state.
 
@@ -138,6 +163,17 @@ class Run:
         records, _ = metrics.read(self._run.metrics)
         frame = pd.DataFrame(records, columns=None if records else list(metrics.KEYS))
         return frame.astype(float).astype({"epoch": int})
+
+    @property
+    def examples(self) -> pd.DataFrame:
+        """A row per training image, with the columns of examples.parquet (docs/examples.md).
+
+        Raises:
+            ValueError: the run has none yet, or was launched without examples=true.
+        """
+        if not self._run.examples.is_file():
+            raise ValueError(f"{self._run.examples} must exist; the run needs examples=true")
+        return pd.read_parquet(self._run.examples)
 
     @property
     def kept(self) -> list[int]:
