@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from analysis import collect, detection
+import randlabels
+from analysis import collect, detection, example_figures, report
 
+from .conftest import BASIC, TINY, Cli
 from .synthetic import contents, table, write_run
 
 LEVELS, SEEDS = (0.2, 0.4), (0, 1)
@@ -51,7 +53,7 @@ def recorded(tmp_path: Path) -> Path:
     for corrupt in (0.0, *LEVELS):
         for seed in SEEDS:
             run = write_run(tmp_path, [0.5, 0.75, 1.0], corrupt=corrupt, seed=seed)
-            draw_examples(200, corrupt, seed).to_parquet(run.path / "examples.parquet")
+            draw_examples(200, corrupt, seed).to_parquet(run.examples)
     return tmp_path
 
 
@@ -132,3 +134,55 @@ def test_score_that_is_not_a_number_has_no_row(recorded: Path) -> None:
         examples.loc[3, "loss"] = np.nan
         examples.to_parquet(file)
     assert table(recorded, "detection").groupby("corrupt").size().tolist() == [7, 8]
+
+
+def test_figures_show_the_examples_of_the_files(recorded: Path) -> None:
+    found, tables = collect.collect(recorded)
+    scores = tables["detection"]
+    drawn = {name: f for name, (f, _) in example_figures.build(found, scores).items()}
+    run = draw_examples(200, 0.4, 0)  # the first of the middle level
+    for kind, column, sign in (("loss", "loss_epoch_2", 1), ("margin", "margin_epoch_2", -1)):
+        first, third, last = drawn[f"{kind}_distribution"].axes
+        area = roc_auc_score(run["changed"], sign * run[column])
+        assert third.get_title(loc="left") == f"epochs: 3\nAUROC {100 * area:.1f} %"
+        assert [patch.get_label() for patch in first.patches] == ["unchanged", "changed"]
+        assert last.get_title(loc="left").startswith(example_figures.IN_THE_END[kind])
+    (panel,) = drawn["detection"].axes
+    for score, bars in zip(detection.SCORES, panel.containers, strict=True):
+        expected = 100 * scores.loc[scores["score"] == score, "auroc_mean"]
+        assert bars.lines[0].get_ydata().tolist() == expected.tolist()
+    (panel,) = drawn["first_learned"].axes
+    changed = [draw_examples(200, 0.2, seed).query("changed")["first_learned"] for seed in SEEDS]
+    expected = [
+        100 * np.mean([(first <= epoch).sum() / len(first) for first in changed])
+        for epoch in range(3)
+    ]
+    assert panel.lines[2].get_linestyle() == "--"
+    assert panel.lines[2].get_ydata() == pytest.approx(expected)
+
+
+def test_report_shows_the_images_of_the_lowest_margins(cli: Cli, tmp_path: Path) -> None:
+    keys = ["corruption=uniform", "corrupt=0.4", "examples=true", "eval_every=2", BASIC]
+    assert cli("-m", *TINY, *keys).code == 0
+    found, tables = collect.collect(tmp_path / "runs")
+    figure, caption = example_figures.build(found, tables["detection"])["suspects"]
+    run = randlabels.load(found.runs["folder"][0])
+    worst = np.argsort(run.examples["margin"].to_numpy(), kind="stable")[:24]
+    for panel, i in zip(figure.axes, worst, strict=True):
+        assert np.array_equal(panel.images[0].get_array(), run.train.images[i, 0])
+        wrong = f"true {run.train.true[i]}" if run.train.changed[i] else "unchanged"
+        assert panel.get_title(loc="center") == f"label {run.train.labels[i]}\n{wrong}"
+    assert f"{run.train.changed[worst].sum()} of these 24 labels were changed" in caption
+    report.main([str(tmp_path / "runs")])
+    html = (tmp_path / "runs" / "summary" / "report.html").read_text()
+    assert html.count(caption) == 2 and "shows no images" not in html
+
+
+def test_report_without_the_data_says_why_it_shows_no_images(tmp_path: Path) -> None:
+    missing = {"name": "mnist", "root": str(tmp_path / "nowhere")}
+    run = write_run(tmp_path, [0.5], corrupt=0.4, dataset=missing)
+    draw_examples(60, 0.4, 0).filter(regex="^(?!.*_epoch_)").to_parquet(run.examples)
+    report.main([str(tmp_path)])
+    html = (tmp_path / "summary" / "report.html").read_text()
+    assert html.count("the report shows no images: ") == 1 and "lowest margin" not in html
+    assert "Training images by margin" in html
