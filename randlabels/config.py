@@ -44,8 +44,8 @@ class Settings:
     batch_size: int = 128
     eval_every: int = 1
     sensitivity: int = 0
-    keep: list[int] = field(default_factory=list)
     examples: bool = False
+    keep: list[int] = field(default_factory=list)
 
     device: str = "auto"
     precision: str = "auto"

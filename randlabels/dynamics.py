@@ -37,10 +37,11 @@ def update(
     variance are those of the probability of the label (Swayamdipta et al. 2020).
     """
     earlier = earlier or _begin(labels)
-    prediction, given = logits.argmax(1), labels[:, None]
+    prediction, column = logits.argmax(1), labels[:, None]
     right = prediction == labels
-    margin = (logits.gather(1, given).T - logits.scatter(1, given, -torch.inf).amax(1))[0]
-    deviation = logits.softmax(1).gather(1, given)[:, 0] - earlier["confidence"]
+    others = logits.scatter(1, column, -torch.inf).amax(1)
+    margin = logits.gather(1, column)[:, 0] - others
+    deviation = logits.softmax(1).gather(1, column)[:, 0] - earlier["confidence"]
     # Running mean and variance (Welford 1962) in float64.
     product = deviation.square() * (times - 1) / times
     found = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -203,6 +204,15 @@ def test_diverged_run_has_the_examples_of_its_last_finite_evaluation(
 
 
 # Reading and refusals
+
+
+def test_code_on_the_page_finds_wrong_labels(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parent.parent / "docs" / "examples.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["suspects"]["changed"].mean() > 0.9 and len(names["one"]) == 1442
 
 
 def test_tables_in_python_are_those_of_the_files(cli: Cli, tmp_path: Path) -> None:
