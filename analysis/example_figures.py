@@ -144,13 +144,11 @@ def suspects(label: str, folder: str, examples: pd.DataFrame, columns: int) -> t
         ValueError: the data of the run are missing, or other ones.
     """
     worst = examples.nsmallest(MAX_IMAGES, "margin")
-    images = randlabels.load(folder).train.images[worst.index.tolist()]
+    images = randlabels.load(folder).train.images[worst.index.tolist()].clamp(0, 255).byte()
     rows = in_rows(worst.index.tolist(), columns)
     figure, axes = lay_out([len(row) for row in rows], width=0.8, height=1.1)
     for panel, image, row in zip(sum(axes, []), images, worst.itertuples(), strict=True):
-        panel.imshow(
-            image.permute(1, 2, 0).clamp(0, 255).byte().numpy(), cmap="gray", vmin=0, vmax=255
-        )
+        panel.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
         true = f"true {row.true}" if row.changed else "unchanged"
         colour = COLOURS[1 if row.changed else 0]
         panel.set_title(f"label {row.label}\n{true}", loc="center", color=colour)
