@@ -40,13 +40,10 @@ def table(found: Collection) -> pd.DataFrame:
             measures = auroc(values, changed), missed(values, changed)
             measured.append((configuration[run], score, *measures))
     groups = pd.DataFrame(measured, columns=columns).groupby(columns[:2], sort=False)
-    cells = groups.agg(
-        n_done=("auroc", "size"),
-        auroc_mean=("auroc", "mean"),
-        auroc_sd=("auroc", "std"),
-        missed_mean=("missed", "mean"),
-        missed_sd=("missed", "std"),
-    ).reset_index("score")
+    cells = groups.agg(["mean", "std"])
+    cells.columns = pd.Index(["auroc_mean", "auroc_sd", "missed_mean", "missed_sd"])
+    cells.insert(0, "n_done", groups.size())
+    cells = cells.reset_index("score")
     table = keys.loc[cells.index].copy()
     table[cells.columns] = cells
     return table

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 import randlabels
 
-from .detection import SCORES, auroc, read, snapshots
+from .detection import LOW_IF_WRONG, SCORES, auroc, read, snapshots
 from .figures import draw_over_epochs
 from .panels import COLOURS, MARKERS, MAX_DRAWN_SERIES, STYLE, in_rows, lay_out, legend, series
 from .runs import Collection
@@ -24,7 +24,7 @@ IN_THE_END = {"loss": "last epoch", "margin": "mean of epochs"}
 MAX_IMAGES = 24
 
 SMALLEST_DRAWN_LOSS = 1e-7
-"""A smaller cross-entropy is 0 in float32, and the axis is logarithmic."""
+"""A smaller cross-entropy is 0 in float32, which has no logarithm."""
 
 STYLES = {"unchanged": "-", "changed": "--"}
 """Names of the two groups of labels, with their line styles."""
@@ -66,7 +66,9 @@ def build(
                 "Training images by margin, the logit of the label minus the largest other one.",
             ),
             "first_learned": (
-                draw_over_epochs(found, "learned (%)", STYLES, columns, pd.concat(learned)),
+                draw_over_epochs(
+                    found, "learned (%)", STYLES, columns, pd.concat(learned), "no examples"
+                ),
                 "Training images that were predicted as their label in some epoch until then: "
                 "unchanged labels (solid) and changed ones (dashed).",
             ),
@@ -99,23 +101,22 @@ def distributions(chosen: Chosen, kind: str, columns: int) -> Figure:
         for label, _, examples in chosen.values()
         for names in in_rows(spread([*snapshots(examples, kind), kind], MAX_EPOCHS), columns)
     ]
-    logarithmic, sign = kind == "loss", 1 if kind == "loss" else -1
     figure, axes = lay_out([len(names) for *_, names in rows], width=1.6, height=2.0)
     for (label, examples, names), panels in zip(rows, axes, strict=True):
-        panels[0].set_ylabel(f"{label}\nimages")
+        panels[0].set_ylabel(label.replace(", corrupt", "\ncorrupt"))
         changed = examples["changed"].to_numpy()
         for name, panel in zip(names, panels, strict=True):
             values, (_, _, epoch) = examples[name], name.partition("_epoch_")
+            area = auroc(-values if kind in LOW_IF_WRONG else values, changed)
             when = f"epochs: {int(epoch) + 1}" if epoch else IN_THE_END[kind]
-            panel.set_title(f"{when}\nAUROC {100 * auroc(sign * values, changed):.1f} %")
-            values = values.clip(SMALLEST_DRAWN_LOSS) if logarithmic else values
-            low, high = values.quantile([0.001, 0.999])
-            bins = (np.geomspace if logarithmic else np.linspace)(low, high, 41).tolist()
-            for group, colour, which in zip(STYLES, COLOURS, (~changed, changed), strict=False):
-                drawn = values[which].clip(low, high)
-                panel.hist(drawn, bins, histtype="stepfilled", color=colour, alpha=0.6, label=group)
-            panel.set(xlabel=kind, yticks=[], xscale="log" if logarithmic else "linear")
-            panel.minorticks_off()
+            panel.set_title(f"{when}\nAUROC {100 * area:.1f} %")
+            if kind == "loss":
+                values = np.log10(values.clip(SMALLEST_DRAWN_LOSS))
+            view = values.quantile(0.001), values.quantile(0.999)
+            for group, colour, of_group in zip(STYLES, COLOURS, (~changed, changed), strict=False):
+                counts, edges = np.histogram(values[of_group], 40, view)
+                panel.stairs(counts, edges, fill=True, color=colour, alpha=0.6, label=group)
+            panel.set(xlabel="log10(loss)" if kind == "loss" else kind, yticks=[])
     legend(figure, sum(axes, []), "", title="")
     return figure
 

@@ -139,11 +139,13 @@ def draw_over_epochs(
     styles: dict[str, str],
     columns: int,
     records: pd.DataFrame | None = None,
+    empty: str = "no run with corrupted labels is done",
 ) -> Figure:
     """Draw one panel per series, one colour per corruption level, and bands of one deviation.
 
     styles: line style of each metric. Runs on true labels are shown only if there is one metric.
     records: as `over_seeds` takes them; default: those of the runs.
+    empty: the text of an empty panel, if there are several metrics.
     """
     table, configuration, listed = series(found)
     shown = listed[:MAX_DRAWN_SERIES]
@@ -160,7 +162,7 @@ def draw_over_epochs(
                     level = table["corrupt"].iloc[row]
                     band = scale * mean[row], scale * deviation[row]
                     curve(panel, *band, style, level_colour(level), f"{level:g}")
-    empty = NOTHING_DONE if len(styles) == 1 else "no run with corrupted labels is done"
+    empty = NOTHING_DONE if len(styles) == 1 else empty
     over_time(figure, sum(axes, []), empty, title="corrupt")
     return figure
 
