@@ -25,6 +25,7 @@ SHORT = {
 """Command-line arguments of each benchmark."""
 
 LEFT_OUT = {
+    "examples": "needs CIFAR-10",
     "gpu": "needs a GPU",
     "honesty": "measures accuracies over seeds, not speed",
     "original": "a part of sweep, which needs a checkout of the original code",
