@@ -12,7 +12,7 @@ import pandas as pd
 from randlabels.console import counted, no_folder, until_nobody_reads
 from randlabels.store.rundir import FINISHED
 
-from . import epochs
+from . import detection, epochs
 from .formats import MAX_READABLE_ROWS, write_csv, write_for_papers
 from .rows import ORIGIN
 from .runs import Collection, read
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"Fitted: a train accuracy of at least {thresholds(found.runs)} (--fit-threshold)")
     for warning in warnings(found):
         print(f"Warning: {warning}")
-    print("\n".join(f"{out / name}.csv" for name in ["epochs", *TABLES]))
+    print("\n".join(f"{out / name}.csv" for name in ["epochs", *tables]))
     print(f"Figures: python -m {__package__}.report {options.dir}")
 
 
@@ -64,6 +64,11 @@ def collect(
         out.mkdir(parents=True, exist_ok=True)
         epochs.write(out, found.runs, with_seed(found.swept), found.records)
         tables = {name: build(found) for name, build in TABLES.items()}
+        if len(scores := detection.table(found)):
+            tables["detection"] = scores
+        else:
+            for file in map(out.joinpath, ("detection.csv", "detection.md", "detection.tex")):
+                file.unlink(missing_ok=True)  # of runs that are not there any more
         readable = {
             **tables,
             "runs": shorten_runs(tables["runs"], found.swept),
@@ -80,7 +85,7 @@ def collect(
 def warnings(found: Collection) -> list[str]:
     """Return a sentence for each problem and for each reason not to compare the finished runs."""
     finished = found.runs[found.runs["state"].isin(FINISHED)]
-    sentences = list(found.problems)
+    sentences = list(dict.fromkeys(found.problems))
     if repeated := int(found.runs["repeated"].sum()):
         sentences.append(
             f"{counted(repeated, 'run')} repeat the computation of another, since nothing is drawn "

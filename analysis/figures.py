@@ -89,7 +89,7 @@ def learning_curves(found: Collection, columns: int = 2) -> Figure:
 
     The axis ends above most points and above chance, since one high peak would flatten all curves.
     """
-    figure = _over_epochs(found, "train loss", {"train_loss": "-"}, columns)
+    figure = draw_over_epochs(found, "train loss", {"train_loss": "-"}, columns)
     drawn = [line.get_ydata() for panel in figure.axes for line in panel.lines]
     if drawn:
         losses, chance = np.concatenate(drawn), np.log(found.runs["classes"].max())
@@ -103,7 +103,7 @@ def learning_curves(found: Collection, columns: int = 2) -> Figure:
 def clean_and_corrupted(found: Collection, columns: int = 2) -> Figure:
     """Draw the train accuracy on unchanged and on corrupted labels."""
     styles = {"train_acc_clean": "-", "train_acc_corrupted": "--"}
-    return _over_epochs(found, "train accuracy (%)", styles, columns)
+    return draw_over_epochs(found, "train accuracy (%)", styles, columns)
 
 
 def memorisation(found: Collection, columns: int = 4) -> Figure:
@@ -133,16 +133,26 @@ def memorisation(found: Collection, columns: int = 4) -> Figure:
     return figure
 
 
-def _over_epochs(found: Collection, label: str, styles: dict[str, str], columns: int) -> Figure:
+def draw_over_epochs(
+    found: Collection,
+    label: str,
+    styles: dict[str, str],
+    columns: int,
+    records: pd.DataFrame | None = None,
+    empty: str = "no run with corrupted labels is done",
+) -> Figure:
     """Draw one panel per series, one colour per corruption level, and bands of one deviation.
 
     styles: line style of each metric. Runs on true labels are shown only if there is one metric.
+    records: as `over_seeds` takes them; default: those of the runs.
+    empty: the text of an empty panel, if there are several metrics.
     """
     table, configuration, listed = series(found)
     shown = listed[:MAX_DRAWN_SERIES]
     figure, axes = lay_out([len(row) for row in in_rows(shown, columns)], label)
     scale = 100 if "%" in label else 1
-    measured = over_seeds(found, found.metrics(*styles), configuration, len(table))
+    records = found.metrics(*styles) if records is None else records
+    measured = over_seeds(found, records, configuration, len(table))
     for metric, style in styles.items():
         mean, deviation = measured[metric]
         for panel, (name, rows) in zip(sum(axes, []), shown, strict=True):
@@ -152,7 +162,7 @@ def _over_epochs(found: Collection, label: str, styles: dict[str, str], columns:
                     level = table["corrupt"].iloc[row]
                     band = scale * mean[row], scale * deviation[row]
                     curve(panel, *band, style, level_colour(level), f"{level:g}")
-    empty = NOTHING_DONE if len(styles) == 1 else "no run with corrupted labels is done"
+    empty = NOTHING_DONE if len(styles) == 1 else empty
     over_time(figure, sum(axes, []), empty, title="corrupt")
     return figure
 

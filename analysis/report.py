@@ -42,13 +42,16 @@ WIDE_INCHES = 5.0
 
 def main(arguments: list[str] | None = None) -> None:
     """Collect, draw, and write `figures/*.png`, `figures/*.pdf` and `report.html`."""
-    from . import figures, panels
+    from . import example_figures, figures, panels
 
     given = sys.argv[1:] if arguments is None else arguments
     options = parser("report", __doc__).parse_args(given)
     out = options.out or options.dir / "summary"
     found, tables = collect(options.dir, out, options.fit_threshold)
     drawn, narrow = figures.build(found), figures.build(found, columns=1)
+    if "detection" in tables:
+        drawn |= example_figures.build(found, tables["detection"])
+        narrow |= example_figures.build(found, tables["detection"], columns=1)
     (out / "figures").mkdir(exist_ok=True)
     images = []
     for name, (figure, caption) in drawn.items():

@@ -20,6 +20,9 @@ one, or as another class. They sum to 1 (Liu et al. 2020, ELR, Figure 1)."""
 DERIVED = (*SHARES, "generalization_gap")
 """Metrics that are computed from logged ones."""
 
+FRACTIONS = ("test_error", "auroc", "missed")
+"""Means that a reader gets in %."""
+
 KEPT_DECIMALS = 12
 """Decimals to which a share is rounded, so that 0 does not become -1e-17."""
 
@@ -217,8 +220,8 @@ def for_papers(table: pd.DataFrame, epochs_shown: int = 8) -> pd.DataFrame:
         if name in shown:
             text[name] = _texts(100 * table[name], None)
         elif name.endswith("_mean"):
-            scale, unit = (100, " (%)") if name.startswith("test_error") else (1, "")
             base = name.removesuffix("_mean")
+            scale, unit = (100, " (%)") if base in FRACTIONS else (1, "")
             deviation = scale * table[f"{base}_sd"]
             text[base.replace("_", " ") + unit] = _texts(scale * table[name], deviation)
         elif name in (*DERIVED, "share_changed"):
