@@ -1,8 +1,8 @@
 """`python -m analysis.compare DIR --to seed|paper|noise`: compare runs with published numbers.
 
-The targets are the original code's logs, Zhang et al. 2017, and label noise (dmizr/phuber on
-robust losses). A run covers a published number if all config keys of its experiment are equal. Our
-number is the mean over the distinct runs that are done. `docs/metrics.md` explains the verdicts.
+The targets are the original code's logs, Zhang et al. 2017, and label noise (robust losses of
+dmizr/phuber, double descent of josch14). A run covers a published number if all config keys of its
+experiment are equal. Our number is the mean over the distinct runs that are done. `docs/metrics.md` explains the verdicts.
 """
 
 from __future__ import annotations

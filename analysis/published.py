@@ -15,8 +15,8 @@ FOLDER = Path(__file__).parent / "published"
 """experiments.csv holds the config keys of each experiment: those of the experiment in `like`, then
 its own. One more file per target holds its numbers. Its columns are source, row, experiment,
 corrupt, metric, epoch (0-based, or `last`), value (empty where training failed to converge),
-uncertainty (of reading a figure), fit_threshold, chosen (a setting chosen to match this row), and
-note."""
+uncertainty (of reading a figure, or of a mean), fit_threshold, chosen (a setting chosen to match
+this row), and note."""
 
 MAX_DIFFERENT_KEYS = 4
 """The nearest run is named only if it differs from an experiment in at most this many keys."""

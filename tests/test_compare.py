@@ -53,7 +53,10 @@ def test_published_numbers_are_complete() -> None:
         "Figure 1b": 33,
         "Figure 1c": 33,
     }
-    assert NOISE["source"].value_counts().to_dict() == {"dmizr/phuber, README": 12}
+    assert NOISE["source"].value_counts().to_dict() == {
+        "dmizr/phuber, README": 12,
+        "josch14/double-descent": 3 * 58,
+    }
     for numbers in (SEED, PAPER, NOISE):
         assert not numbers.duplicated(["row", "metric", "epoch", "source"]).any()
         failed = numbers["note"].str.contains("failed to converge")
@@ -119,6 +122,13 @@ ROBUST_LOSSES = {
     "PHuber-CE": [99.0, 98.8, 98.5, 97.6],
 }
 
+DOUBLE_DESCENT = {
+    # josch14/double-descent, noise: test loss at widths 20, 50 and 150
+    0.0: [0.063, 0.062, 0.030],
+    0.1: [0.077, 0.089, 0.055],
+    0.2: [0.091, 0.119, 0.070],
+}
+
 SUMS = {
     # of the values of each table, or of each curve of a figure, added up by hand
     "Table 3": 0.012 + 0.006 + 0.46 + 0.17,
@@ -146,6 +156,11 @@ def test_published_numbers_are_those_of_their_sources() -> None:
     for loss, accuracies in ROBUST_LOSSES.items():
         rows = [f"MNIST, LeNet, {loss}, corrupt {level}" for level in (0.0, 0.2, 0.4, 0.6)]
         assert (100 * robust[rows]).tolist() == pytest.approx(accuracies)
+    peaks = [robust.filter(like=f"noise {noise}").idxmax() for noise in (0.1, 0.2)]
+    assert peaks == ["double descent, width 49, noise 0.1", "double descent, width 55, noise 0.2"]
+    for noise, losses in DOUBLE_DESCENT.items():
+        rows = [f"double descent, width {width}, noise {noise}" for width in (20, 50, 150)]
+        assert robust[rows].tolist() == pytest.approx(losses, abs=0.001)
     sums = PAPER.groupby("source")["value"].sum()
     assert sums.drop("Table 1").to_dict() == pytest.approx(SUMS)
 

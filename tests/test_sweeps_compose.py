@@ -97,6 +97,8 @@ def test_sweep_states_its_number_of_runs_and_its_cost(sweep: str) -> None:
 
 MINIATURES = [f"paper/{name}" for name in ("figure1a", "figure1b", "figure1c", "figure2b")]
 MINIATURES += ["paper/table1", "paper/table4", "seed/readme", "noise/compare"]
+MINIATURES += [f"course/{name}" for name in ("random_labels", "parameters", "flatness")]
+MINIATURES += ["double_descent/mnist", "memorisation/arpit"]
 
 
 @pytest.mark.parametrize("sweep", MINIATURES)
@@ -177,6 +179,7 @@ COVERED = {
     "paper/figure1b": ("paper", {"Figure 1b": 33, "Figure 1c": 33}),
     "paper/figure1c": ("paper", {"Figure 1b": 33, "Figure 1c": 33}),
     "noise/phuber_mnist": ("noise", {"dmizr/phuber, README": 12}),
+    "double_descent/mnist": ("noise", {"josch14/double-descent": 3 * 58}),
 }
 """The sources that a sweep covers whole, and how many numbers they have."""
 
@@ -194,11 +197,17 @@ def test_sweep_covers_every_published_number_of_its_table(sweep: str) -> None:
             assert published.covering(table, line).sum() == 1, line
 
 
-def test_page_of_the_paper_has_each_of_its_sweeps_with_their_numbers_of_runs() -> None:
-    text = (CONF.parent / "docs" / "paper.md").read_text()
+@pytest.mark.parametrize(
+    ("page", "folders"),
+    [("paper", ("paper/", "seed/")), ("course", ("course/", "double_descent/", "memorisation/"))],
+)
+def test_page_has_each_of_its_sweeps_with_their_numbers_of_runs(
+    page: str, folders: tuple[str, ...]
+) -> None:
+    text = (CONF.parent / "docs" / f"{page}.md").read_text()
     rows = re.findall(r"^\|[^|]*\| `([\w/]+)` \| ([^|]+) \|.*$", text, re.M)
-    listed = {*(sweep for sweep, _ in rows), *re.findall(r"`((?:paper|seed)/\w+_mini)`", text)}
-    assert listed == {sweep for sweep in SWEEPS if sweep.startswith(("paper/", "seed/"))}
+    listed = {*(sweep for sweep, _ in rows), *re.findall(r"`(\w+/\w+_mini)`", text)}
+    assert listed == {sweep for sweep in SWEEPS if sweep.startswith(folders)}
     for sweep, stated in rows:
         assert stated == "the same" or int(stated) == len(runs(sweep)), sweep
 
