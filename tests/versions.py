@@ -24,8 +24,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 PYTHONS = ("3.11", "3.12", "3.13")
 TESTS = ["tests/test_golden.py", "tests/test_recorded_networks.py"]
-TESTS_OF_TABLES = [f"tests/test_{name}.py" for name in ("tables", "collect", "compare")]
 CHOICE = "not test_report and not in_the_report"  # of the golden tests; these draw all figures
+LOWEST = [f"tests/test_{name}.py" for name in ("tables", "collect", "compare")]
+LOWEST += ["-o", "filterwarnings="]  # old versions of libraries warn of each other
 
 SHOWN = ("torch", "torchvision", "numpy", "pandas")
 
@@ -63,7 +64,7 @@ def examine(python: str, resolution: str, minor: int, folder: Path) -> list[str]
         command = [interpreter, *arguments]
         return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
 
-    tests = TESTS + (TESTS_OF_TABLES if resolution == "lowest-direct" else [])
+    tests = TESTS + (LOWEST if resolution == "lowest-direct" else [])
     output = call("-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", "-k", CHOICE, *tests)
     print(output)
     return [*call("-c", VERSIONS).split(), output.splitlines()[-1].strip("= ")]

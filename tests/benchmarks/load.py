@@ -3,7 +3,7 @@
     python -m tests.benchmarks.load [--runs 1000] [--launcher packed] [--together 20]
 
 The runs are tiny, on the embedded digits. Memory and open files are read when a tenth of the runs
-is done and again at the end: the difference is what the process keeps for each run. With
+is done, and before the last one is: the difference is what the process keeps for each run. With
 `--together N`, two launches at once share N of their 2 N runs each, while ten processes at a time
 collect the tables.
 """
@@ -43,10 +43,12 @@ def measure(count: int, launcher: str, folder: Path) -> None:
     started = time.perf_counter()
     process = start("randlabels.run", *sweep(0, count, launcher), cwd=folder)
     first = last = None
+    peak = 0.0
     while process.poll() is None:
-        if len(finished(folder)) >= count / 10:
-            last = read_usage(process.pid) or last
-            first = first or last
+        if usage := read_usage(process.pid):
+            peak = max(peak, usage[0])
+            if count / 10 <= len(finished(folder)) < count:
+                first, last = first or usage, usage
         time.sleep(0.5)
     seconds = time.perf_counter() - started
     assert first is not None and last is not None, "too few runs to compare"
@@ -54,8 +56,8 @@ def measure(count: int, launcher: str, folder: Path) -> None:
     print(f"{launcher}: {done} of {count} runs done, exit code {process.returncode}")
     print(f"{seconds:.0f} s, {1000 * seconds / count:.0f} ms a run; load {os.getloadavg()[1]:.0f}")
     print(
-        f"memory {first[0]:.0f} MB after a tenth, {last[0]:.0f} MB at the end: "
-        f"{last[0] - first[0]:+.1f} MB"
+        f"memory {first[0]:.0f} MB after a tenth, {last[0]:.0f} MB before the last run: "
+        f"{last[0] - first[0]:+.1f} MB; peak {peak:.0f} MB"
     )
     print(f"open files {first[1]} and {last[1]}")
 
