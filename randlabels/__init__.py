@@ -7,6 +7,11 @@ tables in the package `analysis`. From Python, start with the functions in `__al
 
 from __future__ import annotations
 
+import sys
+
+if sys.platform == "win32":
+    sys.exit("Error: randlabels must run on Linux or macOS; on Windows, use WSL")
+
 TYPE_CHECKING = False  # type checkers take it as true; importing typing would take 20 ms
 if TYPE_CHECKING:
     from typing import Any

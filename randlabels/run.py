@@ -20,7 +20,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import launchers
+from . import __version__, launchers
 from .cli.compose import CONF, prepare_hydra
 from .cli.errors import in_one_sentence
 from .config import parse_composed
@@ -34,6 +34,9 @@ _exit_code = 0  # of this process's single run; Hydra drops what the task return
 
 def main() -> None:
     """Execute the command line; a user's mistake ends as one sentence."""
+    if sys.argv[1:] == ["--version"]:  # Hydra would print the version of Hydra
+        print(f"randlabels {__version__}")
+        return
     for flag in ("-m", "--multirun"):  # Hydra accepts it before or after all overrides only
         if flag in sys.argv[2:]:
             sys.argv.remove(flag)

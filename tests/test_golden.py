@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 
 from analysis import collect, report, status
+from randlabels.machine import resources
 
-from .golden import EXPECTED, RUNS, analyse
+from .conftest import BASIC, Cli
+from .golden import EXPECTED, RUNS, SWEEP, analyse
 from .synthetic import contents, shuffled_walk
 
 
@@ -64,6 +66,23 @@ def test_committed_means_are_those_of_the_committed_runs() -> None:
     pd.testing.assert_series_equal(found["test_error_sd"], groups.std(), check_names=False)
     assert found["n_done"].tolist() == groups.size().tolist()
 
+
+def test_committed_runs_come_out_again(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders and accuracies are equal; losses differ in the last bits of a sum."""
+    monkeypatch.setattr(resources, "_multiplies_bf16", lambda: False)
+    keys = ["model=mlp,linear", "corrupt=0.0,0.5", "seed=0", "name=golden", BASIC]
+    assert cli("-m", *SWEEP, *keys).code == 0
+    folders = sorted(file.parent for file in Path("runs/golden").glob("*/done.json"))
+    assert len(folders) == 4
+    for folder in folders:
+        found, expected = (
+            pd.read_json(path / "metrics.jsonl", lines=True).drop(columns=TIMES)
+            for path in (folder, RUNS / "golden" / folder.name)
+        )
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
+
+
+TIMES = ["seconds", "images_per_second"]
 
 TORN = "ends with a torn line, which is skipped"
 NAMED = [

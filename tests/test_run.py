@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from randlabels import __version__
 from randlabels.store import metrics
 from randlabels.store.rundir import RunDir
 
@@ -64,6 +65,10 @@ def test_finished_run_is_not_repeated_and_force_sets_it_aside(cli: Cli, tmp_path
     old = tmp_path / "runs" / "default" / ".replaced" / f"{folder.name}.1"
     assert (old / "metrics.jsonl").read_bytes() == before
     assert numbers(folder) == numbers(old)
+
+
+def test_version_is_that_of_this_program(cli: Cli) -> None:
+    assert cli("--version").out == f"randlabels {__version__}\n"
 
 
 def test_plan_lists_and_starts_nothing(cli: Cli, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A command starts and ends without work that its run has no use for."""
 
 import copy
+import os
 import subprocess
 import sys
 
@@ -38,6 +39,16 @@ def test_import_of_the_package_changes_nothing_for_the_importer():
     code = "import gc; before = gc.get_threshold(); import randlabels, sys; "
     code += "sys.exit(gc.get_threshold() != before or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("policy", [None, "ACTIVE"])
+def test_waiting_threads_sleep_unless_the_environment_says_otherwise(policy, cli, monkeypatch):
+    """Threads that spin make a run many times slower next to one busy neighbour."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    cli("nosuch=1")
+    assert os.environ["OMP_WAIT_POLICY"] == (policy or "PASSIVE")
 
 
 @pytest.mark.parametrize("kind", [SGD, Adam, AdamW])

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from ..config import Config, parse_composed
 from ..registry import PACKAGE, import_files, without_file
-from .help import options_help
+from .help import options_help, sweeps_folder
 
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 """The config folder: inside the package once installed, next to it in a checkout."""
@@ -31,6 +31,10 @@ def prepare_hydra(overrides: Sequence[str] = ()) -> None:
     extra = list(without_file(CONF))
     for group, name, keys in extra:
         ConfigStore.instance().store(name, keys, group)
+    if (sweeps := sweeps_folder(CONF)).parent != CONF:  # Hydra finds `sweep` only by that name
+        for file in sweeps.rglob("*.yaml"):
+            group = "/".join(("sweep", *file.relative_to(sweeps).parent.parts))
+            ConfigStore.instance().store(file.stem, OmegaConf.load(file), group, "_global_")
     OmegaConf.register_new_resolver("options_help", lambda: options_help(CONF, extra), replace=True)
 
 

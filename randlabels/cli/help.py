@@ -14,10 +14,11 @@ import yaml
 def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]] = ()) -> str:
     """Return one paragraph per group: its options in conf/ and `extra` ones, and their keys."""
     groups: dict[str, list[str]] = {"top level": _top_level(conf)}
-    for group in sorted(p.name for p in conf.iterdir() if p.is_dir() and p.name != "hydra"):
+    folders = {p.name: p for p in conf.iterdir() if p.is_dir()} | {"sweep": sweeps_folder(conf)}
+    for group in sorted(folders.keys() - {"hydra"}):
         lines = groups.setdefault(group, [])
-        for file in sorted((conf / group).rglob("*.yaml")):
-            name = file.relative_to(conf / group).with_suffix("").as_posix()
+        for file in sorted(folders[group].rglob("*.yaml")):
+            name = file.relative_to(folders[group]).with_suffix("").as_posix()
             if group == "sweep":
                 lines += _option(group, name, _first_sentence(file), {})
             else:
@@ -26,6 +27,12 @@ def options_help(conf: Path, extra: Iterable[tuple[str, str, Mapping[str, Any]]]
         groups[group] += _option(group, name, "", keys)
     paragraphs = ("\n".join([f"{group}:", *lines]) for group, lines in groups.items())
     return "\n\n".join(paragraphs).replace("$", "$$")
+
+
+def sweeps_folder(conf: Path) -> Path:
+    """Return the folder of the committed sweeps, also where conf/sweep could not become a link."""
+    link = conf / "sweep"
+    return link if link.is_dir() else conf.parent / "sweeps"
 
 
 def known_keys(conf: Path) -> list[str]:

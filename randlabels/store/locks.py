@@ -15,7 +15,8 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from ..console import warn_once
 
-NO_KERNEL_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # where `flock` is missing
+NO_KERNEL_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""Errors of `flock` on file systems that lack it; the last two are one number on Linux."""
 
 STALE_SECONDS = 120.0  # twelve times `stopping.HEARTBEAT_SECONDS`
 
