@@ -42,10 +42,10 @@ class _Screen(logging.StreamHandler):
 
 
 @contextmanager
-def logging_to(*files: Path, prefix: str = "", quiet: bool = False) -> Iterator[None]:
+def logging_to(*files: Path, prefix: str | None = "", quiet: bool = False) -> Iterator[None]:
     """Send log messages to all `files` and, with `prefix`, to standard output, and nowhere else.
 
-    With `quiet`, only warnings and errors go to standard output.
+    With `quiet`, only warnings and errors go to standard output; with prefix=None, nothing does.
     """
     screen = _Screen(sys.stdout)
     screen.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
@@ -53,7 +53,7 @@ def logging_to(*files: Path, prefix: str = "", quiet: bool = False) -> Iterator[
     logs = [logging.FileHandler(file, encoding="utf-8") for file in files]
     log.setLevel(logging.INFO)
     log.propagate = False
-    earlier, log.handlers = log.handlers, [*logs, screen]
+    earlier, log.handlers = log.handlers, [*logs, *([] if prefix is None else [screen])]
     try:
         yield
     finally:

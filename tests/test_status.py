@@ -14,7 +14,7 @@ from rich.console import Console
 
 from analysis import status
 from randlabels.config import parse
-from randlabels.store import metrics, rundir
+from randlabels.store import metrics, progress, rundir
 
 from .conftest import Cli, held
 from .synthetic import record, write_run
@@ -93,7 +93,7 @@ def test_run_on_another_host_is_running_while_it_writes_and_stale_after(tmp_path
     content = json.loads(run.environment.read_text()) | {"host": "elsewhere"}
     run.environment.write_text(json.dumps(content))
     assert status.survey(tmp_path)[0][0]["state"] == "running"
-    long_ago = time.time() - status.STALE_AFTER_SECONDS - 10
+    long_ago = time.time() - progress.STALE_AFTER_SECONDS - 10
     os.utime(run.metrics, (long_ago, long_ago))
     (found,) = status.survey(tmp_path)[0]
     assert found["state"] == "stale" and found["age"] == pytest.approx(130, abs=20)
@@ -103,7 +103,7 @@ def test_run_that_holds_its_lock_without_a_sign_of_life_is_stale(tmp_path: Path)
     """A process that hangs, or that was stopped; one that only takes long gives signs."""
     run = write_run(tmp_path, [0.1], state="interrupted")
     with run.lock():
-        long_ago = time.time() - status.STALE_AFTER_SECONDS - 10
+        long_ago = time.time() - progress.STALE_AFTER_SECONDS - 10
         for file in (run.metrics, run.path / ".lock"):
             os.utime(file, (long_ago, long_ago))
         assert status.survey(tmp_path)[0][0]["state"] == "stale"

@@ -20,9 +20,11 @@ from omegaconf import DictConfig
 from ..cli.help import as_typed
 from ..config import parse_composed
 from ..console import counted, log, logging_to
+from ..live import showing
 from ..machine.stopping import exit_code, reason
 from ..schema import parse_dataclass, to_plain
-from ..store.rundir import FINISHED
+from ..store.progress import Tracker
+from ..store.rundir import FINISHED, flat_keys
 from .composer import Composer
 from .launcher import ANALYSIS, HydraLauncher, Launcher, PlannedRun
 from .packed import Packed
@@ -101,7 +103,9 @@ class GridSweeper(Sweeper):
             for folder in sorted({run.config.folder for run in to_do}):
                 log.info("Progress: python -m %s.status %s --watch", ANALYSIS, folder)
         limit = configs[0].time_limit
-        errors = self.executor.start(to_do, partial(reason, limit)) if to_do else {}
+        progress = Tracker(((c.run, flat_keys(c.tree())) for c, _ in to_do), launched=True)
+        with showing(progress.look, shown=bool(to_do) and not configs[0].verbose):
+            errors = self.executor.start(to_do, partial(reason, limit)) if to_do else {}
         if errors is None:
             return 0
         stopped = reason(limit)

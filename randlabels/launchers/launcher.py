@@ -83,7 +83,9 @@ class HydraLauncher(Launcher):
 
     def check(self, runs: Sequence[PlannedRun]) -> None:
         """Build the plugin; with GPUs, `n_jobs=-1` means MAX_PROCESSES_PER_GPU, not all cores."""
-        keys = self.config.hydra.launcher
+        keys, name = self.config.hydra.launcher, self.config.hydra.runtime.choices["hydra/launcher"]
+        if name not in SOLVED_HERE:
+            refuse_on_failure(runs, name)
         gpus = count_gpus([run.config for run in runs])
         if gpus and keys.get("n_jobs", 1) < 0:
             with read_write(self.config):
@@ -127,6 +129,15 @@ class _Overrides(list[list[str]]):
 
     def __iter__(self) -> Iterator[list[str]]:
         return itertools.takewhile(lambda _: not self.until(), super().__iter__())
+
+
+def refuse_on_failure(runs: Sequence[PlannedRun], name: str) -> None:
+    """Raise ValueError if a run that this process cannot stop is to be stopped."""
+    if any(run.config.on_failure == "stop" for run in runs):
+        raise ValueError(
+            f"on_failure=stop must be continue with hydra/launcher={name}, whose jobs this process "
+            "cannot stop; use basic, joblib or packed"
+        )
 
 
 def end_joblib_workers() -> None:

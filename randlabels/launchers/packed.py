@@ -15,7 +15,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import ClassVar
 
 from ..config import Config, parse
-from ..machine.stopping import LAUNCH, follow, launching, uninterrupted
+from ..machine.stopping import LAUNCH, follow, launching, stop_launch, uninterrupted
 from .launcher import Errors, Launcher, PlannedRun, Until, count_gpus, solve_exact
 
 PRELOADED = ["randlabels.execute", "randlabels.launchers.packed"]
@@ -80,7 +80,9 @@ class Packed(Launcher):
                     for slot in busy:
                         if not workers[slot].connection.poll():
                             continue
-                        errors |= workers[slot].answer()
+                        errors |= (failed := workers[slot].answer())
+                        if failed and runs[0].config.on_failure == "stop":
+                            stop_launch()
                         if waiting and not until():
                             if workers[slot].process.exitcode is not None:
                                 workers[slot] = Worker.fork(context, slot, size)

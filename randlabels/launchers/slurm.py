@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from ..console import counted
 from .job import Job
-from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until
+from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until, refuse_on_failure
 
 LOG_FOLDER = ".slurm"
 """Folder next to the runs, hidden from the tables: the jobs' scripts and output."""
@@ -94,8 +94,9 @@ class Slurm(Launcher):
         """Find Slurm's commands and submitit.
 
         Raises:
-            ValueError: one of them is missing.
+            ValueError: one of them is missing, or the runs cannot be stopped from here.
         """
+        refuse_on_failure(runs, self.name)
         for command in ("sbatch", "srun", "squeue", "scancel"):
             if shutil.which(command) is None:
                 raise ValueError(

@@ -24,6 +24,9 @@ LAUNCH = "RANDLABELS_LAUNCH"
 """Environment variable of worker processes: pid of the launch, when it began (seconds of
 `time.monotonic`), and a file that has content while it is running."""
 
+FAILURE = "the first failure (on_failure=stop)"
+"""The reason where `stop_launch` ended a launch."""
+
 POLL_SECONDS = 0.2  # between two checks whether a worker's launch is running
 
 HEARTBEAT_SECONDS = 10.0
@@ -113,6 +116,7 @@ def launching() -> Iterator[None]:
         try:
             yield
         finally:
+            _here.stopped = reason(None)  # a failure shows in the flag alone
             _here.flag = None
             os.truncate(file.fileno(), 0)
             del os.environ[LAUNCH]
@@ -146,11 +150,18 @@ def follow(launch: str | None = None) -> None:
     began, _, file = rest.partition(" ")
     _here.began = float(began)
     try:
-        _here.followed = os.open(file, os.O_RDONLY), os.getppid()
+        _here.followed = os.open(file, os.O_RDWR), os.getppid()
     except FileNotFoundError:
         _here.stopped = "the end of its launch"
     for number in SIGNALS:
         signal.signal(number, _here.note)
+
+
+def stop_launch() -> None:
+    """End the launch of this process, or that which it follows: its runs stop as by SIGTERM."""
+    flag = _here.followed[0] if _here.followed else _here.flag
+    if flag is not None:
+        os.truncate(flag, 0)
 
 
 def reason(time_limit: float | None, step: float = 0.0) -> str | None:
@@ -165,6 +176,8 @@ def reason(time_limit: float | None, step: float = 0.0) -> str | None:
         return _here.stopped
     if _here.launch_is_gone():
         return "the end of its launch"
+    if _here.flag is not None and os.fstat(_here.flag).st_size == 0:
+        return FAILURE
     if time_limit is not None:
         left = _here.began + time_limit - time.monotonic()
         if left < min(RESERVED_SECONDS, time_limit / 5) + 2 * step:
@@ -173,7 +186,10 @@ def reason(time_limit: float | None, step: float = 0.0) -> str | None:
 
 
 def exit_code() -> int:
-    """Return the exit code of a process that stopped early: 130 after Ctrl-C, else 143."""
+    """Return the exit code of a process that stopped early: 1 after a failed run, 130 after Ctrl-C,
+    else 143."""
+    if _here.stopped == FAILURE:
+        return 1
     return 130 if _here.received == signal.SIGINT else 143
 
 
