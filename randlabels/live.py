@@ -7,8 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -25,26 +24,23 @@ REPORT_SECONDS = 60.0  # between two lines of progress
 
 WAITING = ("planned", "interrupted")
 
+STATES = ("done", "diverged", "failed", "damaged", "foreign", "stale", "running", "waiting")
+
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
 """Colours of states; the others are yellow."""
 
 
 @contextmanager
-def showing(look: Callable[[], list[Survey]], *, shown: bool) -> Iterator[None]:
-    """Show the progress of runs in a thread, with one more look at the end.
-
-    An error of the display ends the display alone.
-    """
+def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
+    """Show the progress of runs in a thread. An error of the display ends the display alone."""
     ended = threading.Event()
     thread = threading.Thread(target=_show_until, args=(look, ended), daemon=True)
-    if shown:
-        thread.start()
+    thread.start()
     try:
         yield
     finally:
         ended.set()
-        if shown:
-            thread.join()
+        thread.join()
 
 
 def _show_until(look: Callable[[], list[Survey]], ended: threading.Event) -> None:
@@ -63,7 +59,7 @@ def _show_until(look: Callable[[], list[Survey]], ended: threading.Event) -> Non
 def display(
     known: Sequence[Survey] = (), console: Console | None = None
 ) -> Iterator[Callable[[Sequence[Survey]], None]]:
-    """Give a function to call with the surveys of all runs after each look.
+    """Give a function to call with what each look of a `Tracker` returns.
 
     On a terminal it draws a line for each run at work, counts and a bar; failures stay above them.
     Elsewhere it prints a line when a run begins and ends, and the totals once a minute.
@@ -71,36 +67,31 @@ def display(
     known: surveys whose states are not news.
     """
     console = console or Console()
+    live = Live(console=console, auto_refresh=False, transient=True)
     states = {run["folder"]: run["state"] for run in known}
     reported = -REPORT_SECONDS if known else time.monotonic()
 
-    def changes(runs: Sequence[Survey]) -> Iterator[Survey]:
-        for run in runs:
-            before = states.get(run["folder"], "planned")
-            states[run["folder"]] = run["state"]
-            if run["state"] not in (before, "planned"):
-                yield run
-
-    def write(runs: Sequence[Survey]) -> None:
+    def show(runs: Sequence[Survey]) -> None:
         nonlocal reported
-        for run in changes(runs):
+        news = []
+        for run in runs:
+            if run["state"] not in (states.get(run["folder"], "planned"), "planned"):
+                news.append(run)
+            states[run["folder"]] = run["state"]
+        if console.is_interactive:
+            for run in news:
+                if run["state"] not in ("running", "done", *WAITING):
+                    console.print(Text(_event(run), STYLES.get(run["state"], "yellow")))
+            live.update(render(runs, *console.size), refresh=True)
+            return
+        for run in news:
             print(_event(run), flush=True)
         if time.monotonic() - reported >= REPORT_SECONDS:
             print(summary(runs), flush=True)
             reported = time.monotonic()
 
-    if not console.is_interactive:
-        yield write
-        return
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-
-        def draw(runs: Sequence[Survey]) -> None:
-            for run in changes(runs):
-                if run["state"] not in ("running", "done", *WAITING):
-                    console.print(Text(_event(run), STYLES.get(run["state"], "yellow")))
-            live.update(render(runs, console.width, console.height), refresh=True)
-
-        yield draw
+    with live if console.is_interactive else nullcontext():
+        yield show
 
 
 def _event(run: Survey) -> str:
@@ -126,68 +117,35 @@ def render(runs: Sequence[Survey], width: int, height: int) -> Group:
     at_work = [run for run in runs if run["state"] in ("running", "stale")]
     shown = at_work[: max(1, height - 5)]
     columns = {
-        "model": [str(run["keys"].get("model")) for run in shown],
-        "corrupt": [f"{run['keys'].get('corrupt'):g}" for run in shown],
-        "seed": [str(run["keys"].get("seed")) for run in shown],
+        "corrupt": [f"{run['keys']['corrupt']:g}" for run in shown],
+        "seed": [str(run["keys"]["seed"]) for run in shown],
         "epoch": [f"{run['epoch']}/{run['epochs'] or '?'}" for run in shown],
-        "train": [percent(run["train_acc"]) for run in shown],
-        "test": [percent(run["test_acc"]) for run in shown],
-        "left": [duration(run["seconds_left"]) for run in shown],
+        " train": [percent(run["train_acc"]) for run in shown],
+        "  test": [percent(run["test_acc"]) for run in shown],
+        "  left": [duration(run["seconds_left"]) for run in shown],
     }
-    sizes = {name: max(map(len, [name, *cells])) for name, cells in columns.items()}
-    room = width - sum(sizes.values()) - 2 * len(sizes)  # for the first column and other keys
-    others = _differing(runs, shown) if room > 8 else []
+    room = width - sum(max(map(len, [name, *cells])) + 2 for name, cells in columns.items())
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("model", no_wrap=True, max_width=max(5, room))
     for name in columns:
-        size = max(3, sizes[name] + min(0, room)) if name == "model" else None
-        justify: Any = "left" if name == "model" else "right"
-        table.add_column(name, justify=justify, no_wrap=True, max_width=size)
-    if any(others):
-        table.add_column("", no_wrap=True, max_width=room, style="dim")
-        columns["others"] = others
-    for row in zip(*columns.values(), strict=True):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in zip([run["label"] for run in shown], *columns.values(), strict=True):
         table.add_row(*map(Text, row))
-    hidden = (
-        [Text(f"and {len(at_work) - len(shown)} more", "dim")] if len(at_work) > len(shown) else []
-    )
-    return Group(table, *hidden, _bar(runs, width), _counts(runs))
+    if hidden := len(at_work) - len(shown):
+        table.add_row(f"and {hidden} more")
 
-
-def _bar(runs: Sequence[Survey], width: int) -> Table:
     summed = totals(runs)
-    done, left = summed["epochs_done"], summed["epochs_left"]
-    seconds = summed["seconds_left"]
-    bar = ProgressBar(max(1, done + left), done, width=max(10, min(40, width - 26)))
-    line = Table.grid(padding=(0, 2, 0, 0))
-    text = "" if seconds is None else f"about {duration(seconds)} left"
-    line.add_row(bar, f"{done / max(1, done + left):.0%}", text)
-    return line
-
-
-def _counts(runs: Sequence[Survey]) -> Text:
+    done, every = summed["epochs_done"], summed["epochs_done"] + summed["epochs_left"]
+    left = summed["seconds_left"]
+    bar = Table.grid(padding=(0, 2, 0, 0))
+    bar.add_row(
+        ProgressBar(max(1, every), done, width=max(10, min(40, width - 26))),
+        f"{done / max(1, every):.0%}",
+        "" if left is None else f"about {duration(left)} left",
+    )
     counts = Counter("waiting" if run["state"] in WAITING else run["state"] for run in runs)
-    text = Text(no_wrap=True, overflow="ellipsis")
-    for state in ("done", *sorted(counts.keys() - {"done", "running", "waiting"}), "running"):
-        if number := counts[state]:
-            text.append(f"{number} {state}", STYLES.get(state, "yellow")).append(", ")
-    return text.append(f"{counts['waiting']} waiting")
-
-
-def _differing(runs: Sequence[Survey], shown: Sequence[Survey]) -> list[str]:
-    """Return for each shown run the other keys in which runs differ, such as `lr=0.1 depth=10`."""
-    values: dict[str, set[str]] = {}
-    for run in runs:
-        for key, value in run["keys"].items():
-            values.setdefault(key, set()).add(repr(value))
-    names = [
-        key for key in values if len(values[key]) > 1 and key not in ("model", "corrupt", "seed")
-    ]
-    return [
-        " ".join(
-            f"{key.rpartition('.')[2]}={run['keys'][key]}" for key in names if key in run["keys"]
-        )
-        for run in shown
-    ]
+    parts = [Text(f"{counts[s]} {s}", STYLES.get(s, "yellow")) for s in STATES if counts[s]]
+    return Group(table if shown else "", bar, Text(", ").join(parts))
 
 
 def summary(runs: Sequence[Survey]) -> str:

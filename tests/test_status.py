@@ -118,8 +118,8 @@ def test_exact_fit_has_one_record_to_write(cli: Cli, tmp_path: Path) -> None:
     planned = parse({"dataset": {"name": "digits"}, "model": {"name": "theorem1"}})
     rundir.merge_plan(folder, [{"run_id": planned.run_id, "config": planned.tree()}])
     runs, _ = status.survey(folder)
-    progress = [(run["state"], run["epoch"], run["epochs"]) for run in runs]
-    assert progress == [("done", 1, 1), ("planned", 0, 1)]
+    found = [(run["state"], run["epoch"], run["epochs"]) for run in runs]
+    assert found == [("done", 1, 1), ("planned", 0, 1)]
     assert status.totals(runs)["epochs_left"] == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class GridSweeper(Sweeper):
 
         check(configs, here=self.executor.local)
         if configs[0].plan:
-            launch.show_plan(configs)
+            launch.show_plan(configs, self.executor)
             if request := self.executor.request(to_do):
                 print(request)
             return 0
@@ -104,7 +105,7 @@ class GridSweeper(Sweeper):
                 log.info("Progress: python -m %s.status %s --watch", ANALYSIS, folder)
         limit = configs[0].time_limit
         progress = Tracker(((c.run, flat_keys(c.tree())) for c, _ in to_do), launched=True)
-        with showing(progress.look, shown=bool(to_do) and not configs[0].verbose):
+        with nullcontext() if configs[0].verbose or not to_do else showing(progress.look):
             errors = self.executor.start(to_do, partial(reason, limit)) if to_do else {}
         if errors is None:
             return 0

@@ -63,6 +63,10 @@ class Launcher(ABC):
         return ""
 
     @abstractmethod
+    def count_workers(self, configs: Sequence[Config]) -> int:
+        """Return how many of the runs are executed at once, if there are enough."""
+
+    @abstractmethod
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors | None:
         """Execute the runs, and start no more of them once `until` returns a reason.
 
@@ -98,6 +102,12 @@ class HydraLauncher(Launcher):
         self.plugin: HydraPlugin = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=self.task, config=self.config
         )
+
+    def count_workers(self, configs: Sequence[Config]) -> int:
+        from ..machine.resources import cpu_count
+
+        jobs = int(self.config.hydra.launcher.get("n_jobs", 1))
+        return jobs if jobs > 0 else MAX_PROCESSES_PER_GPU * count_gpus(configs) or cpu_count()
 
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors:
         with launching():

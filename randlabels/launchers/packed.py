@@ -97,7 +97,6 @@ class Packed(Launcher):
         return errors
 
     def count_workers(self, configs: Sequence[Config]) -> int:
-        """Return the number of workers for the runs, if there are enough runs."""
         from ..machine.resources import cpu_count
 
         gpus = count_gpus(configs)

@@ -16,6 +16,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..config import Config
 from ..console import counted
 from .job import Job
 from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until, refuse_on_failure
@@ -112,6 +113,9 @@ class Slurm(Launcher):
         keys = {key: getattr(self, key) for key in REQUESTED} | self.sbatch
         listed = ", ".join(f"{key}={value}" for key, value in keys.items() if value)
         return f"Of Slurm, an array of {counted(len(self.split(runs)), 'job')} with {listed} each."
+
+    def count_workers(self, configs: Sequence[Config]) -> int:
+        return self.at_once
 
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors | None:
         """Submit the runs as one array, and after it a job for the tables of each folder.

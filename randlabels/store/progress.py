@@ -28,6 +28,8 @@ RECENT_NANOSECONDS = 2 * 10**9
 SETTLED = (*FINISHED, "failed", "foreign", "damaged")
 """States that only another launch can change."""
 
+IN_COLUMNS = ("model", "corrupt", "seed")  # keys that a display always shows
+
 Survey = dict[str, Any]
 """What is known of a run: run_id, state, epoch and epochs (counts), train_acc and test_acc (0..1,
 latest), images_per_second, seconds_per_epoch, seconds_left, age (seconds since the last write),
@@ -44,23 +46,30 @@ class Tracker:
 
     def __init__(self, runs: Iterable[tuple[RunDir, Mapping[str, Any]]], *, launched: bool) -> None:
         self._runs = list(runs)
-        self._errors = {run.path: _changed(run.error) for run, _ in self._runs if launched}
-        self._seen: dict[Path, tuple[int, Survey]] = {}
+        self._errors = {run.path: _version(run.error) for run, _ in self._runs if launched}
+        self._seen: dict[Path, tuple[Any, Survey]] = {}
+        values: dict[str, set[str]] = {}
+        for _, keys in self._runs:
+            for key, value in keys.items():
+                values.setdefault(key, set()).add(repr(value))
+        self._differing = [k for k in values if len(values[k]) > 1 and k not in IN_COLUMNS]
 
     def look(self) -> list[Survey]:
-        """Return the survey of each run."""
+        """Return the survey of each run, with a further key `label`, such as `mlp lr=0.1`."""
         recent = time.time_ns() - RECENT_NANOSECONDS
         for run, keys in self._runs:
-            changed = max(_changed(run.path), _changed(run.metrics))
-            before, found = self._seen.get(run.path, (-1, {}))
+            version = _version(run.path), _version(run.metrics)
+            before, found = self._seen.get(run.path, (None, {}))
             idle = found.get("state") not in ("running", "stale")  # a released lock leaves no trace
-            if idle and changed == before and changed < recent:
+            if idle and version == before and max(version)[0] < recent:
                 continue
             with contextlib.suppress(OSError):
                 found, _ = survey(run, keys, run.state())
-                if found["state"] == "failed" and self._errors.get(run.path) == _changed(run.error):
+                if found["state"] == "failed" and self._errors.get(run.path) == _version(run.error):
                     found["state"] = "interrupted"
-                self._seen[run.path] = changed, found
+                others = (f"{k.rpartition('.')[2]}={keys[k]}" for k in self._differing if k in keys)
+                found["label"] = " ".join([str(keys["model"]), *others])
+                self._seen[run.path] = version, found
         return [found for _, found in self._seen.values()]
 
 
@@ -102,11 +111,6 @@ def survey(run: RunDir, keys: Mapping[str, Any], state: str) -> tuple[Survey, bo
         "keys": keys,
     }
     return found, torn and state != "running"
-
-
-def _changed(path: Path) -> int:
-    """Return when a file or folder was changed, in nanoseconds; 0 if it is missing."""
-    return _version(path)[0]
 
 
 def _version(path: Path) -> tuple[int, int]:
