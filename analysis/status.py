@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.watch:
         _watch(options.dir, max(options.interval, LOOK_SECONDS))
         runs, problems = survey(options.dir)
-    console.print(render(options.dir, runs, problems, console.width))
+    console.print(render(options.dir, runs, problems, console.width), crop=False)
 
 
 def survey(root: Path) -> tuple[list[Survey], list[str]]:
@@ -120,7 +120,8 @@ def render(root: Path, runs: Sequence[Survey], problems: Sequence[str], width: i
         if run["command"] and (failed or len(runs) == 1):
             notes.append(f"Repeat it: {run['command']}")
     notes += [f"Warning: {problem}" for problem in problems]
-    return Group(table, *map(Text, [summary(runs), *notes]))
+    lines = (Text(line, no_wrap=True, overflow="ignore") for line in notes)  # whole, to be copied
+    return Group(table, Text(summary(runs)), *lines)
 
 
 def _watch(root: Path, interval: float) -> None:

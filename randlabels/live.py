@@ -1,4 +1,4 @@
-"""The progress of many runs on the screen: a live display, or lines where there is no terminal."""
+"""The progress of many runs on the screen: drawn on a terminal, else in lines."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def display(
         if console.is_interactive:
             for run in news:
                 if run["state"] not in ("running", "done", *WAITING):
-                    console.print(Text(_event(run), STYLES.get(run["state"], "yellow")))
+                    style = STYLES.get(run["state"], "yellow")
+                    console.print(Text(_event(run), style), soft_wrap=True)  # whole, to be copied
             live.update(render(runs, *console.size), refresh=True)
             return
         for run in news:

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
 from randlabels import live
@@ -40,13 +42,11 @@ class Failing(CrossEntropy):
             time.sleep(0.05)
         raise RuntimeError("on purpose")
 """
-"""A file of own parts whose loss fails in its first step, once so many runs are at work."""
+"""A file of own parts whose loss fails in its first step, once AT_WORK runs have begun."""
 
 
 def tracker(root: Path, *planned: dict, launched: bool = False) -> Tracker:
     """Return a tracker of all runs of a folder and of planned ones without a folder."""
-    import yaml
-
     trees = [yaml.safe_load(file.read_text()) for file in sorted(root.glob("*/config.yaml"))]
     configs = [parse({**tree, "imports": None}) for tree in [*trees, *planned]]
     return Tracker(
@@ -97,9 +97,9 @@ def test_look_reads_a_run_only_after_a_change(
             os.utime(path, (long_ago, long_ago))
     read, survey = [], progress.survey
 
-    def record_and_survey(run: RunDir, *arguments: object) -> object:
+    def record_and_survey(run: RunDir, *arguments: Any) -> object:
         read.append(run.path)
-        return survey(run, *arguments)  # type: ignore[arg-type]
+        return survey(run, *arguments)
 
     monkeypatch.setattr(progress, "survey", record_and_survey)
     found = tracker(tmp_path)
@@ -167,7 +167,7 @@ def test_without_a_terminal_runs_have_a_line_at_begin_and_end_and_one_a_minute(
     finished = run.done.read_bytes()
     run.done.unlink()
     found = tracker(tmp_path)
-    with live.display(console=Console(file=io.StringIO())) as show:
+    with live.display(console=Console(force_terminal=False)) as show:
         with held(run):
             for seconds in range(0, 100, 10):
                 now = seconds

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ from rich.console import Console
 from analysis import status
 from randlabels.config import parse
 from randlabels.store import metrics, progress, rundir
+from randlabels.store.rundir import RunDir
 
-from .conftest import Cli, held
+from .conftest import BASIC, TINY, Cli, held
 from .synthetic import record, write_run
 
 
@@ -219,6 +222,25 @@ def test_failure_is_shown_with_its_error_and_log_and_ends_the_watching(
     found = {run["run_id"]: run for run in json.loads(capsys.readouterr().out)["runs"]}
     assert found[failed.run_id]["error"] == "RuntimeError: CUDA error"
     assert [run["error"] for run in found.values()].count(None) == 1
+
+
+def test_command_of_a_failed_run_repeats_it_alone(
+    cli: Cli, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """Without `force=true`, which would move its checkpoint away."""
+    assert cli("-m", *TINY, BASIC, "model.hidden=[8],[9]", "out=my runs", "force=true").code == 0
+    failed, other = (RunDir(path.parent) for path in tmp_path.glob("my runs/*/*/done.json"))
+    failed.done.rename(failed.error)
+    before = other.done.stat().st_mtime_ns
+    status.main([str(tmp_path / "my runs")])
+    (command,) = re.findall(
+        r"^Repeat it: python -m randlabels.run (.*)", capfd.readouterr().out, re.M
+    )
+    assert "force" not in command
+    assert cli(*shlex.split(command)).code == 0
+    assert (failed.state(), other.done.stat().st_mtime_ns) == ("done", before)
+    status.main([str(other.path)])
+    assert "Repeat it: " in capfd.readouterr().out
 
 
 def test_accuracies_are_the_latest_that_were_measured(tmp_path: Path) -> None:
