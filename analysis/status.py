@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
-import socket
+import shlex
 import sys
 import time
-from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from randlabels.console import counted, no_folder, until_nobody_reads
-from randlabels.store.rundir import FINISHED, RunDir, planned_records, read_json
+from randlabels.console import no_folder, until_nobody_reads
+from randlabels.live import (
+    LOOK_SECONDS,
+    STYLES,
+    display,
+    duration,
+    failure,
+    percent,
+    summary,
+)
+from randlabels.store import progress
+from randlabels.store.progress import SETTLED, Survey, Tracker, totals
+from randlabels.store.rundir import RunDir, read_plan
 
 from . import rows
-from .formats import percent
-
-STALE_AFTER_SECONDS = 120.0
-"""A run is stale after this time without a heartbeat, plus three epochs. Heartbeats come every ten
-seconds."""
 
 IDLE_SECONDS = 60.0
 """A launch has ended if runs are interrupted and none is running for this time."""
-
-TAIL_BYTES = 16384
-"""Bytes read from the end of metrics.jsonl: a few dozen records."""
-
-SETTLED = (*FINISHED, "failed", "foreign", "damaged")
-"""States that only another launch can change."""
-
-STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,134 +59,48 @@ def main(arguments: list[str] | None = None) -> None:
     if not console.is_terminal:
         console = Console(width=240)  # every row in one line
     if options.watch:
-        runs, problems = _watch(console, options.dir, options.interval)
-    console.print(render(options.dir, runs, problems, console.width))
+        _watch(options.dir, max(options.interval, LOOK_SECONDS))
+        runs, problems = survey(options.dir)
+    console.print(render(options.dir, runs, problems, console.width), crop=False)
 
 
-def survey(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def survey(root: Path) -> tuple[list[Survey], list[str]]:
     """Return what is known of each run at or under `root`, and a sentence for each problem.
 
-    Keys: run_id, state, epoch and epochs (counts), train_acc and test_acc (0..1, latest),
-    images_per_second, seconds_per_epoch, seconds_left, age (seconds since the last write), host,
-    folder, error (the first line of what a failed run raised); null where unknown.
+    To the keys of a `Survey` comes `command`, which repeats the run; null if its plan is missing.
     """
     listed, problems = rows.read(root)
+    plan_of = cache(read_plan)
     found = []
     for row in listed:
-        run, torn = _survey_run(row)
+        run, torn = progress.survey(RunDir(Path(row["folder"])), row["keys"], row["state"])
         if torn:
             problems.append(f"{row['folder']}: the last line of metrics.jsonl is torn")
-        found.append(run)
+        entry = plan_of(Path(row["folder"]).parent).get(row["run_id"], {})
+        found.append({**run, "command": _command(entry.get("overrides"))})
     return found, problems
 
 
-def _survey_run(row: rows.Row) -> tuple[dict[str, Any], bool]:
-    """Return the survey of one run, from its row and its log, and whether the log is torn."""
-    run = RunDir(Path(row["folder"]))
-    last, torn = _read_tail(run.metrics)
-    written = run.last_sign()
-    age = None if written is None else max(0.0, time.time() - written)
-    seconds, done = last.get("seconds"), int(last.get("epoch", -1)) + 1
-    state, epochs, error = row["state"], planned_records(row["keys"]), None
-    elsewhere = row.get("host") not in (None, socket.gethostname())  # its lock may be invisible
-    if state == "running" or (state == "interrupted" and elsewhere):
-        patience = STALE_AFTER_SECONDS + 3 * (seconds or 0.0)
-        state = "running" if age is not None and age < patience else "stale"
-    if state == "failed":
-        error = str((read_json(run.error) or {}).get("exception")).partition("\n")[0]
-    survey = {
-        "run_id": row["run_id"],
-        "state": state,
-        "epoch": done,
-        "epochs": epochs,
-        "train_acc": last.get("train_acc"),
-        "test_acc": last.get("test_acc"),
-        "images_per_second": last.get("images_per_second"),
-        "seconds_per_epoch": seconds,
-        "seconds_left": (epochs - done) * seconds if seconds and state == "running" else None,
-        "age": age,
-        "host": row.get("host"),
-        "folder": row["folder"],
-        "error": error,
-    }
-    return survey, torn and state != "running"
+def _command(overrides: Sequence[str] | None) -> str | None:
+    """Return the command of one run: a sweep of one, so that it computes as in its sweep."""
+    if overrides is None:
+        return None
+    kept = [line for line in overrides if not line.startswith("force=")]
+    return shlex.join(["python", "-m", "randlabels.run", "-m", *kept])
 
 
-def _read_tail(file: Path) -> tuple[dict[str, Any], bool]:
-    """Return the last whole record, with the latest accuracies, and whether a torn line follows."""
-    try:
-        with open(file, "rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - TAIL_BYTES))
-            *lines, rest = log.read().split(b"\n")
-    except OSError:
-        return {}, False
-    records = [_parse_record(line) for line in lines]
-    last: dict[str, Any] = {}
-    for record in reversed(records):
-        last = {**record, **last}
-        if "train_acc" in last:
-            break
-    return last, bool(rest) or records[-1:] == [{}]
-
-
-def _parse_record(line: bytes) -> dict[str, Any]:
-    """Return the numbers in a line of metrics.jsonl, or nothing if it is not a record."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return {}
-    if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
-        return {}
-    return {key: value for key, value in record.items() if isinstance(value, int | float)}
-
-
-def totals(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the number of runs by state, epochs done and to do, speed and time left.
-
-    `seconds_left` is for all unfinished runs, as many at once as run now; null if none is running.
-    Epochs of a run without records are taken to be as long as those of the others.
-    """
-    running = [run for run in runs if run["state"] == "running"]
-    todo = [run for run in runs if run["state"] not in SETTLED]
-    known = [run["seconds_per_epoch"] for run in runs if run["seconds_per_epoch"]]
-    usual = sum(known) / max(1, len(known))
-    left = [(run["epochs"] or 0) - run["epoch"] for run in todo]
-    each = [run["seconds_per_epoch"] or usual for run in todo]
-    seconds = sum(n * length for n, length in zip(left, each, strict=True))
-    return {
-        "runs": len(runs),
-        "states": dict(sorted(Counter(run["state"] for run in runs).items())),
-        "epochs_done": sum(run["epoch"] for run in runs),
-        "epochs_left": sum(left),
-        "images_per_second": sum(run["images_per_second"] or 0.0 for run in running),
-        "seconds_left": seconds / len(running) if running and known else None,
-    }
-
-
-def render(
-    root: Path,
-    runs: list[dict[str, Any]],
-    problems: list[str],
-    width: int,
-    max_rows: int | None = None,
-) -> Group:
-    """Return the table with as many columns as fit `width`, the totals, errors and problems.
-
-    Of more than `max_rows` runs, only those that are not finished are shown, without errors.
-    """
-    shown = runs
-    if max_rows is not None and len(runs) > max_rows:
-        shown = [run for run in runs if run["state"] not in (*FINISHED, "planned")][:max_rows]
+def render(root: Path, runs: Sequence[Survey], problems: Sequence[str], width: int) -> Group:
+    """Return the table with as many columns as fit `width`, the totals, errors and problems."""
     columns = {  # the most important first
-        "run": [run["run_id"] for run in shown],
-        "state": [run["state"] for run in shown],
-        "epoch": [f"{run['epoch']}/{run['epochs'] or '?'}" for run in shown],
-        "test acc": [percent(run["test_acc"]) for run in shown],
-        "train acc": [percent(run["train_acc"]) for run in shown],
-        "left": [duration(run["seconds_left"]) for run in shown],
-        "age": [duration(run["age"]) for run in shown],
-        "images/s": [f"{run['images_per_second'] or 0:,.0f}" for run in shown],
-        "host": [run["host"] or "-" for run in shown],
+        "run": [run["run_id"] for run in runs],
+        "state": [run["state"] for run in runs],
+        "epoch": [f"{run['epoch']}/{run['epochs'] or '?'}" for run in runs],
+        "test acc": [percent(run["test_acc"]) for run in runs],
+        "train acc": [percent(run["train_acc"]) for run in runs],
+        "left": [duration(run["seconds_left"]) for run in runs],
+        "age": [duration(run["age"]) for run in runs],
+        "images/s": [f"{run['images_per_second'] or 0:,.0f}" for run in runs],
+        "host": [run["host"] or "-" for run in runs],
     }
     table = Table(title=str(root), title_justify="left", box=SIMPLE_HEAD)
     used = 2
@@ -202,59 +113,45 @@ def render(
         row = [Text(text) for text in texts[: len(table.columns)]]
         row[1].stylize(STYLES.get(texts[1], "yellow"))
         table.add_row(*row)
-    failed = [run for run in runs if run["state"] == "failed" and max_rows is None]
-    notes = [f"{r['run_id']}: failed, {r['error']}; see {r['folder']}/run.log" for r in failed]
+    notes = []
+    for run in runs:
+        failed = run["state"] == "failed"
+        notes += [failure(run)] * failed
+        if run["command"] and (failed or len(runs) == 1):
+            notes.append(f"Repeat it: {run['command']}")
     notes += [f"Warning: {problem}" for problem in problems]
-    return Group(table, *map(Text, [summary(runs, len(runs) - len(shown)), *notes]))
+    lines = (Text(line, no_wrap=True, overflow="ignore") for line in notes)  # whole, to be copied
+    return Group(table, Text(summary(runs)), *lines)
 
 
-def summary(runs: list[dict[str, Any]], hidden: int = 0) -> str:
-    """Return a sentence on all runs: states, epochs, speed, time left."""
-    summed = totals(runs)
-    states = ", ".join(f"{n} {state}" for state, n in summed["states"].items())
-    line = f"{counted(len(runs), 'run')}{f' ({hidden} not shown)' if hidden else ''}: {states}. "
-    line += f"{summed['epochs_done']:,} epochs done, {summed['epochs_left']:,} to go"
-    if summed["images_per_second"]:
-        line += f"; {summed['images_per_second']:,.0f} images/s"
-    if summed["seconds_left"] is not None:
-        line += f"; about {duration(summed['seconds_left'])} left"
-    return f"{line}."
+def _watch(root: Path, interval: float) -> None:
+    """Show the progress until no run has anything to do."""
+    active = time.monotonic()
+    with contextlib.suppress(KeyboardInterrupt), display(survey(root)[0]) as show:
+        for runs in _looks(root):
+            states = {run["state"] for run in runs}
+            if "running" in states or not states & {"interrupted", "stale"}:
+                active = time.monotonic()
+            if states <= set(SETTLED) or time.monotonic() - active > IDLE_SECONDS:
+                break
+            show(runs)
+            time.sleep(interval)
 
 
-def _watch(console: Console, root: Path, interval: float) -> tuple[list[dict[str, Any]], list[str]]:
-    """Show the table until no run has anything to do, and return a last survey.
-
-    If no terminal shows it, print the totals whenever they change.
-    """
-    printed, active = "", time.monotonic()
-    try:
-        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
-            while True:
-                runs, problems = survey(root)
-                states = {run["state"] for run in runs}
-                if "running" in states or not states & {"interrupted", "stale"}:
-                    active = time.monotonic()
-                if states <= set(SETTLED) or time.monotonic() - active > IDLE_SECONDS:
-                    break
-                if console.is_terminal:
-                    table = render(root, runs, problems, console.width, console.height - 8)
-                    live.update(table, refresh=True)
-                elif (line := summary(runs)) != printed:
-                    print(printed := line, flush=True)
-                time.sleep(interval)
-    except KeyboardInterrupt:
-        pass
-    return survey(root)
-
-
-def duration(seconds: float | None) -> str:
-    """Return a time as `3 s`, `12 min`, `5.1 h` or `2.0 d`."""
-    if seconds is None:
-        return "-"
-    for unit, length in (("d", 86_400), ("h", 3_600)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+def _looks(root: Path) -> Iterator[list[Survey]]:
+    """Yield the survey of all runs. The runs are listed again when a folder of theirs changes."""
+    changed: list[int] = []
+    folders = {root}
+    while True:
+        if changed != (now := [folder.stat().st_mtime_ns for folder in sorted(folders)]):
+            found, _ = survey(root)
+            folders |= {Path(run["folder"]).parent for run in found}
+            lost = [run for run in found if run["state"] in ("foreign", "damaged")]
+            others = [
+                (RunDir(Path(run["folder"])), run["keys"]) for run in found if run not in lost
+            ]
+            tracker, changed = Tracker(others, launched=False), now
+        yield lost + tracker.look()
 
 
 if __name__ == "__main__":

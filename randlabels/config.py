@@ -55,6 +55,8 @@ class Settings:
     plan: bool = False
     checkpoint_every: float = 10.0
     time_limit: float | None = None
+    on_failure: str = "continue"
+    verbose: bool = False
     fit_threshold: float = 0.999
 
     def check_ranges(self) -> None:
@@ -80,6 +82,8 @@ class Settings:
             raise ValueError(f"checkpoint_every={self.checkpoint_every} must be 0 or more seconds")
         if self.time_limit is not None and not 0 < self.time_limit < math.inf:
             raise ValueError(f"time_limit={self.time_limit} must be above 0 seconds, or null")
+        if self.on_failure not in ("continue", "stop"):
+            raise ValueError(f"on_failure={self.on_failure} must be continue or stop")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device={self.device} must be auto, cpu, cuda or cuda:N")
         if self.precision not in ("auto", "fp32", "bf16", "fp64"):

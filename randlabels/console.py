@@ -41,15 +41,15 @@ class _Screen(logging.StreamHandler):
 
 
 @contextmanager
-def logging_to(*files: Path, prefix: str = "", quiet: bool = False) -> Iterator[None]:
-    """Send messages to all `files` and, if `quiet` only warnings, to standard output."""
+def logging_to(*files: Path, prefix: str | None = "", quiet: bool = False) -> Iterator[None]:
+    """Send messages to all `files` and, with `prefix`, to standard output; if `quiet`, warnings."""
     screen = _Screen(sys.stdout)
     screen.setFormatter(logging.Formatter(f"{prefix}%(message)s"))
     screen.setLevel(logging.WARNING if quiet else logging.INFO)
     logs = [logging.FileHandler(file, encoding="utf-8") for file in files]
     log.setLevel(logging.INFO)
     log.propagate = False
-    earlier, log.handlers = log.handlers, [*logs, screen]
+    earlier, log.handlers = log.handlers, [*logs, *([] if prefix is None else [screen])]
     try:
         yield
     finally:

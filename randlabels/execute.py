@@ -41,7 +41,7 @@ def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
     if config.run.state() in FINISHED:
         journal.report_finished(config.run, journal.prefix(config, job is not None))
     else:
-        _compute([config], job, cores)
+        _compute([config], job, cores, several=job is not None)
     return config.run.state()
 
 
@@ -53,11 +53,11 @@ def execute_exact(configs: Sequence[Config], job: int | None = None, cores: int 
             key = solve.system_key(config), str(config.dataset.folder)
             systems.setdefault(key, []).append(config)
     for group in systems.values():
-        _compute(group, job, cores)
+        _compute(group, job, cores, several=True)
     return [config.run.state() for config in configs]
 
 
-def _compute(configs: Sequence[Config], job: int | None, cores: int) -> None:
+def _compute(configs: Sequence[Config], job: int | None, cores: int, *, several: bool) -> None:
     if stopping.reason(configs[0].time_limit):
         return
     experiments = [assemble(config) for config in configs]
@@ -66,8 +66,7 @@ def _compute(configs: Sequence[Config], job: int | None, cores: int) -> None:
         check_kept_weights(each.config)
         check_examples(each.config)
     resources = resolve(configs[0], job, cores)
-    several = job is not None or len(configs) > 1
-    bar = job is None and sys.stderr.isatty()
+    bar = not several and sys.stderr.isatty()
     with journal.open_runs(configs, several=several, quiet=bar) as mine:
         experiments = [each for each in experiments if each.config in mine]
         if experiments:

@@ -15,7 +15,7 @@ from .console import counted, log, logging_to
 from .experiment import Experiment
 from .machine.gpu import is_out_of_memory
 from .machine.resources import Resources
-from .machine.stopping import Interrupted
+from .machine.stopping import Interrupted, stop_launch
 from .registry import import_files
 from .store import metrics
 from .store.files import make_folder, write_atomic
@@ -24,8 +24,11 @@ from .store.provenance import describe
 from .store.rundir import RunDir, read_json, write_json
 
 
-def prefix(config: Config, several: bool) -> str:
-    return f"{config.run_id} " if several else ""
+def prefix(config: Config, several: bool) -> str | None:
+    """Return what precedes a run's lines on standard output; None if a sweep does not show them."""
+    if not several:
+        return ""
+    return f"{config.run_id} " if config.verbose else None
 
 
 @contextmanager
@@ -39,17 +42,21 @@ def open_runs(configs: Sequence[Config], *, several: bool, quiet: bool) -> Itera
     """
     with ExitStack() as held:
         mine = [config for config in configs if _hold(config, held, prefix(config, several))]
-        shown = prefix(mine[0], several) if len(mine) == 1 else ""
+        shown = prefix(configs[0], several)
+        if shown and len(mine) > 1:
+            shown = ""
         held.enter_context(logging_to(*(c.run.log for c in mine), prefix=shown, quiet=quiet))
         try:
             yield mine
         except Interrupted:
             pass
         except Exception as error:
+            if configs[0].on_failure == "stop":
+                stop_launch()
             _fail([config.run for config in mine], error)
 
 
-def _hold(config: Config, held: ExitStack, prefix: str) -> bool:
+def _hold(config: Config, held: ExitStack, prefix: str | None) -> bool:
     """Make the run's folder and take its lock; False where it is locked or finished."""
     run = config.run
     run.check_links()
@@ -137,7 +144,7 @@ def show_unforeseen(error: BaseException) -> None:
         traceback.print_exception(error)
 
 
-def report_finished(run: RunDir, prefix: str) -> None:
+def report_finished(run: RunDir, prefix: str | None) -> None:
     """Print the result of a finished run in one line."""
     result = run.result() or {}
     accuracies = ", ".join(

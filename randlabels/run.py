@@ -94,6 +94,8 @@ def task(tree: DictConfig) -> str:
         config = parse_composed(tree, settings.runtime.choices.get("sweep"))
         return execute(config, job=settings.job.num)
     except Exception as error:
+        if tree.on_failure == "stop":
+            stopping.stop_launch()
         journal.show_unforeseen(error)
         raise
 

@@ -122,7 +122,16 @@ def test_same_values_in_other_words_are_the_same_run() -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["out=x", "name=x", "force=true", "plan=true", "checkpoint_every=1", "keep=[0]"]
+    [
+        "out=x",
+        "name=x",
+        "force=true",
+        "plan=true",
+        "on_failure=stop",
+        "verbose=true",
+        "checkpoint_every=1",
+        "keep=[0]",
+    ]
     + ["fit_threshold=0.5", "dataset.root=x", "dataset.download=false"],
 )
 def test_keys_that_cannot_change_the_numbers_do_not_change_the_run(override: str) -> None:

@@ -22,7 +22,7 @@ SOURCES = sorted([*(ROOT / "randlabels").rglob("*.py"), *(ROOT / "analysis").rgl
 FLOORS = [
     ["randomness", "console", "schema", "kernels"],
     ["optimizer", "loss", "schedule", "registry", "store", "preprocess", "augment", "model"],
-    ["dataset"],
+    ["dataset", "live"],
     ["corruption"],
     ["config", "sensitivity", "dynamics"],
     ["machine", "experiment"],
@@ -40,7 +40,7 @@ FLOORS = [
 """From the ground up; a module imports from its own package and from the floors below. Any
 `__main__.py` is a command of its own, on the top floor."""
 
-READ_BY_ANALYSIS = ("store", "console")
+READ_BY_ANALYSIS = ("store", "console", "live")
 """Modules of randlabels that analysis may import."""
 
 AVOIDED_WORDS = re.compile(

@@ -83,7 +83,7 @@ def test_killed_worker_is_replaced_and_the_next_launch_resumes_its_run(
     assert "4 runs in runs/default: 3 done, 1 interrupted" in out
     assert ": interrupted, its worker died (killed by SIGKILL); see " in out
     assert len(set(environment_values(tmp_path, "pid"))) == 2
-    again = cli(*sweep)
+    again = cli(*sweep, "verbose=true")
     assert again.code == 0 and "Resuming after epoch" in again.out
     for file in tmp_path.glob("runs/*/*/metrics.jsonl"):
         epochs = [record["epoch"] for record in metrics.read(file)[0]]

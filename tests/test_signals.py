@@ -94,7 +94,7 @@ def test_second_interrupt_ends_at_once(tmp_path: Path) -> None:
 def test_signal_to_a_sweep_reaches_all_runs_and_the_table_is_printed(
     launcher: str, number: signal.Signals, group: bool, cli: Cli, tmp_path: Path
 ) -> None:
-    sweep = ["-m", *SLOW[:-1], "corrupt=0.0,0.5,1.0", "epochs=400", launcher]
+    sweep = ["-m", *SLOW[:-1], "corrupt=0.0,0.5,1.0", "epochs=400", "verbose=true", launcher]
     with started(tmp_path, *sweep) as process:
         runs = wait_for_epochs(tmp_path, 1, 1 if launcher == BASIC else 2)
         (os.killpg if group else os.kill)(process.pid, number)
@@ -168,7 +168,7 @@ def test_time_limit_of_a_sweep_starts_no_more_runs(
     assert stopped.code == 143
     assert "3 runs in runs/default: 1 interrupted, 2 planned" in stopped.out
     assert stopped.out.splitlines()[-1].startswith("Stopped by time_limit=100. The same command")
-    again = cli(*arguments, "time_limit=90")  # no part of the run's identity
+    again = cli(*arguments, "time_limit=90", "verbose=true")  # no part of the run's identity
     assert again.code == 143 and "Resuming" in again.out
 
 

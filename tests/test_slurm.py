@@ -221,7 +221,7 @@ def test_second_job_of_a_running_run_ends_at_once_and_changes_nothing(
     cli: Cli, slurm: Slurm, tmp_path: Path
 ) -> None:
     """The same command is launched again while the first job executes the run."""
-    sweep = ["-m", *LONG, "epochs=100000", SLURM, "hydra.launcher.collect=false"]
+    sweep = ["-m", *LONG, "epochs=100000", SLURM, "hydra.launcher.collect=false", "verbose=true"]
     first = submitted(cli(*sweep).out)
     slurm.until(lambda: any(tmp_path.glob("runs/*/*/checkpoint.pt")))
     (run,) = (RunDir(path.parent) for path in tmp_path.glob("runs/*/*/checkpoint.pt"))

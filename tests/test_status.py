@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ from rich.console import Console
 
 from analysis import status
 from randlabels.config import parse
-from randlabels.store import metrics, rundir
+from randlabels.store import metrics, progress, rundir
+from randlabels.store.rundir import RunDir
 
-from .conftest import Cli, held
+from .conftest import BASIC, TINY, Cli, held
 from .synthetic import record, write_run
 
 
@@ -93,7 +96,7 @@ def test_run_on_another_host_is_running_while_it_writes_and_stale_after(tmp_path
     content = json.loads(run.environment.read_text()) | {"host": "elsewhere"}
     run.environment.write_text(json.dumps(content))
     assert status.survey(tmp_path)[0][0]["state"] == "running"
-    long_ago = time.time() - status.STALE_AFTER_SECONDS - 10
+    long_ago = time.time() - progress.STALE_AFTER_SECONDS - 10
     os.utime(run.metrics, (long_ago, long_ago))
     (found,) = status.survey(tmp_path)[0]
     assert found["state"] == "stale" and found["age"] == pytest.approx(130, abs=20)
@@ -103,7 +106,7 @@ def test_run_that_holds_its_lock_without_a_sign_of_life_is_stale(tmp_path: Path)
     """A process that hangs, or that was stopped; one that only takes long gives signs."""
     run = write_run(tmp_path, [0.1], state="interrupted")
     with run.lock():
-        long_ago = time.time() - status.STALE_AFTER_SECONDS - 10
+        long_ago = time.time() - progress.STALE_AFTER_SECONDS - 10
         for file in (run.metrics, run.path / ".lock"):
             os.utime(file, (long_ago, long_ago))
         assert status.survey(tmp_path)[0][0]["state"] == "stale"
@@ -118,8 +121,8 @@ def test_exact_fit_has_one_record_to_write(cli: Cli, tmp_path: Path) -> None:
     planned = parse({"dataset": {"name": "digits"}, "model": {"name": "theorem1"}})
     rundir.merge_plan(folder, [{"run_id": planned.run_id, "config": planned.tree()}])
     runs, _ = status.survey(folder)
-    progress = [(run["state"], run["epoch"], run["epochs"]) for run in runs]
-    assert progress == [("done", 1, 1), ("planned", 0, 1)]
+    found = [(run["state"], run["epoch"], run["epochs"]) for run in runs]
+    assert found == [("done", 1, 1), ("planned", 0, 1)]
     assert status.totals(runs)["epochs_left"] == 1
 
 
@@ -219,6 +222,25 @@ def test_failure_is_shown_with_its_error_and_log_and_ends_the_watching(
     found = {run["run_id"]: run for run in json.loads(capsys.readouterr().out)["runs"]}
     assert found[failed.run_id]["error"] == "RuntimeError: CUDA error"
     assert [run["error"] for run in found.values()].count(None) == 1
+
+
+def test_command_of_a_failed_run_repeats_it_alone(
+    cli: Cli, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """Without `force=true`, which would move its checkpoint away."""
+    assert cli("-m", *TINY, BASIC, "model.hidden=[8],[9]", "out=my runs", "force=true").code == 0
+    failed, other = (RunDir(path.parent) for path in tmp_path.glob("my runs/*/*/done.json"))
+    failed.done.rename(failed.error)
+    before = other.done.stat().st_mtime_ns
+    status.main([str(tmp_path / "my runs")])
+    (command,) = re.findall(
+        r"^Repeat it: python -m randlabels.run (.*)", capfd.readouterr().out, re.M
+    )
+    assert "force" not in command
+    assert cli(*shlex.split(command)).code == 0
+    assert (failed.state(), other.done.stat().st_mtime_ns) == ("done", before)
+    status.main([str(other.path)])
+    assert "Repeat it: " in capfd.readouterr().out
 
 
 def test_accuracies_are_the_latest_that_were_measured(tmp_path: Path) -> None:

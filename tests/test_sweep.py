@@ -102,7 +102,7 @@ def test_killed_worker_is_reported_and_the_next_launch_resumes_its_run(
     assert process.returncode == 1
     assert "The launcher gave up" in err
     assert "2 runs in runs/default:" in out and "interrupted" in out
-    again = cli(*sweep, BASIC)
+    again = cli(*sweep, BASIC, "verbose=true")
     assert again.code == 0 and "Resuming after epoch" in again.out
     assert "2 runs in runs/default: 2 done" in again.out
     for metrics_file in tmp_path.glob("runs/*/*/metrics.jsonl"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 from ..cli.help import as_typed
 from ..config import parse_composed
 from ..console import counted, log, logging_to
+from ..live import showing
 from ..machine.stopping import exit_code, reason
 from ..schema import parse_dataclass, to_plain
-from ..store.rundir import FINISHED
+from ..store.progress import Tracker
+from ..store.rundir import FINISHED, flat_keys
 from .launcher import ANALYSIS, HydraLauncher, Launcher, PlannedRun
 from .packed import Packed
 from .slurm import Slurm
@@ -81,7 +84,7 @@ class GridSweeper(Sweeper):
 
         check(configs, here=self.executor.local)
         if configs[0].plan:
-            launch.show_plan(configs)
+            launch.show_plan(configs, self.executor)
             if request := self.executor.request(to_do):
                 print(request)
             return 0
@@ -91,7 +94,9 @@ class GridSweeper(Sweeper):
             for folder in sorted({run.config.folder for run in to_do}):
                 log.info("Progress: python -m %s.status %s --watch", ANALYSIS, folder)
         limit = configs[0].time_limit
-        errors = self.executor.start(to_do, partial(reason, limit)) if to_do else {}
+        progress = Tracker(((c.run, flat_keys(c.tree())) for c, _ in to_do), launched=True)
+        with nullcontext() if configs[0].verbose or not to_do else showing(progress.look):
+            errors = self.executor.start(to_do, partial(reason, limit)) if to_do else {}
         if errors is None:
             return 0
         stopped = reason(limit)

@@ -14,7 +14,8 @@ from ..console import counted, log, print_table
 from ..experiment import load
 from ..store import metrics
 from ..store.rundir import FINISHED, RunDir, flat_keys, merge_plan, planned_records, read_json
-from .launcher import ANALYSIS, Errors, PlannedRun
+from .estimate import estimate
+from .launcher import ANALYSIS, Errors, Launcher, PlannedRun
 
 
 def begin(runs: Sequence[PlannedRun]) -> None:
@@ -29,20 +30,23 @@ def begin(runs: Sequence[PlannedRun]) -> None:
         merge_plan(folder, entries)
 
 
-def show_plan(configs: Sequence[Config]) -> None:
+def show_plan(configs: Sequence[Config], launcher: Launcher | None = None) -> None:
     """Print the runs with their states and costs, for `plan=true`."""
-    rows, images = [], 0
+    rows, images, to_go = [], 0, []
     for config, values in zip(configs, varying(configs), strict=True):
         state = config.run.state()
         size = config.dataset.train_size or len(load(config.dataset).train.labels)
         epochs = planned_records(flat_keys(config.tree()))
         begun = 0 if config.force else epochs if state in FINISHED else config.run.records()
-        cost = size * max(0, epochs - begun)
+        to_go.append(max(0, epochs - begun))
+        cost = size * to_go[-1]
         images += cost
         costs = {"epochs": str(epochs), "images": f"{size:,}", "images to go": f"{cost:,}"}
         rows.append({"run": config.run_id, "state": state, **values, **costs})
     _print_table(f"Plan: {_count_states(configs)}", rows)
     print(f"In all {images:,} training images to go; nothing was started.")
+    if time := estimate(configs, to_go, launcher):
+        print(time)
 
 
 def close(configs: Sequence[Config], errors: Errors, stopped: str | None = None) -> int:

@@ -26,6 +26,8 @@ ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "a
 
 MAX_PROCESSES_PER_GPU = 2  # each holds a CUDA context, its own data and activations: about 2 GB
 
+LOCAL = ("basic", "joblib")  # runs of another plugin may go to another machine
+
 Until = Callable[[], str | None]  # returns the reason to start no more runs, or None
 
 Errors = dict[Path, str]  # by run folder, those that the run's own error.json does not hold
@@ -52,6 +54,10 @@ class Launcher(ABC):
         return ""
 
     @abstractmethod
+    def count_workers(self, configs: Sequence[Config]) -> int:
+        """Return how many of the runs are executed at once, if there are enough."""
+
+    @abstractmethod
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors | None:
         """Execute the runs, and start no more once `until` gives a reason; None if submitted."""
 
@@ -66,7 +72,9 @@ class HydraLauncher(Launcher):
 
     def check(self, runs: Sequence[PlannedRun]) -> None:
         """Build the plugin; with GPUs, `n_jobs=-1` means MAX_PROCESSES_PER_GPU, not all cores."""
-        keys = self.config.hydra.launcher
+        keys, name = self.config.hydra.launcher, self.config.hydra.runtime.choices["hydra/launcher"]
+        if name not in LOCAL:
+            refuse_on_failure(runs, name)
         gpus = count_gpus([run.config for run in runs])
         if gpus and keys.get("n_jobs", 1) < 0:
             with read_write(self.config):
@@ -80,10 +88,16 @@ class HydraLauncher(Launcher):
             hydra_context=self.context, task_function=self.task, config=self.config
         )
 
+    def count_workers(self, configs: Sequence[Config]) -> int:
+        from ..machine.resources import cpu_count
+
+        jobs = int(self.config.hydra.launcher.get("n_jobs", 1))
+        return jobs if jobs > 0 else MAX_PROCESSES_PER_GPU * count_gpus(configs) or cpu_count()
+
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors:
         with launching():
-            if self.config.hydra.runtime.choices["hydra/launcher"] in ("basic", "joblib"):
-                runs = solve_exact(runs)  # a plugin's runs may go to another machine
+            if self.config.hydra.runtime.choices["hydra/launcher"] in LOCAL:
+                runs = solve_exact(runs)
             if not runs:
                 return {}
             overrides = _Overrides([run.overrides for run in runs])
@@ -122,6 +136,15 @@ def attempt(execution: Callable[[], object]) -> str | None:
         show_unforeseen(error)
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def refuse_on_failure(runs: Sequence[PlannedRun], name: str) -> None:
+    """Raise ValueError if a run that this process cannot stop is to be stopped."""
+    if any(run.config.on_failure == "stop" for run in runs):
+        raise ValueError(
+            f"on_failure=stop must be continue with hydra/launcher={name}, whose jobs this process "
+            "cannot stop; use basic, joblib or packed"
+        )
 
 
 def end_joblib_workers() -> None:

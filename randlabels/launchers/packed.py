@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from typing import ClassVar
 
 from ..config import Config, parse
-from ..machine.stopping import LAUNCH, follow, launching
+from ..machine.stopping import LAUNCH, follow, launching, stop_launch
 from .launcher import Errors, Launcher, PlannedRun, Until, attempt, count_gpus, solve_exact
 
 
@@ -60,7 +60,9 @@ class Packed(Launcher):
                     answered = wait([worker.connection for worker in busy])
                     for worker in busy:
                         if worker.connection in answered:
-                            errors |= worker.answer()
+                            errors |= (failed := worker.answer())
+                            if failed and runs[0].config.on_failure == "stop":
+                                stop_launch()
             finally:
                 for worker in workers:
                     worker.connection.close()  # which ends a worker that waits for its next run
@@ -70,7 +72,6 @@ class Packed(Launcher):
                     worker.process.join()
 
     def count_workers(self, configs: Sequence[Config]) -> int:
-        """Return the number of workers for the runs, if there are enough runs."""
         from ..machine.resources import cpu_count
 
         gpus = count_gpus(configs)

@@ -16,9 +16,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..config import Config
 from ..console import counted
 from .job import Job
-from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until
+from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until, refuse_on_failure
 
 LOG_FOLDER = ".slurm"  # next to the runs: the jobs' scripts and output
 
@@ -70,6 +71,7 @@ class Slurm(Launcher):
                 raise ValueError(f"{PREFIX}sbatch.{key} is set by the launcher; leave it out")
 
     def check(self, runs: Sequence[PlannedRun]) -> None:
+        refuse_on_failure(runs, self.name)
         for command in ("sbatch", "srun", "squeue", "scancel"):
             if shutil.which(command) is None:
                 raise ValueError(
@@ -86,6 +88,9 @@ class Slurm(Launcher):
         keys = {key: getattr(self, key) for key in names} | self.sbatch
         listed = ", ".join(f"{key}={value}" for key, value in keys.items() if value)
         return f"Of Slurm, an array of {counted(len(self.split(runs)), 'job')} with {listed} each."
+
+    def count_workers(self, configs: Sequence[Config]) -> int:
+        return self.at_once
 
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors | None:
         """Submit the runs as one array, and after it a job for the tables of each folder."""

@@ -6,6 +6,7 @@ continue. It ends with a checkpoint, so that no step is lost.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -24,6 +25,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # sch
 LAUNCH = "RANDLABELS_LAUNCH"
 """Environment variable of worker processes: pid of the launch, when it began (seconds of
 `time.monotonic`), and a file that it keeps locked while it is running."""
+
+FAILURE = "the first failure (on_failure=stop)"
+"""The reason where `stop_launch` ended a launch."""
 
 POLL_SECONDS = 0.2  # between two checks whether a worker's launch is running
 
@@ -98,6 +102,7 @@ def launching() -> Iterator[None]:
             try:
                 yield
             finally:
+                _here.stopped = reason(None)  # a failure is known from the folder alone
                 _here.flag = None
                 flag.unlink(missing_ok=True)
                 del os.environ[LAUNCH]
@@ -119,6 +124,13 @@ def follow() -> None:
         signal.signal(number, _here.note)
 
 
+def stop_launch() -> None:
+    """End the launch of this process, or that which it follows: its runs stop as by SIGTERM."""
+    if flag := _here.flag or _here.followed:
+        with contextlib.suppress(OSError):  # the launch has ended
+            flag.with_name("failed").touch()
+
+
 def reason(time_limit: float | None, step: float = 0.0) -> str | None:
     """Return why to stop now, in words; None to continue.
 
@@ -130,6 +142,8 @@ def reason(time_limit: float | None, step: float = 0.0) -> str | None:
         return _here.stopped
     if _here.followed and not is_locked(_here.followed):
         return "the end of its launch"
+    if (flag := _here.flag or _here.followed) and flag.with_name("failed").exists():
+        return FAILURE
     if time_limit is not None:
         left = _here.began + time_limit - time.monotonic()
         if left < min(RESERVED_SECONDS, time_limit / 5) + 2 * step:
@@ -138,7 +152,12 @@ def reason(time_limit: float | None, step: float = 0.0) -> str | None:
 
 
 def exit_code() -> int:
-    """Return the exit code of a process that stopped early: 130 after Ctrl-C, else 143."""
+    """Return the exit code of a process that stopped early: 1, 130 after Ctrl-C, or 143.
+
+    It is 1 after a failed run with on_failure=stop.
+    """
+    if _here.stopped == FAILURE:
+        return 1
     return 130 if _here.received == signal.SIGINT else 143
 
 

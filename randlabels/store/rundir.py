@@ -31,6 +31,8 @@ NOT_HASHED = frozenset(
         "plan",
         "checkpoint_every",
         "time_limit",
+        "on_failure",
+        "verbose",
         "fit_threshold",
         "keep",
         "examples",

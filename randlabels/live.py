@@ -1,0 +1,177 @@
+"""The progress of many runs on the screen: drawn on a terminal, else in lines."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .console import counted
+from .store.progress import Survey, totals
+
+LOOK_SECONDS = 1.0  # between two looks at the folders of a sweep's runs
+
+REPORT_SECONDS = 60.0  # between two lines of progress
+
+WAITING = ("planned", "interrupted")
+
+STATES = ("done", "diverged", "failed", "damaged", "foreign", "stale", "running", "waiting")
+
+STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
+"""Colours of states; the others are yellow."""
+
+
+@contextmanager
+def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
+    """Show the progress of runs in a thread. An error of the display ends the display alone."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_show_until, args=(look, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _show_until(look: Callable[[], list[Survey]], ended: threading.Event) -> None:
+    try:
+        with display() as show:
+            while not ended.wait(LOOK_SECONDS):
+                show(look())
+            show(look())
+    except BrokenPipeError:  # the output's reader has closed it
+        pass
+    except Exception as error:
+        print(f"The display ended ({type(error).__name__}: {error}).", file=sys.stderr)
+
+
+@contextmanager
+def display(
+    known: Sequence[Survey] = (), console: Console | None = None
+) -> Iterator[Callable[[Sequence[Survey]], None]]:
+    """Give a function to call with what each look of a `Tracker` returns.
+
+    On a terminal it draws a line for each run at work, counts and a bar; failures stay above them.
+    Elsewhere it prints a line when a run begins and ends, and the totals once a minute.
+
+    known: surveys whose states are not news.
+    """
+    console = console or Console()
+    live = Live(console=console, auto_refresh=False, transient=True)
+    states = {run["folder"]: run["state"] for run in known}
+    reported = -REPORT_SECONDS if known else time.monotonic()
+
+    def show(runs: Sequence[Survey]) -> None:
+        nonlocal reported
+        news = []
+        for run in runs:
+            if run["state"] not in (states.get(run["folder"], "planned"), "planned"):
+                news.append(run)
+            states[run["folder"]] = run["state"]
+        if console.is_interactive:
+            for run in news:
+                if run["state"] not in ("running", "done", *WAITING):
+                    style = STYLES.get(run["state"], "yellow")
+                    console.print(Text(_event(run), style), soft_wrap=True)  # whole, to be copied
+            live.update(render(runs, *console.size), refresh=True)
+            return
+        for run in news:
+            print(_event(run), flush=True)
+        if time.monotonic() - reported >= REPORT_SECONDS:
+            print(summary(runs), flush=True)
+            reported = time.monotonic()
+
+    with live if console.is_interactive else nullcontext():
+        yield show
+
+
+def _event(run: Survey) -> str:
+    """Return a line on a run whose state has changed."""
+    if run["state"] == "running":
+        return f"{run['run_id']}: begins"
+    if run["state"] == "failed":
+        return failure(run)
+    accuracies = f"train acc {percent(run['train_acc'])}, test acc {percent(run['test_acc'])}"
+    return f"{run['run_id']}: {run['state']}, {counted(run['epoch'], 'epoch')}, {accuracies}"
+
+
+def failure(run: Survey) -> str:
+    """Return a line on a failed run."""
+    return f"{run['run_id']}: failed, {run['error']}; see {run['folder']}/run.log"
+
+
+def render(runs: Sequence[Survey], width: int, height: int) -> Group:
+    """Return a line for each run at work, a bar with the time left, and the counts.
+
+    They fill at most `height` lines of `width` columns.
+    """
+    at_work = [run for run in runs if run["state"] in ("running", "stale")]
+    shown = at_work[: max(1, height - 5)]
+    columns = {
+        "corrupt": [f"{run['keys']['corrupt']:g}" for run in shown],
+        "seed": [str(run["keys"]["seed"]) for run in shown],
+        "epoch": [f"{run['epoch']}/{run['epochs'] or '?'}" for run in shown],
+        " train": [percent(run["train_acc"]) for run in shown],
+        "  test": [percent(run["test_acc"]) for run in shown],
+        "  left": [duration(run["seconds_left"]) for run in shown],
+    }
+    room = width - sum(max(map(len, [name, *cells])) + 2 for name, cells in columns.items())
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("model", no_wrap=True, max_width=max(5, room))
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in zip([run["label"] for run in shown], *columns.values(), strict=True):
+        table.add_row(*map(Text, row))
+    if hidden := len(at_work) - len(shown):
+        table.add_row(f"and {hidden} more")
+
+    summed = totals(runs)
+    done, every = summed["epochs_done"], summed["epochs_done"] + summed["epochs_left"]
+    left = summed["seconds_left"]
+    bar = Table.grid(padding=(0, 2, 0, 0))
+    bar.add_row(
+        ProgressBar(max(1, every), done, width=max(10, min(40, width - 26))),
+        f"{done / max(1, every):.0%}",
+        "" if left is None else f"about {duration(left)} left",
+    )
+    counts = Counter("waiting" if run["state"] in WAITING else run["state"] for run in runs)
+    parts = [Text(f"{counts[s]} {s}", STYLES.get(s, "yellow")) for s in STATES if counts[s]]
+    return Group(table if shown else "", bar, Text(", ").join(parts))
+
+
+def summary(runs: Sequence[Survey]) -> str:
+    """Return a sentence on all runs: states, epochs, speed, time left."""
+    summed = totals(runs)
+    states = ", ".join(f"{n} {state}" for state, n in summed["states"].items())
+    line = f"{counted(len(runs), 'run')}: {states}. "
+    line += f"{summed['epochs_done']:,} epochs done, {summed['epochs_left']:,} to go"
+    if summed["images_per_second"]:
+        line += f"; {summed['images_per_second']:,.0f} images/s"
+    if summed["seconds_left"] is not None:
+        line += f"; about {duration(summed['seconds_left'])} left"
+    return f"{line}."
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction in % with two decimals, or `-` if it is missing."""
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time as `3 s`, `12 min`, `5.1 h` or `2.0 d`."""
+    if seconds is None:
+        return "-"
+    for unit, length in (("d", 86_400), ("h", 3_600)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
