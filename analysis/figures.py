@@ -31,8 +31,25 @@ from .tables import SHARES, configurations, derive, over_seeds, spread, time_to_
 NOTHING_DONE = "no run is done"
 MAX_LEVELS = 4  # of a series, in the memorisation figure
 SHARE_IN_VIEW = 0.98  # of the points of the learning curves; rare peaks are cut off
-CLOSED_FORM = "dashed: the closed form, from the error at corrupt = 0; dotted: chance"
 GUIDE: Any = {"color": "#888888", "linewidth": 1, "zorder": 0}
+
+CAPTIONS = {
+    "learning_curves": "Training loss over the epochs (Fig. 1a); rare peaks are cut off.",
+    "clean_and_corrupted": "Train accuracy on unchanged labels (solid) and on corrupted ones "
+    "(dashed).",
+    "memorisation": "Predictions for the training images whose label was changed: the label "
+    f"trained on (memorised), the true one, or neither. At up to {MAX_LEVELS} levels.",
+    "time_to_fit": "Epochs until the training set is fitted, relative to true labels (Fig. 1b); "
+    "levels at which some run never fitted it are left out.",
+    "epochs_to_fit": "Epochs until the training set is fitted, mean over the runs that fitted it.",
+    "train_error": "Final error on the labels trained on; dotted: chance.",
+    "train_loss": "Final loss on the labels trained on.",
+    "test_loss": "Final loss on the true test labels.",
+    "test_error": "Final error on the true test labels; dotted: chance.",
+    "test_error_noisy": "Final error on test labels corrupted as in training (Fig. 1c); dashed: "
+    "the closed form, from the error at corrupt = 0; dotted: chance.",
+    "generalization_gap": "Final train accuracy minus final test accuracy.",
+}
 
 
 def build(found: Collection, columns: int = 2, x: str = "corrupt") -> dict[str, tuple[Figure, str]]:
@@ -41,78 +58,31 @@ def build(found: Collection, columns: int = 2, x: str = "corrupt") -> dict[str, 
     columns: panels in a row; 2 fit the width of a page, 1 that of a phone.
     x: key or `parameters` on the x axis. Others than `corrupt` have figures of final values only.
     """
-    with matplotlib.rc_context(fname=STYLE):
-        if x != "corrupt":
-            return _build_over(found, x, columns)
-        return {
-            "learning_curves": (
-                learning_curves(found, columns),
-                "Training loss over the epochs (Fig. 1a); rare peaks are cut off.",
-            ),
-            "clean_and_corrupted": (
-                clean_and_corrupted(found, columns),
-                "Train accuracy on unchanged labels (solid) and on corrupted ones (dashed).",
-            ),
-            "memorisation": (
-                memorisation(found, 2 * columns),
-                "Predictions for the training images whose label was changed: the label trained "
-                f"on (memorised), the true one, or neither. At up to {MAX_LEVELS} levels.",
-            ),
-            "time_to_fit": (
-                fit_times(found),
-                "Epochs until the training set is fitted, relative to true labels (Fig. 1b); "
-                "levels at which some run never fitted it are left out.",
-            ),
-            "test_error": (
-                errors(found, "final_test_acc", "test error (%)"),
-                "Final error on the true test labels; dotted: chance.",
-            ),
-            "test_error_noisy": (
-                noisy_errors(found),
-                f"Final error on test labels corrupted as in training (Fig. 1c); {CLOSED_FORM}.",
-            ),
-            "generalization_gap": (
-                gaps(found),
-                "Final train accuracy minus final test accuracy.",
-            ),
-        }
-
-
-def _build_over(found: Collection, x: str, columns: int) -> dict[str, tuple[Figure, str]]:
-    """Return the figures of final values by another key than `corrupt`, with their captions."""
     axis: Any = {"x": x, "columns": columns}
-    runs, by = found.runs, f"by {x}, a line per corruption level"
-    times = runs["epochs_to_fit"]
-    return {
-        "test_error": (
-            errors(found, "final_test_acc", "test error (%)", **axis),
-            f"Final error on the true test labels {by}; dotted: chance.",
-        ),
-        "test_error_noisy": (
-            noisy_errors(found, **axis),
-            f"Final error on test labels corrupted as in training {by}; {CLOSED_FORM}.",
-        ),
-        "train_error": (
-            errors(found, "final_train_acc", "train error (%)", **axis),
-            f"Final error on the labels trained on {by}; dotted: chance.",
-        ),
-        "test_loss": (
-            _draw_final(found, runs["final_test_loss"], "test loss", **axis),
-            f"Final loss on the true test labels {by}.",
-        ),
-        "train_loss": (
-            _draw_final(found, runs["final_train_loss"], "train loss", **axis),
-            f"Final loss on the labels trained on {by}.",
-        ),
-        "time_to_fit": (
-            _draw_final(found, times, "epochs to fit", "no run fitted its labels", **axis),
-            f"Epochs until the training set is fitted {by}, mean over the runs that fitted it.",
-        ),
-        "generalization_gap": (
-            gaps(found, **axis),
-            f"Final train accuracy minus final test accuracy {by}.",
-        ),
-    }
+    with matplotlib.rc_context(fname=STYLE):
+        if x == "corrupt":
+            figures = {
+                "learning_curves": learning_curves(found, columns),
+                "clean_and_corrupted": clean_and_corrupted(found, columns),
+                "memorisation": memorisation(found, 2 * columns),
+                "time_to_fit": fit_times(found),
+            }
+        else:
+            times, label = found.runs["epochs_to_fit"], "epochs to fit"
+            train, test = found.runs["final_train_loss"], found.runs["final_test_loss"]
+            figures = {
+                "epochs_to_fit": _draw_final(found, times, label, "no run fitted", **axis),
+                "train_error": errors(found, "final_train_acc", "train error (%)", **axis),
+                "train_loss": _draw_final(found, train, "train loss", **axis),
+                "test_loss": _draw_final(found, test, "test loss", **axis),
+            }
+        figures |= {
+            "test_error": errors(found, "final_test_acc", "test error (%)", **axis),
+            "test_error_noisy": noisy_errors(found, **axis),
+            "generalization_gap": gaps(found, **axis),
+        }
+    by = "" if x == "corrupt" else f" One line per corruption level, by {x}."
+    return {name: (figure, CAPTIONS[name] + by) for name, figure in figures.items()}
 
 
 def repetitions(found: Collection) -> str:

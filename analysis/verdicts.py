@@ -33,7 +33,7 @@ SET_SIZES = {
 
 CONFIDENCE = 0.95  # of the interval around our mean in which a published number agrees
 SMALLEST_ACCURACY_STEP = 0.001  # differences of accuracies and errors up to this agree
-RELATIVE_STEP = 0.05  # likewise of losses, norms and ratios, as a share of the published number
+RELATIVE_STEP = 0.05  # the same for losses, norms and ratios, as a share of the number
 ROUNDING = 5e-5  # half of the last digit that the sources print
 
 # Above these, an interval is too wide to call a number reproduced. For accuracies and errors, the

@@ -83,6 +83,16 @@ def test_tables_of_the_report_begin_with_the_result(sweep: Path) -> None:
     assert shown["same"].startswith("dataset digits, model mlp, corruption uniform, n 2, n_done 2")
 
 
+def test_report_begins_with_what_came_out(sweep: Path, tmp_path: Path) -> None:
+    _, tables = collect.collect(sweep)
+    assert report.conclude(tables) == (
+        "3 of the 4 runs that are done fitted the labels that they were trained on; at corrupt = "
+        "1, 1 of 2 did. The test error is 9.5 % at corrupt = 0 and 89.5 % at corrupt = 1."
+    )
+    write_run(tmp_path / "b", [0.5], state="failed")
+    assert report.conclude(collect.collect(tmp_path / "b")[1]) == "No run is done yet."
+
+
 @pytest.mark.parametrize(("peak", "top"), [(57.0, 1.1 * math.log(10)), (4.0, None)])
 def test_the_peak_of_one_epoch_does_not_flatten_the_learning_curves(
     peak: float, top: float | None, tmp_path: Path
@@ -172,7 +182,7 @@ def test_any_key_that_differs_can_be_the_x_axis(tmp_path: Path, capsys) -> None:
     found, _ = collect.collect(tmp_path)
     for key, expected in (("model.hidden", [8, 64, 512]), ("parameters", [592, 4736, 37888])):
         drawn = figures.build(found, x=key)
-        assert {"test_error", "train_error", "test_loss", "time_to_fit"} < set(drawn)
+        assert {"test_error", "train_error", "test_loss", "epochs_to_fit"} < set(drawn)
         (panel,) = drawn["test_error"][0].axes
         assert panel.get_xscale() == "log" and panel.get_xlabel() == key
         lines = {curve.get_label(): curve.lines[0] for curve in panel.containers}
