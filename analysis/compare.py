@@ -1,9 +1,9 @@
-"""`python -m analysis.compare DIR --to seed|paper|noise`: compare runs with published numbers.
+"""`python -m analysis.compare DIR --to seed|paper|noise|theory`: compare runs with other numbers.
 
-The targets are the original code's logs, Zhang et al. 2017, and label noise (robust losses of
-dmizr/phuber, double descent of josch14). A run covers a published number if all config keys of its
-experiment are equal. Our number is the mean over the distinct runs that are done.
-`docs/metrics.md` explains the verdicts.
+The targets are the original code's logs, Zhang et al. 2017, label noise (robust losses of
+dmizr/phuber, double descent of josch14), and the closed form of the error on noisy test labels. A
+run covers a published number if all config keys of its experiment are equal. Our number is the mean
+over the distinct runs that are done. `docs/metrics.md` explains the verdicts and the closed form.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import pandas as pd
 
 from randlabels.console import print_table, until_nobody_reads
 
-from . import published
+from . import published, theory
 from .collect import collect, parser
 from .formats import write_csv, write_for_papers
 from .published import covering
@@ -26,22 +27,26 @@ from .rows import SOLUTION
 from .runs import Collection, epochs_to_fit
 from .verdicts import Ours, judge
 
+# Metrics that are published as errors and logged as accuracies.
 ERRORS = {"test_error": "test_acc", "test_error_noisy": "test_acc_noisy"}
-"""Metrics that are published as errors and logged as accuracies."""
-
 COLUMNS = "row metric epoch published ours sd n n_diverged".split()
 COLUMNS += "difference verdict chosen source note".split()
-"""Columns of the table that is written."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Collect, compare, print, and write `compare_<target>.csv`, `.md` and `.tex`."""
     options = parser("compare", __doc__)
-    options.add_argument("--to", choices=published.targets(), required=True, help="whose numbers")
+    targets = [*published.targets(), "theory"]
+    options.add_argument("--to", choices=targets, required=True, help="whose numbers")
     chosen = options.parse_args(arguments)
     out = chosen.out or chosen.dir / "summary"
     found, _ = collect(chosen.dir, out, chosen.fit_threshold)
-    numbers = published.read(chosen.to)
+    numbers = theory.numbers(found) if chosen.to == "theory" else published.read(chosen.to)
+    if numbers.empty:
+        sys.exit(
+            f"Error: {chosen.dir} must hold runs at corrupt=0 and at higher levels of a corruption "
+            "with a closed form; docs/metrics.md lists them"
+        )
     table = compare(found, numbers)
     file = out / f"compare_{chosen.to}.csv"
     write_csv(table, file)
@@ -52,12 +57,12 @@ def main(arguments: list[str] | None = None) -> None:
         title = f"{chosen.dir} and {chosen.to}"
         print_table(title, readable.columns.tolist(), readable[covered].values.tolist())
         print(count_verdicts(table[covered]))
-    print(f"{covered.sum()} of {len(table)} published numbers have runs; none covers")
+    if not covered.all():
+        print(f"{covered.sum()} of {len(table)} published numbers have runs; none covers")
     for source, missing in table[~covered].groupby("source", sort=False):
         near = published.nearest(found.runs, numbers.loc[missing.index, "keys"].unique().tolist())
         print(f"  {source}: {len(missing)} numbers, such as {missing['row'].iloc[0]}{near}")
     print(file)
-    sys.stdout.flush()
 
 
 def compare(found: Collection, numbers: pd.DataFrame) -> pd.DataFrame:
@@ -68,11 +73,10 @@ def compare(found: Collection, numbers: pd.DataFrame) -> pd.DataFrame:
         runs = covered[number.keys]
         diverged = int((runs & (found.runs["state"] == "diverged")).sum())
         ours = _measure(found, runs & found.counted, number)
-        rows.append((ours.mean, ours.deviation, ours.n, diverged, judge(number, ours, diverged)))
+        rows.append([*astuple(ours), diverged, judge(number, ours, diverged)])
     measured = ["ours", "sd", "n", "n_diverged", "verdict"]
     table = numbers.join(pd.DataFrame(rows, numbers.index, measured))
-    table = table.rename(columns={"value": "published"})
-    table["difference"] = table["ours"] - table["published"]
+    table = table.assign(published=table["value"], difference=table["ours"] - table["value"])
     return table[COLUMNS].reset_index(drop=True)
 
 
@@ -112,8 +116,7 @@ def count_verdicts(table: pd.DataFrame) -> str:
     """Return how many numbers have which verdict, such as `27 agree, 12 differ`."""
     counts = Counter(table["verdict"].replace({"agrees": "agree", "differs": "differ"}))
     text = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
-    chosen = int(((table["verdict"] == "agrees") & (table["chosen"] != "")).sum())
-    if chosen:
+    if chosen := int((table["chosen"] != "")[table["verdict"] == "agrees"].sum()):
         text += f"; of those that agree, {chosen} by a setting chosen on the row"
     return f"Verdicts: {text}."
 
@@ -126,17 +129,16 @@ def for_reading(table: pd.DataFrame) -> pd.DataFrame:
         shares = (100 * table[column]).map(f"{{:{sign}.2f}}".format)
         return shares.where(percent, table[column].map(f"{{:{sign}.4f}}".format))
 
-    deviations = (" ± " + to_texts("sd")).where(table["sd"].notna(), "")
-    chosen = [f" ({setting} chosen on this row)" if setting else "" for setting in table["chosen"]]
-    readable = table[["row", "metric", "epoch"]].assign(
+    readable = table[COLUMNS[: COLUMNS.index("chosen")]].assign(
         published=to_texts("published"),
-        ours=to_texts("ours") + deviations,
-        n=table["n"],
-        n_diverged=table["n_diverged"],
+        ours=to_texts("ours") + (" ± " + to_texts("sd")).where(table["sd"].notna(), ""),
         difference=to_texts("difference", "+"),
-        verdict=table["verdict"] + chosen,
+        verdict=table["verdict"].where(
+            table["chosen"] == "",
+            table["verdict"] + " (" + table["chosen"] + " chosen on this row)",
+        ),
     )
-    return readable.astype("str").replace(["nan", "+nan"], "-")
+    return readable.drop(columns="sd").astype("str").replace(["nan", "+nan"], "-")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 import randlabels
 
 from .detection import LOW_IF_WRONG, SCORES, auroc, read, snapshots
-from .figures import draw_over_epochs
+from .figures import GUIDE, draw_over_epochs
 from .panels import COLOURS, MARKERS, MAX_DRAWN_SERIES, STYLE, in_rows, lay_out, legend, series
 from .runs import Collection
 from .tables import spread
@@ -54,7 +54,7 @@ def build(
         if (row := configuration[run]) in middle:
             label = f"{middle[row]}, corrupt {found.runs['corrupt'][run]:g}"
             chosen.setdefault(row, (label, found.runs["folder"][run], examples))
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(fname=STYLE):
         drawn = {
             "loss_distribution": (
                 distributions(chosen, "loss", 2 * columns),
@@ -74,7 +74,7 @@ def build(
             ),
             "detection": (
                 detection(table, listed, columns),
-                "How well the scores in detection.csv find the changed labels; dashed: chance.",
+                "How well the scores in detection.csv find the changed labels; dotted: chance.",
             ),
         }
         try:
@@ -101,11 +101,13 @@ def distributions(chosen: Chosen, kind: str, columns: int) -> Figure:
         for label, _, examples in chosen.values()
         for names in in_rows(spread([*snapshots(examples, kind), kind], MAX_EPOCHS), columns)
     ]
-    figure, axes = lay_out([len(names) for *_, names in rows], width=1.6, height=2.0)
-    for (label, examples, names), panels in zip(rows, axes, strict=True):
-        panels[0].set_ylabel(label.replace(", corrupt", "\ncorrupt"))
+    figure, panels = lay_out([len(names) for *_, names in rows], width=1.6, height=2.0)
+    remaining = iter(panels)
+    for label, examples, names in rows:
         changed = examples["changed"].to_numpy()
-        for name, panel in zip(names, panels, strict=True):
+        for name in names:
+            panel = next(remaining)
+            panel.set_ylabel(label.replace(", corrupt", "\ncorrupt") if name == names[0] else "")
             values, (_, _, epoch) = examples[name], name.partition("_epoch_")
             area = auroc(-values if kind in LOW_IF_WRONG else values, changed)
             when = f"epochs: {int(epoch) + 1}" if epoch else IN_THE_END[kind]
@@ -117,14 +119,12 @@ def distributions(chosen: Chosen, kind: str, columns: int) -> Figure:
                 counts, edges = np.histogram(values[of_group], 40, view)
                 panel.stairs(counts, edges, fill=True, color=colour, alpha=0.6, label=group)
             panel.set(xlabel="log10(loss)" if kind == "loss" else kind, yticks=[])
-    legend(figure, sum(axes, []), "", title="")
-    return figure
+    return legend(figure, "")
 
 
 def detection(table: pd.DataFrame, listed: list[tuple[str, list[int]]], columns: int) -> Figure:
     """Draw the AUROC by corruption level, a panel per series, a line per score."""
-    figure, axes = lay_out([len(row) for row in in_rows(listed, columns)], "AUROC (%)")
-    panels = sum(axes, [])
+    figure, panels = lay_out([len(row) for row in in_rows(listed, columns)], "AUROC (%)")
     for panel, (name, rows) in zip(panels, listed, strict=True):
         levels = table.loc[rows]
         for score, colour, marker in zip(SCORES, COLOURS, MARKERS, strict=False):
@@ -132,10 +132,9 @@ def detection(table: pd.DataFrame, listed: list[tuple[str, list[int]]], columns:
             y, bars = 100 * points["auroc_mean"], 100 * points["auroc_sd"]
             label = score.replace("_", " ")
             panel.errorbar(points["corrupt"], y, bars, color=colour, marker=marker, label=label)
-        panel.axhline(50, color="#888888", linestyle="--", linewidth=1, zorder=0)
+        panel.axhline(50, linestyle=":", **GUIDE)
         panel.set(title=name, xlabel="corrupt", xlim=(-0.03, 1.03))
-    legend(figure, panels, "", title="")
-    return figure
+    return legend(figure, "")
 
 
 def suspects(label: str, folder: str, examples: pd.DataFrame, columns: int) -> tuple[Figure, str]:
@@ -147,8 +146,8 @@ def suspects(label: str, folder: str, examples: pd.DataFrame, columns: int) -> t
     worst = examples.nsmallest(MAX_IMAGES, "margin")
     images = randlabels.load(folder).train.images[worst.index.tolist()].clamp(0, 255).byte()
     rows = in_rows(worst.index.tolist(), columns)
-    figure, axes = lay_out([len(row) for row in rows], width=0.8, height=1.1)
-    for panel, image, row in zip(sum(axes, []), images, worst.itertuples(), strict=True):
+    figure, panels = lay_out([len(row) for row in rows], width=0.8, height=1.1)
+    for panel, image, row in zip(panels, images, worst.itertuples(), strict=True):
         panel.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
         true = f"true {row.true}" if row.changed else "unchanged"
         colour = COLOURS[1 if row.changed else 0]

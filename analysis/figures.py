@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from . import theory
 from .panels import (
     COLOURS,
     MARKERS,
@@ -21,66 +22,76 @@ from .panels import (
     legend,
     level_colour,
     over_time,
+    place,
     series,
 )
 from .runs import Collection
 from .tables import SHARES, configurations, derive, over_seeds, spread, time_to_fit
 
 NOTHING_DONE = "no run is done"
-"""The text of most empty panels."""
+MAX_LEVELS = 4  # of a series, in the memorisation figure
+SHARE_IN_VIEW = 0.98  # of the points of the learning curves; rare peaks are cut off
+GUIDE: Any = {"color": "#888888", "linewidth": 1, "zorder": 0}
 
-MAX_LEVELS = 4
-"""Largest number of corruption levels of a series in the memorisation figure."""
+CAPTIONS = {
+    "learning_curves": "Training loss over the epochs (Fig. 1a); rare peaks are cut off.",
+    "clean_and_corrupted": "Train accuracy on unchanged labels (solid) and on corrupted ones "
+    "(dashed).",
+    "memorisation": "Predictions for the training images whose label was changed: the label "
+    f"trained on (memorised), the true one, or neither. At up to {MAX_LEVELS} levels.",
+    "time_to_fit": "Epochs until the training set is fitted, relative to true labels (Fig. 1b); "
+    "levels at which some run never fitted it are left out.",
+    "epochs_to_fit": "Epochs until the training set is fitted, mean over the runs that fitted it.",
+    "train_error": "Final error on the labels trained on; dotted: chance.",
+    "train_loss": "Final loss on the labels trained on.",
+    "test_loss": "Final loss on the true test labels.",
+    "test_error": "Final error on the true test labels; dotted: chance.",
+    "test_error_noisy": "Final error on test labels corrupted as in training (Fig. 1c); dashed: "
+    "the closed form, from the error at corrupt = 0; dotted: chance.",
+    "generalization_gap": "Final train accuracy minus final test accuracy.",
+}
 
-SHARE_IN_VIEW = 0.98
-"""Share of the points of the learning curves that the axis shows; rare peaks are cut off."""
 
-
-def build(found: Collection, columns: int = 2) -> dict[str, tuple[Figure, str]]:
+def build(found: Collection, columns: int = 2, x: str = "corrupt") -> dict[str, tuple[Figure, str]]:
     """Return all figures of the runs that are done by name, each with its caption.
 
     columns: panels in a row; 2 fit the width of a page, 1 that of a phone.
+    x: key or `parameters` on the x axis. Others than `corrupt` have figures of final values only.
     """
-    figures: dict[str, tuple[Callable[[Collection], Figure], str]] = {
-        "learning_curves": (
-            partial(learning_curves, columns=columns),
-            "Training loss over the epochs (Fig. 1a); rare peaks are cut off.",
-        ),
-        "clean_and_corrupted": (
-            partial(clean_and_corrupted, columns=columns),
-            "Train accuracy on unchanged labels (solid) and on corrupted ones (dashed).",
-        ),
-        "memorisation": (
-            partial(memorisation, columns=2 * columns),
-            "Predictions for the training images whose label was changed: the label trained on "
-            f"(memorised), the true one, or neither. At up to {MAX_LEVELS} levels.",
-        ),
-        "time_to_fit": (
-            fit_times,
-            "Epochs until the training set is fitted, relative to true labels (Fig. 1b); levels "
-            "at which some run never fitted it are left out.",
-        ),
-        "test_error": (
-            partial(errors, accuracy="final_test_acc", label="test error (%)"),
-            "Final error on the true test labels; dashed: chance.",
-        ),
-        "test_error_noisy": (
-            partial(errors, accuracy="final_test_acc_noisy", label="error, noisy test labels (%)"),
-            "Final error on test labels corrupted as in training; dashed: chance (Fig. 1c).",
-        ),
-        "generalization_gap": (gaps, "Final train accuracy minus final test accuracy."),
-    }
-    with matplotlib.rc_context(STYLE):
-        return {name: (draw(found), text) for name, (draw, text) in figures.items()}
+    axis: Any = {"x": x, "columns": columns}
+    with matplotlib.rc_context(fname=STYLE):
+        if x == "corrupt":
+            figures = {
+                "learning_curves": learning_curves(found, columns),
+                "clean_and_corrupted": clean_and_corrupted(found, columns),
+                "memorisation": memorisation(found, 2 * columns),
+                "time_to_fit": fit_times(found),
+            }
+        else:
+            times, label = found.runs["epochs_to_fit"], "epochs to fit"
+            train, test = found.runs["final_train_loss"], found.runs["final_test_loss"]
+            figures = {
+                "epochs_to_fit": _draw_final(found, times, label, "no run fitted", **axis),
+                "train_error": errors(found, "final_train_acc", "train error (%)", **axis),
+                "train_loss": _draw_final(found, train, "train loss", **axis),
+                "test_loss": _draw_final(found, test, "test loss", **axis),
+            }
+        figures |= {
+            "test_error": errors(found, "final_test_acc", "test error (%)", **axis),
+            "test_error_noisy": noisy_errors(found, **axis),
+            "generalization_gap": gaps(found, **axis),
+        }
+    by = "" if x == "corrupt" else f" One line per corruption level, by {x}."
+    return {name: (figure, CAPTIONS[name] + by) for name, figure in figures.items()}
 
 
 def repetitions(found: Collection) -> str:
     """Return a sentence on the number of runs in a mean."""
     table, _ = configurations(found)
     numbers = sorted({int(n) for n in table["n_done"] if n})
-    if len(numbers) < 2 and sum(numbers) < 2:
+    if sum(numbers) < 2:
         return "One run each, so no deviation is known."
-    span = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    span = " to ".join(map(str, numbers[:1] + numbers[1:][-1:]))
     return f"Means over {span} runs, with their sample deviation."
 
 
@@ -95,8 +106,7 @@ def learning_curves(found: Collection, columns: int = 2) -> Figure:
         losses, chance = np.concatenate(drawn), np.log(found.runs["classes"].max())
         room = 1.1 * np.fmax(np.quantile(losses, SHARE_IN_VIEW), chance)
         if losses.max() > 2 * room:
-            for panel in figure.axes:
-                panel.set_ylim(top=room)
+            figure.axes[0].set_ylim(top=room)
     return figure
 
 
@@ -118,19 +128,16 @@ def memorisation(found: Collection, columns: int = 4) -> Figure:
         for chosen in in_rows(spread([row for row in levels if known[row]], MAX_LEVELS), columns)
     ]
     if not rows:
-        figure, (panels,) = lay_out([1])
-        over_time(figure, panels, "no run with changed labels is done", title="")
-        return figure
-    figure, axes = lay_out([len(chosen) for _, chosen in rows], width=1.6, height=1.8)
-    for (label, chosen), panels in zip(rows, axes, strict=True):
-        panels[0].set_ylabel(f"{label}\n% of changed labels")
-        for panel, row in zip(panels, chosen, strict=True):
-            panel.set_title(f"corrupt {table['corrupt'].iloc[row]:g}")
-            for share, style, colour in zip(SHARES, ["-", "--", ":"], COLOURS, strict=False):
-                mean, deviation = measured[share]
-                curve(panel, 100 * mean[row], 100 * deviation[row], style, colour, share)
-    over_time(figure, sum(axes, []), "", title="")
-    return figure
+        return over_time(lay_out([1])[0], "no run with changed labels is done", title="")
+    figure, panels = lay_out([len(chosen) for _, chosen in rows], width=1.6, height=1.8)
+    drawn = [(label, chosen[0], row) for label, chosen in rows for row in chosen]
+    for panel, (label, first, row) in zip(panels, drawn, strict=True):
+        panel.set_ylabel(f"{label}\n% of changed labels" if row == first else "")
+        panel.set_title(f"corrupt {table['corrupt'].iloc[row]:g}")
+        for share, style, colour in zip(SHARES, ["-", "--", ":"], COLOURS, strict=False):
+            mean, deviation = (100 * values[row] for values in measured[share])
+            curve(panel, mean, deviation, linestyle=style, color=colour, label=share)
+    return over_time(figure, "", title="")
 
 
 def draw_over_epochs(
@@ -149,73 +156,107 @@ def draw_over_epochs(
     """
     table, configuration, listed = series(found)
     shown = listed[:MAX_DRAWN_SERIES]
-    figure, axes = lay_out([len(row) for row in in_rows(shown, columns)], label)
+    figure, panels = lay_out([len(row) for row in in_rows(shown, columns)], label)
     scale = 100 if "%" in label else 1
     records = found.metrics(*styles) if records is None else records
     measured = over_seeds(found, records, configuration, len(table))
-    for metric, style in styles.items():
-        mean, deviation = measured[metric]
-        for panel, (name, rows) in zip(sum(axes, []), shown, strict=True):
-            panel.set_title(name)
-            for row in rows:
-                if len(styles) == 1 or table["corrupt"].iloc[row] > 0:
-                    level = table["corrupt"].iloc[row]
-                    band = scale * mean[row], scale * deviation[row]
-                    curve(panel, *band, style, level_colour(level), f"{level:g}")
+    for panel, (name, rows) in zip(panels, shown, strict=True):
+        panel.set_title(name)
+        for row in rows:
+            level = table["corrupt"].iloc[row]
+            for metric, style in styles.items():
+                if len(styles) == 1 or level > 0:
+                    mean, deviation = (scale * values[row] for values in measured[metric])
+                    look = {"color": level_colour(level), "label": f"{level:g}"}
+                    curve(panel, mean, deviation, linestyle=style, **look)
     empty = NOTHING_DONE if len(styles) == 1 else empty
-    over_time(figure, sum(axes, []), empty, title="corrupt")
-    return figure
+    return over_time(figure, empty, title="corrupt")
 
 
 def fit_times(found: Collection) -> Figure:
     """Draw the time to fit relative to that of true labels."""
     table = time_to_fit(found)
     mean = table["relative"].where(table["n_fitted"] == table["n_done"])
-    table = table.assign(mean=mean, sd=table["relative_sd"])
     empty = "no level was fitted by all its runs,\nor none at corrupt = 0"
-    return _over_levels(found, table, "time to fit (× true labels)", empty)
+    return _over_x(found, mean, table["relative_sd"], "time to fit (× true labels)", empty)
 
 
-def errors(found: Collection, accuracy: str, label: str) -> Figure:
+def errors(found: Collection, accuracy: str, label: str, **axis: Any) -> Figure:
     """Draw one minus a final accuracy, and the error of guessing."""
-    figure = _draw_final(found, 1 - found.runs[accuracy], label)
+    figure = _draw_final(found, 1 - found.runs[accuracy], label, **axis)
     for classes in sorted(found.runs["classes"].dropna().unique()):
-        chance = 100 * (1 - 1 / classes)
-        figure.axes[0].axhline(chance, color="#888888", linestyle="--", linewidth=1, zorder=0)
+        for panel in figure.axes:
+            panel.axhline(100 * (1 - 1 / classes), **GUIDE, linestyle=":")
     return figure
 
 
-def gaps(found: Collection) -> Figure:
+def noisy_errors(found: Collection, **axis: Any) -> Figure:
+    """Draw the error on noisy test labels, its closed form, and the error of guessing."""
+    closed_form = 100 * theory.noisy_errors(found)["theory"]
+    label = "error, noisy test labels (%)"
+    return errors(found, "final_test_acc_noisy", label, dashed=closed_form, **axis)
+
+
+def gaps(found: Collection, **axis: Any) -> Figure:
     """Draw the final train accuracy minus the final test accuracy."""
     values = found.runs["final_train_acc"] - found.runs["final_test_acc"]
-    return _draw_final(found, values, "generalization gap (%)")
+    return _draw_final(found, values, "generalization gap (%)", **axis)
 
 
-def _draw_final(found: Collection, values: pd.Series, label: str) -> Figure:
-    """Draw the means of the runs' `values` (N,), fractions, in %."""
-    table, configuration = configurations(found)
-    groups = (100 * values).where(found.counted).groupby(configuration)
-    return _over_levels(found, table.assign(mean=groups.mean(), sd=groups.std()), label)
-
-
-def _over_levels(
-    found: Collection, table: pd.DataFrame, label: str, empty: str = NOTHING_DONE
+def _draw_final(
+    found: Collection, values: pd.Series, label: str, empty: str = NOTHING_DONE, **axis: Any
 ) -> Figure:
-    """Draw one line per series: `mean` by corruption level, with error bars of `sd` where known."""
-    _, _, listed = series(found)
-    figure, ((panel,),) = lay_out([1], label)
-    drawn = listed[:MAX_DRAWN_SERIES]
-    for (name, rows), colour, marker in zip(drawn, COLOURS, MARKERS, strict=False):
-        points = table.iloc[rows].dropna(subset=["mean"])
-        bars = points["sd"] if points["sd"].notna().any() else None
-        if len(points):
-            x, y = points["corrupt"], points["mean"]
-            panel.errorbar(x, y, bars, color=colour, marker=marker, label=name)
-    panel.set_xlabel("corrupt")
-    panel.set_xlim(-0.03, 1.03)
-    if table["mean"].min() < 0:  # a gap, where a model fits wrong labels less than the true ones
-        panel.axhline(0, color="#888888", linewidth=1, zorder=0)
+    """Draw the means of the runs' `values` (N,), fractions in % if the label says so."""
+    scaled = (100 if "%" in label else 1) * values
+    groups = scaled.where(found.counted).groupby(configurations(found)[1])
+    return _over_x(found, groups.mean(), groups.std(), label, empty, **axis)
+
+
+def _over_x(
+    found: Collection,
+    mean: pd.Series,
+    sd: pd.Series,
+    label: str,
+    empty: str,
+    x: str = "corrupt",
+    columns: int = 2,
+    dashed: pd.Series | None = None,
+) -> Figure:
+    """Draw `mean` (of each configuration) by `x`, with error bars of `sd` where known.
+
+    By `corrupt`, one line per series in one panel; by another key, a panel per series, with one
+    line per corruption level, in its colour.
+
+    dashed: further values of each configuration, as dashed lines.
+    """
+    table, _, listed = series(found, x)
+    table = table.assign(y=mean, sd=sd, dashed=dashed)[table["n_done"] > 0]
+    levels, shown = x != "corrupt", listed[:MAX_DRAWN_SERIES]
+    figure, panels = lay_out([len(r) for r in in_rows(shown, columns)] if levels else [1], label)
+    table = table.assign(at=place(panels, table[x], x)).dropna(subset="y")
+    for i, (name, rows) in enumerate(shown):
+        of_series = table[table.index.isin(rows)]
+        if levels:
+            panels[i].set_title(name)
+            for level in sorted(set(of_series["corrupt"])):
+                points = of_series[of_series["corrupt"] == level]
+                _line(panels[i], points, level_colour(level), "o", f"{level:g}")
+        else:
+            _line(panels[0], of_series, COLOURS[i], MARKERS[i], name)
+    if not levels:
+        panels[0].set_xlim(-0.03, 1.03)
+    if mean.min() < 0:  # a gap, where a model fits wrong labels less than the true ones
+        for panel in panels:
+            panel.axhline(0, **GUIDE)
     else:
-        panel.set_ylim(bottom=0)
-    legend(figure, [panel], empty, title="")
-    return figure
+        panels[0].set_ylim(bottom=0)
+    return legend(figure, empty, title="corrupt" if levels else "")
+
+
+def _line(panel: Axes, points: pd.DataFrame, color: Any, marker: str, name: str) -> None:
+    """Draw the columns `y`, with bars of `sd` where known, and `dashed` by the column `at`."""
+    points = points.sort_values("at")
+    bars = points["sd"] if points["sd"].notna().any() else None
+    if len(points):
+        panel.errorbar(points["at"], points["y"], bars, color=color, marker=marker, label=name)
+        panel.plot(points["at"], points["dashed"], "--", color=color, linewidth=1)

@@ -19,11 +19,8 @@ import pyarrow.csv
 
 from randlabels.store.rundir import write_atomic
 
-MAX_READABLE_ROWS = 200
-"""Rows of a table that are also written as Markdown and LaTeX."""
-
-FORMULA = r"^([=+\-@\t\r])"
-"""The beginning of a text that a spreadsheet takes for a formula."""
+MAX_READABLE_ROWS = 200  # of a table that is also written as Markdown and LaTeX
+FORMULA = r"^([=+\-@\t\r])"  # how a text begins that a spreadsheet takes for a formula
 
 
 def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
@@ -82,14 +79,15 @@ def write_for_papers(table: pd.DataFrame, path: Path) -> None:
     formats = "".join("r" if number else "l" for number in numbers)
     latex = table.to_latex(index=False, escape=True, column_format=formats)
     write_atomic(path.with_suffix(".tex"), latex.replace("±", r"$\pm$").replace("×", r"$\times$"))
-
-    def escape(text: str) -> str:
-        return re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", html.escape(text, quote=False))
-
-    head, *body = [[escape(cell) for cell in row] for row in [list(table), *table.values.tolist()]]
-    rule = ["---:" if number else "---" for number in numbers]
-    lines = [f"| {' | '.join(row)} |\n" for row in [head, rule, *body]]
+    rows = [list(table), *table.values.tolist()]
+    lines = [f"| {' | '.join(map(_escape, row))} |\n" for row in rows]
+    lines.insert(1, f"| {' | '.join('---:' if number else '---' for number in numbers)} |\n")
     write_atomic(path.with_suffix(".md"), "".join(lines))
+
+
+def _escape(text: str) -> str:
+    """Return a text as Markdown that shows it as it is."""
+    return re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", html.escape(text, quote=False))
 
 
 def numeric(cells: pd.Series) -> bool:

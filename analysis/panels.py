@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,83 +13,62 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .runs import LEADING_KEYS, SEEDS, Collection, rank
-from .tables import configurations, format_plain
+from .tables import configurations, label, override, spread
 
-STYLE: Any = {
-    "figure.dpi": 200,
-    "savefig.dpi": 200,
-    "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 4,
-    "errorbar.capsize": 2,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "pdf.fonttype": 42,
-}
-
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-"""Okabe & Ito 2008: distinct for colour-blind readers."""
-
-MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
-"""Markers distinguish lines that are printed in grey."""
-
-MAX_DRAWN_SERIES = 6
-"""Largest number of series in a figure; the tables hold all of them."""
-
-LEGEND_CHARACTERS_PER_INCH = 11
-"""Estimate for the font size of a legend, with its handles."""
+STYLE = Path(__file__).with_name("figures.mplstyle")
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe & Ito 2008
+MARKERS = "os^DvP"  # of series, which distinguish lines that are printed in grey
+MAX_DRAWN_SERIES = len(MARKERS)  # in a figure; the tables hold all of them
+LOGARITHMIC_SPAN = 20  # an axis whose values span a larger factor is logarithmic
+MAX_TICKS = 5  # of a logarithmic axis
+LEGEND_CHARACTERS_PER_INCH = 11  # an estimate for the font size of a legend, with its handles
 
 
-def series(found: Collection) -> tuple[pd.DataFrame, pd.Series, list[tuple[str, list[int]]]]:
+def series(
+    found: Collection, x: str = "corrupt"
+) -> tuple[pd.DataFrame, pd.Series, list[tuple[str, list[int]]]]:
     """Return the table of configurations, the row of each run in it, and the series.
 
-    A series are the configurations that differ in their corruption level alone: a label, which
-    tells it from the others, and its rows in the table, by rising level.
+    A series are the configurations that differ in their corruption level and in `x` alone: a
+    label, which tells it from the others, and its rows in the table, by rising level. A key whose
+    value follows from `x`, such as a width from `parameters`, does not tell series apart.
     """
     table, configuration = configurations(found)
-    keys = _find_telling(table, [key for key in found.swept if key not in (*SEEDS, "corrupt")])
-    listed = []
+    if x not in table:
+        table[x] = found.runs[x].groupby(configuration).first()
+    keys = [key for key in found.swept if key not in (*SEEDS, "corrupt", x)]
+    telling: list[str] = []
+    for key in sorted(keys, key=lambda key: key != "model"):
+        given = telling if x == "corrupt" or key in LEADING_KEYS else [x, *telling]
+        if _count(table, [*given, key]) > _count(table, given):
+            telling.append(key)
     # If no key tells the rows apart, group by one that all share.
-    ordered = table.sort_values(keys, key=rank, kind="stable") if keys else table
-    for values, rows in ordered.groupby(keys or ["dataset"], dropna=False, sort=False):
-        label = ", ".join(_label(key, value) for key, value in zip(keys, values, strict=False))
-        listed.append((label or str(table["model"].iloc[0]), list(rows.index)))
+    ordered = table.sort_values(telling, key=rank, kind="stable") if telling else table
+    listed = []
+    for values, rows in ordered.groupby(telling or ["dataset"], dropna=False, sort=False):
+        texts = [label(key, value) for key, value in zip(telling, values, strict=False)]
+        listed.append((", ".join(texts) or str(table["model"].iloc[0]), list(rows.index)))
     return table, configuration, listed
 
 
-def _find_telling(table: pd.DataFrame, keys: list[str]) -> list[str]:
-    """Return the `keys` that tell rows apart which earlier keys do not; `model` comes first."""
-    kept: list[str] = []
-    groups = 1
-    for key in sorted(keys, key=lambda key: (key != "model", keys.index(key))):
-        number = table.groupby([*kept, key], dropna=False).ngroups
-        if number > groups:
-            kept, groups = [*kept, key], number
-    return kept
+def find_axes(found: Collection) -> list[str]:
+    """Return the keys that differ among the runs, apart from the seeds, and `parameters`."""
+    keys = [key for key in found.swept if key not in SEEDS]
+    differing = [key for key in keys if found.runs[key].nunique(dropna=False) > 1]
+    return differing + ["parameters"] * (found.runs["parameters"].nunique() > 1)
 
 
-def _label(key: str, value: Any) -> str:
-    """Return a value as a label, with its key unless it says what it is."""
-    text = "null" if pd.isna(value) else format_plain(value)
-    return text if key in LEADING_KEYS else f"{key}={text}"
+def _count(table: pd.DataFrame, keys: list[str]) -> int:
+    """Return how many combinations of values of `keys` the table has."""
+    return table.groupby(keys, dropna=False).ngroups if keys else 1
 
 
 def lay_out(
     lengths: list[int], label: str = "", width: float = 2.9, height: float = 2.6
-) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure of rows of panels, of different lengths, with `label` on each row.
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of rows of panels, of different lengths, and its panels.
 
+    label: on the first panel of each row.
     width, height: of a panel, inches.
     """
     rows, columns = len(lengths), max(lengths)
@@ -98,7 +78,7 @@ def lay_out(
         panels[0].set_ylabel(label)
         for unused in panels[length:]:
             unused.remove()
-    return figure, [list(panels[:n]) for panels, n in zip(axes, lengths, strict=True)]
+    return figure, figure.axes
 
 
 def in_rows(items: list[Any], columns: int) -> list[list[Any]]:
@@ -106,42 +86,38 @@ def in_rows(items: list[Any], columns: int) -> list[list[Any]]:
     return [items[i : i + columns] for i in range(0, len(items), columns)]
 
 
-def curve(
-    panel: Axes, mean: np.ndarray, deviation: np.ndarray, style: str, colour: Any, label: str
-) -> None:
+def curve(panel: Axes, mean: np.ndarray, deviation: np.ndarray, **look: Any) -> None:
     """Draw a line over the epochs that were measured, with a band of one deviation."""
     known = ~np.isnan(mean)
     if not known.any():
         return
     x, y, band = np.flatnonzero(known) + 1, mean[known], deviation[known]
-    marker = "o" if len(x) < 3 else ""
-    panel.plot(x, y, style, color=colour, label=label, marker=marker)
-    panel.fill_between(x, y - band, y + band, color=colour, alpha=0.2, linewidth=0)
+    panel.plot(x, y, marker="o" if len(x) < 3 else "", **look)
+    panel.fill_between(x, y - band, y + band, color=look["color"], alpha=0.2, linewidth=0)
 
 
-def over_time(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
+def over_time(figure: Figure, empty: str, title: str) -> Figure:
     """Label the axes of a figure over the epochs, and add its legend."""
-    for panel in panels:
+    for panel in figure.axes:
         panel.set_xlabel("epochs trained")
         panel.set_ylim(bottom=0)
-    legend(figure, panels, empty, title)
+    return legend(figure, empty, title)
 
 
-def legend(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
+def legend(figure: Figure, empty: str, title: str = "") -> Figure:
     """Add one legend for all panels; an empty panel shows why it is empty.
 
     It stands above the panels, at the left, where a narrow screen begins to read. The figure
     grows by its height, and long labels are wrapped to its width.
     """
     named: dict[str, Any] = {}
-    for panel in panels:
+    for panel in figure.axes:
         if not panel.has_data():
             panel.text(0.5, 0.5, empty, ha="center", va="center", transform=panel.transAxes)
         handles, labels = panel.get_legend_handles_labels()
-        for name, handle in zip(labels, handles, strict=True):
-            named.setdefault(name, handle)
+        named = dict(zip(labels, handles, strict=True)) | named
     if not named:
-        return
+        return figure
     names = sorted(named, key=float) if title else list(named)
     width, height = figure.get_size_inches()
     characters = int(width * LEGEND_CHARACTERS_PER_INCH)
@@ -152,6 +128,31 @@ def legend(figure: Figure, panels: list[Axes], empty: str, title: str) -> None:
     handles = [named[name] for name in names]
     above = figure.legend(handles, texts, title=title, loc="outside upper left", ncols=columns)
     above.set_alignment("left")
+    return figure
+
+
+def place(panels: list[Axes], values: pd.Series, key: str) -> pd.Series:
+    """Return where the `values` of a key stand on the x axis, and set up that axis.
+
+    Numbers, also the one in `[512]`, stand at themselves: on a logarithmic axis if they are
+    positive and span more than a factor of `LOGARITHMIC_SPAN`. Other values stand in their order.
+    """
+    numbers = pd.to_numeric(values.astype("str").str.strip("[]"), errors="coerce")
+    shown = sorted(set(numbers))
+    for panel in panels:
+        panel.set_xlabel(key)
+    if numbers.isna().any():
+        order = [override(value) for value in values.drop_duplicates().sort_values(key=rank)]
+        for panel in panels:
+            panel.set_xticks(range(len(order)), order, rotation=30, ha="right")
+        return values.map(override).map(order.index)
+    if key != "corrupt" and shown and 0 < LOGARITHMIC_SPAN * shown[0] < shown[-1]:
+        ticks = spread(shown, MAX_TICKS)
+        for panel in panels:
+            panel.set_xscale("log")
+            panel.set_xticks(ticks, [f"{tick:,.10g}" for tick in ticks])
+            panel.minorticks_off()
+    return numbers
 
 
 def level_colour(level: float) -> tuple[float, float, float, float]:

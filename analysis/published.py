@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ corrupt, metric, epoch (0-based, or `last`), value (empty where training failed 
 uncertainty (of reading a figure, or of a mean), fit_threshold, chosen (a setting chosen to match
 this row), and note."""
 
-MAX_DIFFERENT_KEYS = 4
-"""The nearest run is named only if it differs from an experiment in at most this many keys."""
+MAX_DIFFERENT_KEYS = 4  # of an experiment and the nearest run, which is named only up to this
 
 
 def targets() -> list[str]:
@@ -35,23 +33,21 @@ def read(target: str) -> pd.DataFrame:
     experiments = pd.read_csv(FOLDER / "experiments.csv", keep_default_na=False)
     keys: dict[str, dict[str, str]] = {"": {}}
     notes: dict[str, list[str]] = {"": []}
-    for experiment in experiments.to_dict("records"):  # each after the one that it is like
-        name, like, note = experiment["experiment"], experiment["like"], experiment["note"]
-        own = (text.partition("=") for text in experiment["keys"].split())
-        keys[name] = keys[like] | {key: value for key, _, value in own}
-        notes[name] = [*notes[like], note] if note else notes[like]
+    for name, like, own, note in experiments.values.tolist():  # `like` is above
+        keys[name] = keys[like] | dict(pair.split("=", 1) for pair in own.split())
+        notes[name] = [*notes[like], note]
     texts = {"epoch": str, "chosen": object, "note": object}
     numbers = pd.read_csv(FOLDER / f"{target}.csv", dtype=texts)
     numbers = numbers.fillna({"chosen": "", "note": ""})
-    wanted, notes_of, datasets = [], [], []
+    wanted, all_notes = [], []
     for number in numbers.to_dict("records"):
         chosen = keys[number["experiment"]] | {"corrupt": number["corrupt"]}
         if number["metric"] == "relative":
             chosen["eval_every"] = "1"  # the resolution of a time to fit
         wanted.append(" ".join(f"{key}={value}" for key, value in chosen.items()))
-        datasets.append(chosen["dataset"])
-        notes_of.append("; ".join(filter(None, [number["note"], *notes[number["experiment"]]])))
-    return numbers.assign(keys=wanted, note=notes_of, dataset=datasets)
+        all_notes.append("; ".join(filter(None, [number["note"], *notes[number["experiment"]]])))
+    datasets = numbers["experiment"].map(lambda experiment: keys[experiment]["dataset"])
+    return numbers.assign(keys=wanted, note=all_notes, dataset=datasets)
 
 
 def covering(runs: pd.DataFrame, keys: str) -> pd.Series:
@@ -70,16 +66,13 @@ def nearest(runs: pd.DataFrame, choices: list[str]) -> str:
 
     Nothing if more than `MAX_DIFFERENT_KEYS` keys differ.
     """
-    wanted_keys = [dict(pairs(keys)) for keys in choices]
-    known = sorted({key for wanted in wanted_keys for key in wanted} & set(runs.columns))
-    finished = runs.loc[runs["state"].isin(FINISHED), ["run_id", *known]]
-    canonical = finished[known].map(_canonical)
+    finished = runs[runs["state"].isin(FINISHED)]
+    canonical = finished.filter(sorted(dict(pairs(" ".join(choices))))).map(_canonical)
     found, least = "", MAX_DIFFERENT_KEYS + 1
-    for wanted in wanted_keys:
-        if finished.empty or not wanted.keys() <= set(known):
+    for wanted in (dict(pairs(keys)) for keys in choices):
+        if finished.empty or not wanted.keys() <= set(canonical):
             continue
-        values = pd.Series({key: _canonical(value) for key, value in wanted.items()})
-        differs = canonical[list(wanted)].ne(values)
+        differs = canonical[list(wanted)] != pd.Series(wanted).map(_canonical)
         nearest_run: Any = differs.sum(axis=1).idxmin()
         different = [key for key in wanted if differs.loc[nearest_run, key]]
         if len(different) < least:
@@ -101,11 +94,11 @@ def _text(value: Any) -> str:
 
 def _canonical(value: Any) -> str:
     """Return one text for values that mean the same: 1 and 1.0, null and missing."""
-    if isinstance(value, list):
+    if isinstance(value, bool | list):
         return str(value)
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if pd.isna(value):
         return "null"
     try:
-        return str(value) if isinstance(value, bool) else repr(float(value))
+        return repr(float(value))
     except ValueError:
         return str(value)

@@ -1,4 +1,8 @@
-"""`python -m analysis.report DIR [--out OUT]`: draw the figures and write report.html."""
+"""`python -m analysis.report DIR [--out OUT] [--x KEY]`: draw the figures and write report.html.
+
+With `--x KEY`, the figures have another key than `corrupt` on their x axis, such as model.hidden,
+parameters, batch_size or dataset.train_size; the files are named after it.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +25,22 @@ from randlabels.store.rundir import write_atomic
 from .collect import collect, parser, thresholds, warnings
 from .formats import MAX_READABLE_ROWS, numeric
 from .runs import LEADING_KEYS, Collection
-from .tables import for_papers, shorten_runs
+from .tables import for_papers, override, shorten_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHARED = ["n", "n_done", "share changed (%)", "eval_every", "fit_threshold", "seed"]
-"""Columns of the tables that are not results, in addition to the swept keys."""
+WIDE_INCHES = 5.0  # figures above this width are also drawn for the screen of a phone
 
+# Columns of the tables that are not results, in addition to the swept keys.
+SHARED = ["n", "n_done", "share changed (%)", "eval_every", "fit_threshold", "seed"]
+
+# The tables of means in the report.
 CAPTIONS = {
     "test_error": "Final test error, against the true labels",
     "time_to_fit": "Epochs until the training set is fitted",
     "corruption_vs_epochs": "Train accuracy in % after an epoch (0-based)",
 }
-"""The tables of means in the report, with their captions."""
-
-WIDE_INCHES = 5.0
-"""Figures above this width are also drawn for the screen of a phone."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,71 +48,95 @@ def main(arguments: list[str] | None = None) -> None:
     from . import example_figures, figures, panels
 
     given = sys.argv[1:] if arguments is None else arguments
-    options = parser("report", __doc__).parse_args(given)
-    out = options.out or options.dir / "summary"
+    accepted = parser("report", __doc__)
+    accepted.add_argument("--x", default="corrupt", metavar="KEY", help="x axis of the figures")
+    options = accepted.parse_args(given)
+    out, x = options.out or options.dir / "summary", options.x
     found, tables = collect(options.dir, out, options.fit_threshold)
-    drawn, narrow = figures.build(found), figures.build(found, columns=1)
-    if "detection" in tables:
+    if x not in ["corrupt", *(differing := panels.find_axes(found))]:
+        use = ", ".join(differing) or "corrupt"
+        sys.exit(f"Error: --x={x} must be a key that differs among the runs; use {use}")
+    by = "" if x == "corrupt" else f"_by_{x}"
+    drawn, narrow = figures.build(found, x=x), figures.build(found, columns=1, x=x)
+    if "detection" in tables and x == "corrupt":
         drawn |= example_figures.build(found, tables["detection"])
         narrow |= example_figures.build(found, tables["detection"], columns=1)
     (out / "figures").mkdir(exist_ok=True)
     images = []
     for name, (figure, caption) in drawn.items():
-        png = _encode(figure, "png")
-        write_atomic(out / "figures" / f"{name}.png", png)
-        write_atomic(out / "figures" / f"{name}.pdf", _encode(figure, "pdf"))
+        png, file = _encode(figure, "png"), out / "figures" / f"{name}{by}"
+        write_atomic(Path(f"{file}.png"), png)
+        write_atomic(Path(f"{file}.pdf"), _encode(figure, "pdf"))
         wide = figure.get_figwidth() > WIDE_INCHES
         small = _encode(narrow[name][0], "png") if wide else b""
         images.append({"caption": caption, "width": round(96 * figure.get_figwidth())})
         images[-1] |= {"png": _as_text(png), "narrow": _as_text(small), "wide": wide}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    page = jinja2.Template(
+        Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    _, _, listed = panels.series(found)
-    html = environment.get_template("report.html.j2").render(
+    html = page.render(
         describe(found, tables),
         title=f"Corruption sweep {options.dir.resolve().name}",
         figures=images,
         repetitions=figures.repetitions(found),
         shown=panels.MAX_DRAWN_SERIES,
-        hidden=max(0, len(listed) - panels.MAX_DRAWN_SERIES),
+        hidden=max(0, len(panels.series(found, x)[2]) - panels.MAX_DRAWN_SERIES),
         command=f"python -m {__package__}.report {shlex.join(given)}",
     )
-    write_atomic(out / "report.html", html)
-    print(out / "report.html")
+    write_atomic(out / f"report{by}.html", html)
+    print(out / f"report{by}.html")
     for name, (_, caption) in drawn.items():
-        print(f"{out / 'figures' / name}.png  {caption}")
+        print(f"{out / 'figures' / name}{by}.png  {caption}")
     print(figures.repetitions(found))
 
 
 def describe(found: Collection, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Return what the report says in words and tables."""
     runs = found.runs
+    origin = {"commit": "git", "torch": "used_torch", "device": "used_device"}
     return {
         "version": __version__,
-        "data": ", ".join(sorted(runs["dataset"].dropna().unique())),
+        "result": conclude(tables),
+        "data": _list_values(runs["dataset"]),
         "states": dict(sorted(Counter(runs["state"]).items())),
         "total": len(runs),
         "missing": int((runs["state"] != "done").sum()),
         "warnings": warnings(found),
         "tables": [_table(CAPTIONS[name], tables[name], found.swept, name) for name in CAPTIONS],
-        "runs": _table("", shorten_runs(tables["runs"], []), found.swept, "runs"),
+        "runs": _table("", shorten_runs(tables["runs"], found.swept), found.swept, "runs"),
         "one_draw": "corruption.seed" not in found.swept,
         "config": "\n".join(_list_keys(found)),
         "sweeps": runs["command"].dropna().unique().tolist(),
         "thresholds": thresholds(runs),
-        "origin": {
-            name: ", ".join(sorted(runs[column].dropna().astype(str).unique())) or "unknown"
-            for name, column in (
-                ("commit", "git"),
-                ("torch", "used_torch"),
-                ("device", "used_device"),
-            )
-        },
+        "origin": {name: _list_values(runs[column]) for name, column in origin.items()},
     }
+
+
+def conclude(tables: dict[str, pd.DataFrame]) -> str:
+    """Return two sentences on what came out: which runs fitted their labels, and test errors."""
+    table = tables["time_to_fit"].join(100 * tables["test_error"]["test_error_mean"])
+    table = table[table["n_done"] > 0]
+    if table.empty:
+        return "No run is done yet."
+    levels = {level: table[table["corrupt"] == level] for level in sorted(set(table["corrupt"]))}
+    level, highest = list(levels.items())[-1]
+    errors = []
+    for of_level in dict.fromkeys([min(levels), level]):
+        means = levels[of_level]["test_error_mean"]
+        span = dict.fromkeys(f"{mean:.1f}" for mean in (means.min(), means.max()))
+        errors.append(f"{' to '.join(span)} % at corrupt = {of_level:g}")
+    return (
+        f"{table['n_fitted'].sum()} of the {table['n_done'].sum()} runs that are done fitted the "
+        f"labels that they were trained on; at corrupt = {level:g}, {highest['n_fitted'].sum()} of "
+        f"{highest['n_done'].sum()} did. The test error is {' and '.join(errors)}."
+    )
+
+
+def _list_values(column: pd.Series) -> str:
+    return ", ".join(sorted(column.dropna().astype(str).unique())) or "unknown"
 
 
 def _table(caption: str, table: pd.DataFrame, swept: list[str], name: str) -> dict[str, Any]:
@@ -136,22 +163,14 @@ def _list_keys(found: Collection) -> list[str]:
     runs = found.runs
     keys = list(dict.fromkeys([*LEADING_KEYS, *sorted(found.keys)]))
     shared = [key for key in keys if runs[key].astype("str").nunique(dropna=False) == 1]
-    lines = [f"{key}={_override(runs[key].iloc[0])}" for key in shared]
+    lines = [f"{key}={override(runs[key].iloc[0])}" for key in shared]
     for group in (key for key in found.swept if key not in shared):
         own = [k for k in keys if k.startswith(f"{group}.") and k not in (*shared, *found.swept)]
-        if not own:
-            continue
-        for option, of_option in runs.groupby(group):
-            values = {key: _override(of_option[key].iloc[0]) for key in own}
-            texts = [f"{key}={value}" for key, value in values.items() if value != "null"]
+        for option, of_option in runs.groupby(group) if own else ():
+            texts = [f"{key}={override(of_option[key].iloc[0])}" for key in own]
+            texts = [text for text in texts if not text.endswith("=null")]
             lines.append(" ".join([f"{group}={option}", *texts]))
     return lines
-
-
-def _override(value: Any) -> str:
-    """Return a value as the command line takes it."""
-    text = "null" if pd.isna(value) else str(value).replace(" ", "")
-    return text.lower() if text in ("True", "False") else text
 
 
 def _encode(figure: Figure, kind: str) -> bytes:

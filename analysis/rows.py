@@ -14,17 +14,12 @@ import yaml
 
 from randlabels.store.rundir import SCHEMA, RunDir, device_kind, flat_keys, read_json, read_plan
 
+# With what a run was computed: what `auto` was resolved to, versions, commit.
 ORIGIN = [f"used_{name}" for name in ("device", "precision", "threads", "torch", "numpy")] + ["git"]
-"""Columns that say with what a run was computed: what `auto` was resolved to, versions, commit."""
-
-SOLUTION = ["relative_residual", "norm"]
-"""Keys of done.json that an exact fit reports in addition to its metrics."""
-
-COMMANDS = ("run.py", "randlabels")
-"""Beginning of argv in a process that a user started; workers have other names."""
-
+SOLUTION = ["relative_residual", "norm"]  # what done.json of an exact fit has besides its metrics
+COMMANDS = ("run.py", "randlabels")  # how argv begins where a user, not a worker, started a run
+# Exceptions that reading a file with unexpected content may raise.
 READING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
-"""Exceptions that reading a file with unexpected content may raise."""
 
 Row = dict[str, Any]
 """One run: `keys` holds its config keys as `rundir.flat_keys` names them; the other entries are
@@ -53,10 +48,9 @@ def read(root: Path) -> tuple[list[Row], list[str]]:
             problems.append(f"{folder} is skipped: {reason}")
             if entry is not None:
                 rows.append({**entry, "state": state})
-            continue
-        if entry is not None:
-            row["fit_threshold"] = entry["fit_threshold"]
-        rows.append({**row, "folder": folder})
+        else:
+            asked = {} if entry is None else {"fit_threshold": entry["fit_threshold"]}
+            rows.append({**row, **asked, "folder": folder})
     return [*rows, *planned.values()], problems
 
 
@@ -96,10 +90,10 @@ def _read_plans(plans: Iterable[Path], problems: list[str]) -> dict[str, Row]:
             continue
         for run_id, entry in entries.items():
             folder = str(plan.parent / run_id)
+            row: Row = {"run_id": run_id, "state": "planned", "folder": folder}
             try:
-                config = entry["config"]
-                row: Row = {"run_id": run_id, "state": "planned", "folder": folder}
-                row |= {"keys": flat_keys(config), "fit_threshold": config.get("fit_threshold")}
+                row["keys"] = flat_keys(entry["config"])
+                row["fit_threshold"] = entry["config"].get("fit_threshold")
             except (KeyError, TypeError, AttributeError) as error:
                 problems.append(f"{plan}, run {run_id} is skipped: no whole config ({error})")
             else:

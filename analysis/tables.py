@@ -11,20 +11,15 @@ from randlabels.store.metrics import MEASURED
 
 from .formats import percent
 from .rows import ORIGIN, SOLUTION
-from .runs import SEEDS, Collection
+from .runs import LEADING_KEYS, SEEDS, Collection
 
 SHARES = ("memorised", "true", "neither")
 """Shares of the changed training labels that are predicted as the label trained on, as the true
 one, or as another class. They sum to 1 (Liu et al. 2020, ELR, Figure 1)."""
 
-DERIVED = (*SHARES, "generalization_gap")
-"""Metrics that are computed from logged ones."""
-
-FRACTIONS = ("test_error", "auroc", "missed")
-"""Means that a reader gets in %."""
-
-KEPT_DECIMALS = 12
-"""Decimals to which a share is rounded, so that 0 does not become -1e-17."""
+DERIVED = (*SHARES, "generalization_gap")  # metrics that are computed from logged ones
+FRACTIONS = ("test_error", "auroc", "missed")  # means that a reader gets in %
+KEPT_DECIMALS = 12  # of a share, so that 0 does not become -1e-17
 
 
 def runs(found: Collection) -> pd.DataFrame:
@@ -60,32 +55,32 @@ def time_to_fit(found: Collection) -> pd.DataFrame:
     """
     table, configuration = configurations(found)
     groups = found.runs["epochs_to_fit"].where(found.counted).groupby(configuration)
-    table["epochs_to_fit_mean"] = groups.mean()
-    table["epochs_to_fit_sd"] = groups.std()
-    table["n_fitted"] = groups.count().reindex(table.index, fill_value=0)
-    mean, deviation = _true_label_times(found, table)
-    table["relative"] = table["epochs_to_fit_mean"] / mean
-    own = table["epochs_to_fit_sd"] / table["epochs_to_fit_mean"]
-    table["relative_sd"] = table["relative"] * np.hypot(own, deviation / mean)
+    mean, deviation = groups.mean(), groups.std()
+    n_fitted = groups.count().reindex(table.index, fill_value=0)
+    table = table.assign(epochs_to_fit_mean=mean, epochs_to_fit_sd=deviation, n_fitted=n_fitted)
+    base, base_deviation = at_true_labels(found, table, found.runs["epochs_to_fit"])
+    table["relative"] = mean / base
+    table["relative_sd"] = mean / base * np.hypot(deviation / mean, base_deviation / base)
     table.loc[table["corrupt"] == 0, "relative_sd"] = np.nan
-    for name in ("eval_every", "fit_threshold"):
-        if name not in table:
-            values = found.runs[name].groupby(configuration)
-            table[name] = values.first().where(values.nunique() == 1)
+    for name in [key for key in ("eval_every", "fit_threshold") if key not in table]:
+        values = found.runs[name].groupby(configuration)
+        table[name] = values.first().where(values.nunique() == 1)
     return table
 
 
-def _true_label_times(found: Collection, table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Return mean and deviation of `epochs_to_fit` of the true-label runs for each row of `table`.
+def at_true_labels(
+    found: Collection, table: pd.DataFrame, values: pd.Series
+) -> tuple[pd.Series, pd.Series]:
+    """Return mean and deviation of `values` (N,) of the true-label runs for each row of `table`.
 
     At corrupt=0 the kind has no effect, so runs of several kinds with the same seed count as one.
     """
     keys = [key for key in found.swept if key != "corrupt" and not key.startswith("corruption")]
     clean = found.runs[found.counted & (found.runs["corrupt"] == 0)]
-    clean = clean.drop_duplicates([*keys, "seed"])
+    clean = clean.drop_duplicates([*keys, "seed"]).assign(value=values)
     keys = [key for key in keys if key not in SEEDS]
-    times = clean.groupby(keys, dropna=False)["epochs_to_fit"].agg(["mean", "std"]).reset_index()
-    base = table[keys].merge(times, on=keys, how="left")
+    means = clean.groupby(keys, dropna=False)["value"].agg(["mean", "std"]).reset_index()
+    base = table[keys].merge(means, on=keys, how="left")
     return base["mean"], base["std"]
 
 
@@ -134,14 +129,11 @@ def derive(found: Collection) -> pd.DataFrame:
     )
 
 
+# By file name; `analysis.epochs` writes epochs.csv.
 TABLES = {
-    "runs": runs,
-    "corruption_vs_epochs": corruption_vs_epochs,
-    "time_to_fit": time_to_fit,
-    "test_error": test_error,
-    "memorisation": memorisation,
+    build.__name__: build
+    for build in (runs, corruption_vs_epochs, time_to_fit, test_error, memorisation)
 }
-"""Functions that make the tables, by file name; `analysis.epochs` writes epochs.csv."""
 
 
 def with_seed(keys: list[str]) -> list[str]:
@@ -195,10 +187,13 @@ def over_seeds(
 
 def shorten_runs(table: pd.DataFrame, swept: list[str]) -> pd.DataFrame:
     """Return the table of runs with a reader's columns: accuracies in %, epochs to fit, seconds."""
-    short = table[["run_id", "state", *with_seed(swept)]].copy()
-    for name in ("train_acc", "test_acc"):
-        short[f"{name.replace('_', ' ')} (%)"] = table[f"final_{name}"].map(percent)
-    return short.assign(**{"epochs to fit": table["epochs_to_fit"], "seconds": table["seconds"]})
+    results = {
+        "train acc (%)": table["final_train_acc"].map(percent),
+        "test acc (%)": table["final_test_acc"].map(percent),
+        "epochs to fit": table["epochs_to_fit"],
+        "seconds": table["seconds"],
+    }
+    return table[["run_id", "state", *with_seed(swept)]].assign(**results)
 
 
 def last_epochs(table: pd.DataFrame) -> pd.DataFrame:
@@ -216,19 +211,18 @@ def for_papers(table: pd.DataFrame, epochs_shown: int = 8) -> pd.DataFrame:
     epochs = [c for c in table.columns if c.isdecimal()]
     shown = spread(epochs, epochs_shown)
     text: dict[str, pd.Series] = {}
-    for name in table.columns:
+    for name in table.columns.drop([epoch for epoch in epochs if epoch not in shown]):
+        base = name.removesuffix("_mean")
+        title = base.replace("_", " ")
         if name in shown:
-            text[name] = _texts(100 * table[name], None)
+            text[name] = _texts(100 * table[name])
+        elif base in FRACTIONS or name in (*DERIVED, "share_changed"):
+            text[f"{title} (%)"] = _texts(100 * table[name], 100 * table.get(f"{base}_sd", np.nan))
         elif name.endswith("_mean"):
-            base = name.removesuffix("_mean")
-            scale, unit = (100, " (%)") if base in FRACTIONS else (1, "")
-            deviation = scale * table[f"{base}_sd"]
-            text[base.replace("_", " ") + unit] = _texts(scale * table[name], deviation)
-        elif name in (*DERIVED, "share_changed"):
-            text[f"{name.replace('_', ' ')} (%)"] = _texts(100 * table[name], None)
+            text[title] = _texts(table[name], table[f"{base}_sd"])
         elif name == "relative":
             text[name] = _texts(table[name], table["relative_sd"], ".2f")
-        elif name not in epochs and not name.endswith("_sd"):
+        elif not name.endswith("_sd"):
             text[name] = table[name].map(format_plain)
     return pd.DataFrame(text, index=table.index).astype("str")
 
@@ -239,17 +233,26 @@ def spread(values: list[Any], number: int) -> list[Any]:
     return [values[round(i * (len(values) - 1) / max(1, steps - 1))] for i in range(steps)]
 
 
-def _texts(mean: pd.Series, deviation: pd.Series | None, spec: str = ".1f") -> pd.Series:
-    deviations = [np.nan] * len(mean) if deviation is None else deviation
-    return pd.Series(
-        [
-            "-" if pd.isna(m) else format(m, spec) + (f" ± {s:{spec}}" if pd.notna(s) else "")
-            for m, s in zip(mean, deviations, strict=True)
-        ],
-        index=mean.index,
-    )
+def _texts(mean: pd.Series, deviation: pd.Series | float = np.nan, spec: str = ".1f") -> pd.Series:
+    deviations = pd.Series(deviation, mean.index).map(f" ± {{:{spec}}}".format)
+    texts = mean.map(f"{{:{spec}}}".format) + deviations.str.replace(" ± nan", "")
+    return texts.where(mean.notna(), "-")
 
 
 def format_plain(value: Any) -> str:
     """Return a cell as text: `-` where missing, floats without trailing zeros."""
     return "-" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def override(value: Any) -> str:
+    """Return a value of a config key as the command line takes it."""
+    text = "null" if pd.isna(value) else str(value).replace(" ", "")
+    return text.lower() if text in ("True", "False") else text
+
+
+def label(key: str, value: Any) -> str:
+    """Return a value of a config key as a label, with the key unless the value says what it is."""
+    text = "null" if pd.isna(value) else format_plain(value)
+    if key == "corrupt":
+        return f"corrupt {text}"
+    return text if key in LEADING_KEYS else f"{key}={text}"

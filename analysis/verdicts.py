@@ -19,28 +19,27 @@ from randlabels.store.metrics import LOSSES
 from . import published
 from .rows import SOLUTION
 
-RESULTS = Path(__file__).parent / "results"
-"""Our numbers by target; each is one run or the mean of `n`."""
+RESULTS = Path(__file__).parent / "results"  # our numbers by target, each the mean of `n` runs
 
-SET_SIZES = {"cifar10": (50_000, 10_000), "mnist": (60_000, 10_000)}
-"""Training and test images of the published experiments, which use all of them."""
+# Training and test images; the published experiments use all of them.
+SET_SIZES = {
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "mnist": (60_000, 10_000),
+    "fashion_mnist": (60_000, 10_000),
+    "svhn": (73_257, 26_032),
+    "digits": (1_442, 355),
+}
 
-CONFIDENCE = 0.95
-"""Confidence of the interval around our mean in which a published number agrees."""
+CONFIDENCE = 0.95  # of the interval around our mean in which a published number agrees
+SMALLEST_ACCURACY_STEP = 0.001  # differences of accuracies and errors up to this agree
+RELATIVE_STEP = 0.05  # the same for losses, norms and ratios, as a share of the number
+ROUNDING = 5e-5  # half of the last digit that the sources print
 
-SMALLEST_ACCURACY_STEP = 0.001
-"""Differences of accuracies and errors up to this agree: a tenth of a percentage point."""
-
-RELATIVE_STEP = 0.05
-"""Differences of losses, norms and ratios up to this share of the published number agree."""
-
+# Above these, an interval is too wide to call a number reproduced. For accuracies and errors, the
+# relative one is of the error or of the accuracy, whichever is smaller.
 LARGEST_ACCURACY_TOLERANCE = 0.03
 LARGEST_RELATIVE_TOLERANCE = 0.25
-"""Above these, an interval is too wide to call a number reproduced. For accuracies and errors, the
-relative one is of the error or of the accuracy, whichever is smaller."""
-
-ROUNDING = 5e-5
-"""Half of the last digit that the sources print."""
 
 
 @dataclass
@@ -85,7 +84,9 @@ def measurement_error(number: Any) -> float:
     """
     reading = 0.0 if pd.isna(number.uncertainty) else number.uncertainty
     if _is_share(number.metric):
-        size = SET_SIZES[number.dataset][0 if number.metric.startswith("train") else 1]
+        train_size, test_size = SET_SIZES[number.dataset]
+        test_size = getattr(number, "test_size", test_size)  # of a subset
+        size = train_size if number.metric.startswith("train") else test_size
         share = (number.value * size + 2) / (size + 4)  # Agresti & Coull 1998, for shares near 0, 1
         binomial = 1.96 * math.sqrt(share * (1 - share) / size)
         return max(math.hypot(binomial, reading), SMALLEST_ACCURACY_STEP) + ROUNDING

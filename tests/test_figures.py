@@ -15,6 +15,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from analysis import collect, figures, report
+from analysis.panels import level_colour
 from randlabels.store.rundir import write_json
 
 from .synthetic import write_run
@@ -80,6 +81,16 @@ def test_tables_of_the_report_begin_with_the_result(sweep: Path) -> None:
     shown = report.describe(found, tables)["tables"][0]
     assert [name for name, _ in shown["columns"]] == ["corrupt", "test error (%)"]
     assert shown["same"].startswith("dataset digits, model mlp, corruption uniform, n 2, n_done 2")
+
+
+def test_report_begins_with_what_came_out(sweep: Path, tmp_path: Path) -> None:
+    _, tables = collect.collect(sweep)
+    assert report.conclude(tables) == (
+        "3 of the 4 runs that are done fitted the labels that they were trained on; at corrupt = "
+        "1, 1 of 2 did. The test error is 9.5 % at corrupt = 0 and 89.5 % at corrupt = 1."
+    )
+    write_run(tmp_path / "b", [0.5], state="failed")
+    assert report.conclude(collect.collect(tmp_path / "b")[1]) == "No run is done yet."
 
 
 @pytest.mark.parametrize(("peak", "top"), [(57.0, 1.1 * math.log(10)), (4.0, None)])
@@ -159,3 +170,43 @@ def test_backend_of_a_notebook_does_not_disturb_the_report(sweep: Path) -> None:
     command = [sys.executable, "-m", "analysis.report", str(sweep)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_any_key_that_differs_can_be_the_x_axis(tmp_path: Path, capsys) -> None:
+    """A width follows from `parameters`; levels keep their colours; a wide span is logarithmic."""
+    for width in (8, 64, 512):
+        for level in (0.0, 1.0):
+            model = {"name": "mlp", "hidden": [width]}
+            run = write_run(tmp_path, [0.5, 1.0], model=model, corrupt=level)
+            write_json(run.done, json.loads(run.done.read_text()) | {"parameters": 74 * width})
+    found, _ = collect.collect(tmp_path)
+    for key, expected in (("model.hidden", [8, 64, 512]), ("parameters", [592, 4736, 37888])):
+        drawn = figures.build(found, x=key)
+        assert {"test_error", "train_error", "test_loss", "epochs_to_fit"} < set(drawn)
+        (panel,) = drawn["test_error"][0].axes
+        assert panel.get_xscale() == "log" and panel.get_xlabel() == key
+        lines = {curve.get_label(): curve.lines[0] for curve in panel.containers}
+        assert {name: line.get_xdata().tolist() for name, line in lines.items()} == {
+            "0": expected,
+            "1": expected,
+        }
+        assert lines["1"].get_color() == level_colour(1.0)
+    report.main([str(tmp_path), "--x", "model.hidden"])
+    assert f"{tmp_path}/summary/report_by_model.hidden.html" in capsys.readouterr().out
+    for key in ("nosuch", "batch_size", "seed"):
+        sentence = f"^Error: --x={key} must be .*; use corrupt, model.hidden, parameters$"
+        with pytest.raises(SystemExit, match=sentence):
+            report.main([str(tmp_path), "--x", key])
+
+
+def test_values_that_are_not_numbers_stand_in_their_order(tmp_path: Path) -> None:
+    """Also null, which is last; each network has a panel."""
+    for model in ("mlp", "linear"):
+        for size in (50, 8, None):
+            dataset = {"name": "digits", "train_size": size}
+            write_run(tmp_path, [0.5, 1.0], model={"name": model}, dataset=dataset)
+    figure, _ = figures.build(collect.collect(tmp_path)[0], x="dataset.train_size")["test_error"]
+    assert [panel.get_title("left") for panel in figure.axes] == ["linear", "mlp"]
+    for panel in figure.axes:
+        assert [text.get_text() for text in panel.get_xticklabels()] == ["8", "50", "null"]
+        assert panel.containers[0].lines[0].get_xdata().tolist() == [0, 1, 2]

@@ -1,0 +1,75 @@
+"""`python -m analysis.export DIR --to tensorboard [--out OUT]`: write event files for TensorBoard.
+
+One folder per run, finished or running, with a scalar per metric and epoch, and the config keys as
+hyper-parameters. Repeat it to add what was measured since. OUT is DIR/summary/tensorboard unless
+given. Needs the extra: `pip install 'randlabels[tensorboard]'`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from randlabels.console import counted, until_nobody_reads
+
+from .collect import parser
+from .runs import Collection, read
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the event files of all runs under DIR that have records."""
+    options = parser("export", __doc__)
+    options.add_argument("--to", choices=["tensorboard"], required=True, help="whose format")
+    chosen = options.parse_args(arguments)
+    out = chosen.out or chosen.dir / "summary" / "tensorboard"
+    try:
+        found = read(chosen.dir, chosen.fit_threshold)
+        written = write_events(found, out)
+    except ImportError:
+        sys.exit("Error: --to=tensorboard needs TensorBoard; pip install 'randlabels[tensorboard]'")
+    except OSError as error:
+        sys.exit(f"Error: {error}")
+    print(f"{counted(written, 'run')} exported: tensorboard --logdir {out}")
+
+
+def write_events(found: Collection, out: Path) -> int:
+    """Replace the event files in `<out>/<run id>` of each run with records; return how many these
+    are. The wall time of an event is the time trained until then, in seconds."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    records = found.records.to_pandas()
+    for run, of_run in records.groupby("run"):
+        row = found.runs.loc[run]
+        folder = out / row["run_id"]
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        writer = EventFileWriter(str(folder))
+        writer.add_event(Event(summary=hparams_pb(_hyperparameters(row, found.keys))))
+        times = of_run["seconds"].fillna(0).cumsum()
+        metrics = of_run.drop(columns=["run", "epoch"]).to_dict("records")
+        for step, time, record in zip(of_run["epoch"], times, metrics, strict=True):
+            known = {name: value for name, value in record.items() if pd.notna(value)}
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in known.items()]
+            writer.add_event(Event(step=step, wall_time=time, summary=Summary(value=values)))
+        writer.close()
+    return records["run"].nunique()
+
+
+def _hyperparameters(row: pd.Series, keys: set[str]) -> dict[str, Any]:
+    """Return the config keys of a run as TensorBoard takes them: numbers, booleans and texts."""
+    values = {key: row[key] for key in sorted(keys) if pd.notna(row[key])}
+    return {
+        key: value if isinstance(value, bool | int | float | str) else value.item()
+        for key, value in values.items()
+    }
+
+
+if __name__ == "__main__":
+    with until_nobody_reads():
+        main()
