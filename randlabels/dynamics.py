@@ -1,4 +1,4 @@
-"""Training dynamics: statistics of each training example over the evaluations of a fit."""
+"""Training dynamics, the statistics of each example over the evaluations of a fit."""
 
 from __future__ import annotations
 
