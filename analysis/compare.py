@@ -2,7 +2,8 @@
 
 The targets are the original code's logs, Zhang et al. 2017, and label noise (robust losses of
 dmizr/phuber, double descent of josch14). A run covers a published number if all config keys of its
-experiment are equal. Our number is the mean over the distinct runs that are done. `docs/metrics.md` explains the verdicts.
+experiment are equal. Our number is the mean over the distinct runs that are done. `docs/metrics.md`
+explains the verdicts.
 """
 
 from __future__ import annotations
