@@ -65,7 +65,8 @@ def examine(python: str, resolution: str, minor: int, folder: Path) -> list[str]
         return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
 
     tests = TESTS + (LOWEST if resolution == "lowest-direct" else [])
-    output = call("-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", "-k", CHOICE, *tests)
+    options = ["-n0", "-q", "-p", "no:cacheprovider", "--timeout=1200", "-k", CHOICE]
+    output = call("-m", "pytest", *options, *tests)
     print(output)
     return [*call("-c", VERSIONS).split(), output.splitlines()[-1].strip("= ")]
 
