@@ -29,7 +29,7 @@ def series(
 ) -> tuple[pd.DataFrame, pd.Series, list[tuple[str, list[int]]]]:
     """Return the table of configurations, the row of each run in it, and the series.
 
-    A series are the configurations that differ in their corruption level and in `x` alone: a
+    The configurations of a series differ in their corruption level and in `x` alone. It has a
     label, which tells it from the others, and its rows in the table, by rising level. A key whose
     value follows from `x`, such as a width from `parameters`, does not tell series apart.
     """

@@ -27,7 +27,7 @@ columns of the table of runs."""
 
 
 class Foreign(ValueError):
-    """A folder that this version did not write."""
+    """Raised for a folder that this version did not write."""
 
 
 def read(root: Path) -> tuple[list[Row], list[str]]:

@@ -1,4 +1,4 @@
-"""Checks that can refuse a run, except those of the values of its keys (`config`)."""
+"""Checks that can refuse a run; values of keys are checked in `config`."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class Network(nn.Module):
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
-    """Return channels_last for models with convolutions, which are faster so."""
+    """Return channels_last for models with convolutions, which run faster in it."""
     if any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
         return torch.channels_last
     return torch.contiguous_format

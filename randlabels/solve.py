@@ -1,4 +1,4 @@
-"""Exact fits: equations solved for the labels, all label sets of the same images at once."""
+"""Exact fits: a linear system solved for all label sets of the same images at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Corruptions: one file each, pure functions from true labels to corrupted ones.
+"""Corruptions: one file per family, pure functions from true labels to corrupted ones.
 
 docs/extend.md says how to add one; `base` has what they share.
 """

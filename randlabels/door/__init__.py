@@ -1,4 +1,4 @@
-"""The package from Python: corrupted labels, sweeps, their tables, and finished runs."""
+"""The public Python functions: corrupted labels, sweeps, their tables, and finished runs."""
 
 from .labels import corrupt
 from .results import Run, epochs, examples, load, runs, sweep

@@ -125,7 +125,7 @@ def load(path: str | Path) -> Run:
 
 
 class Run:
-    """A run, read from its folder, in which nothing is changed.
+    """A read-only view of a run's folder.
 
     path: the folder.
     config: the resolved config as nested plain values, in the shape of conf/.

@@ -69,9 +69,10 @@ def _kind(tree: Mapping[str, Any]) -> str:
 
 
 def measure_epoch(config: Config, job: int | None) -> float:
-    """Return the seconds of an epoch of a run, its evaluation counted, from the second of two.
+    """Return the seconds of an epoch of a run, its evaluation counted.
 
-    They have one step, or as many as last MEASURED_SECONDS. job: as `resources.resolve` takes it.
+    The second of two epochs on a subset is measured, of one step or of MEASURED_SECONDS, and scaled
+    to all images. job: as `resources.resolve` takes it.
     """
     data = load(config.dataset)
     train = config.dataset.train_size or len(data.train.labels)
