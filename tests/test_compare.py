@@ -64,8 +64,9 @@ def test_published_numbers_are_complete() -> None:
 
 
 def test_keys_of_an_experiment_are_those_it_builds_on_and_its_own() -> None:
-    rows = PAPER.set_index(["source", "row", "metric"])
-    crop = rows.loc[("Table 1", "Inception, random crop, weight decay", "test_acc")]
+    named = PAPER["row"] == "Inception, random crop, weight decay"
+    chosen = named & (PAPER["source"] == "Table 1") & (PAPER["metric"] == "test_acc")
+    crop = PAPER[chosen].iloc[0]
     keys = dict(pair.split("=") for pair in crop["keys"].split())
     assert (keys["model"], keys["augment"]) == ("inception", "random_crop")
     assert (keys["optimizer.weight_decay"], keys["epochs"]) == ("0.0005", "64")
