@@ -93,6 +93,11 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
     state = fit.start(experiment, resources)
     if saved:
         state.restore(saved)
+        if config.examples and state.evaluations and state.dynamics is None:
+            raise RuntimeError(
+                f"examples=true must be set from the first epoch, and {run.path} has a checkpoint "
+                "without; use force=true or another name"
+            )
         log.warning("Resuming %s.", state.place)
     parameters = sum(p.numel() for p in state.model.parameters())
     log.info("Number of parameters: %d", parameters)

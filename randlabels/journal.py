@@ -64,7 +64,7 @@ def _hold(config: Config, held: ExitStack, prefix: str | None) -> bool:
     try:
         held.enter_context(run.lock(timeout=1))
     except Timeout:
-        with logging_to(prefix=prefix):
+        with logging_to(prefix=f"{config.run_id} " if prefix is None else prefix):
             log.warning("This run is being executed by %s.", run.holder())
         return False
     if run.result():

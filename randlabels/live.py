@@ -33,8 +33,8 @@ STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
 @contextmanager
 def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
     """Show the progress of runs in a thread. An error of the display ends the display alone."""
-    ended = threading.Event()
-    thread = threading.Thread(target=_show_until, args=(look, ended), daemon=True)
+    ended, known = threading.Event(), look()
+    thread = threading.Thread(target=_show_until, args=(look, known, ended), daemon=True)
     thread.start()
     try:
         yield
@@ -43,9 +43,11 @@ def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
         thread.join()
 
 
-def _show_until(look: Callable[[], list[Survey]], ended: threading.Event) -> None:
+def _show_until(
+    look: Callable[[], list[Survey]], known: Sequence[Survey], ended: threading.Event
+) -> None:
     try:
-        with display() as show:
+        with display(known, at_once=False) as show:
             while not ended.wait(LOOK_SECONDS):
                 show(look())
             show(look())
@@ -57,19 +59,19 @@ def _show_until(look: Callable[[], list[Survey]], ended: threading.Event) -> Non
 
 @contextmanager
 def display(
-    known: Sequence[Survey] = (), console: Console | None = None
+    known: Sequence[Survey] = (), console: Console | None = None, *, at_once: bool = True
 ) -> Iterator[Callable[[Sequence[Survey]], None]]:
     """Give a function to call with what each look of a `Tracker` returns.
 
     On a terminal it draws a line for each run at work, counts and a bar; failures stay above them.
     Elsewhere it prints a line when a run begins and ends, and the totals once a minute.
 
-    known: surveys whose states are not news.
+    known: surveys whose states are not news. at_once: whether their totals are.
     """
     console = console or Console()
     live = Live(console=console, auto_refresh=False, transient=True)
     states = {run["folder"]: run["state"] for run in known}
-    reported = -REPORT_SECONDS if known else time.monotonic()
+    reported = -REPORT_SECONDS if known and at_once else time.monotonic()
 
     def show(runs: Sequence[Survey]) -> None:
         nonlocal reported

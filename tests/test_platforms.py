@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 import subprocess
 import sys
@@ -11,9 +10,6 @@ from pathlib import Path
 
 import pytest
 from hydra.core.config_store import ConfigStore
-
-from randlabels.launchers.packed import pin_to_cores
-from randlabels.machine import resources
 
 from .conftest import Cli
 
@@ -44,13 +40,3 @@ def test_sweeps_are_found_where_links_are_plain_files(
     store = ConfigStore.instance()
     monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))
     assert [cli(*command) for command in commands] == expected
-
-
-def test_cores_are_counted_and_not_pinned_where_a_process_has_no_affinity(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As on macOS."""
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.delattr(os, "sched_setaffinity")
-    assert resources.cpu_cores() == list(range(os.cpu_count() or 0)) != []
-    pin_to_cores(slot=0, size=1)

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from randlabels.corruption.pair_flip import PairFlip
 
 from analysis import collect, compare, figures, theory
 from randlabels.corruption import Source
-from randlabels.corruption.asymmetric import Asymmetric
+from randlabels.corruption.asymmetric import Asymmetric, PairFlip
 from randlabels.corruption.uniform import Uniform, UniformCount, UniformExclusive
 from randlabels.store.rundir import write_json
 

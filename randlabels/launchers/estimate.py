@@ -35,7 +35,8 @@ def estimate(configs: Sequence[Config], epochs: Sequence[int], launcher: Launche
     for config, to_go in zip(configs, epochs, strict=True):
         kind = _kind(config.tree())
         if to_go and here and kind not in seconds and not config.exact:
-            seconds[kind] = measure_epoch(config, 0 if launcher else None), "a short measurement"
+            if measured := measure_epoch(config, 0 if launcher else None):
+                seconds[kind] = measured, "a short measurement"
         if to_go and kind in seconds:
             length, source = seconds[kind]
             times.append(to_go * length)
@@ -68,8 +69,8 @@ def _kind(tree: Mapping[str, Any]) -> str:
     return repr({key: keys[key] for key in keys if key.partition(".")[0] not in COSTLESS})
 
 
-def measure_epoch(config: Config, job: int | None) -> float:
-    """Return the seconds of an epoch of a run, its evaluation counted.
+def measure_epoch(config: Config, job: int | None) -> float | None:
+    """Return the seconds of an epoch of a run, its evaluation counted; None if it diverges.
 
     The second of two epochs on a subset is measured, of one step or of MEASURED_SECONDS, and scaled
     to all images. job: as `resources.resolve` takes it.
@@ -78,20 +79,23 @@ def measure_epoch(config: Config, job: int | None) -> float:
     train = config.dataset.train_size or len(data.train.labels)
     test = config.dataset.test_size or len(data.test.labels)
     resources, threads = resolve(config, job), torch.get_num_threads()
-    torch.set_num_threads(resources.threads)
     size = min(train, config.batch_size)
     while True:
+        torch.set_num_threads(resources.threads)
         small = min(size, test)
         dataset = replace(config.dataset, train_size=size, test_size=small)
         experiment = assemble(replace(config, dataset=dataset, epochs=2, eval_every=1, keep=[]))
         with gpu.stream(resources.device):
             state = fit.start(experiment, resources)
-            last = [*fit.sgd(experiment, state, resources)][-1]
+            records = [*fit.sgd(experiment, state, resources)]
+        torch.set_num_threads(threads)
+        if not records:
+            return None
+        last = records[-1]
         assert last["seconds"] and last["images_per_second"]
         if last["seconds"] >= MEASURED_SECONDS or size == train:
             break
         size = min(train, 4 * size)
-    torch.set_num_threads(threads)
     training = size / last["images_per_second"]
     share = (train + test) / (size + small) / config.eval_every
     return training * train / size + (last["seconds"] - training) * share

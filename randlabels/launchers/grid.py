@@ -95,7 +95,8 @@ class GridSweeper(Sweeper):
                 log.info("Progress: python -m %s.status %s --watch", ANALYSIS, folder)
         limit = configs[0].time_limit
         progress = Tracker(((c.run, flat_keys(c.tree())) for c, _ in to_do), launched=True)
-        with nullcontext() if configs[0].verbose or not to_do else showing(progress.look):
+        shown = to_do and self.executor.local and not configs[0].verbose
+        with showing(progress.look) if shown else nullcontext():
             errors = self.executor.start(to_do, partial(reason, limit)) if to_do else {}
         if errors is None:
             return 0

@@ -65,7 +65,7 @@ def execute_all(trees: Sequence[Mapping[str, Any]], first: int, cores: int) -> N
     """Execute runs, exact fits first and together; exit with 1 if one ends without a result."""
     from ..execute import execute, execute_exact  # torch, which the parent does not need
 
-    configs = [parse(tree) for tree in trees]
+    configs = [parse({**tree, "verbose": True}) for tree in trees]  # in the job's output
     exact = [config for config in configs if config.exact]
     with stopping.listening():
         _report(exact, attempt(partial(execute_exact, exact, first, cores)))

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, read_write
 
 from ..config import Config
 from ..console import log, logging_to
-from ..machine.stopping import launching
+from ..machine.stopping import launching, listening
 from ..registry import PACKAGE
 
 ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "analysis"
@@ -95,8 +95,9 @@ class HydraLauncher(Launcher):
         return jobs if jobs > 0 else MAX_PROCESSES_PER_GPU * count_gpus(configs) or cpu_count()
 
     def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors:
-        with launching():
-            if self.config.hydra.runtime.choices["hydra/launcher"] in LOCAL:
+        local = self.config.hydra.runtime.choices["hydra/launcher"] in LOCAL
+        with launching() if local else listening():
+            if local:
                 runs = solve_exact(runs)
             if not runs:
                 return {}

@@ -47,7 +47,8 @@ class Packed(Launcher):
             workers: list[Worker] = []
             errors: Errors = {}
             try:
-                workers += [Worker(slot) for slot in range(size)]
+                for slot in range(size):
+                    workers.append(Worker(slot))
                 while True:
                     for slot, worker in enumerate(workers):
                         if worker.config is None and waiting and not until():
@@ -60,8 +61,9 @@ class Packed(Launcher):
                     answered = wait([worker.connection for worker in busy])
                     for worker in busy:
                         if worker.connection in answered:
+                            stops = worker.config and worker.config.on_failure == "stop"
                             errors |= (failed := worker.answer())
-                            if failed and runs[0].config.on_failure == "stop":
+                            if failed and stops:
                                 stop_launch()
             finally:
                 for worker in workers:
@@ -92,8 +94,10 @@ class Worker:
         forkserver.set_forkserver_preload(["randlabels.execute", "randlabels.launchers.packed"])
         resource_tracker.ensure_running()  # as forkserver does; it leaves SIGINT unblocked
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        forkserver.ensure_running()  # a Ctrl-C during its imports would show a traceback
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            forkserver.ensure_running()  # a Ctrl-C during its imports would show a traceback
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         context = multiprocessing.get_context("forkserver")
         self.connection, theirs = context.Pipe()
         arguments = (theirs, slot, os.environ.get(LAUNCH, ""))

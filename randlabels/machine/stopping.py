@@ -144,11 +144,14 @@ def reason(time_limit: float | None, step: float = 0.0) -> str | None:
         return "the end of its launch"
     if (flag := _here.flag or _here.followed) and flag.with_name("failed").exists():
         return FAILURE
-    if time_limit is not None:
-        left = _here.began + time_limit - time.monotonic()
-        if left < min(RESERVED_SECONDS, time_limit / 5) + 2 * step:
-            return f"time_limit={time_limit:g}"
-    return None
+    return f"time_limit={time_limit:g}" if is_out_of_time(time_limit, step) else None
+
+
+def is_out_of_time(time_limit: float | None, step: float) -> bool:
+    if time_limit is None:
+        return False
+    left = _here.began + time_limit - time.monotonic()
+    return left < min(RESERVED_SECONDS, time_limit / 5) + 2 * step
 
 
 def exit_code() -> int:
@@ -181,7 +184,8 @@ class Watch:
             for beat in self.beats:
                 beat()
             self.beaten = now
-        if _here.received is None and self.time_limit is None and now - self.polled < POLL_SECONDS:
+        limited = is_out_of_time(self.time_limit, step)
+        if not (_here.received or limited) and now - self.polled < POLL_SECONDS:
             return
         self.polled = now
         if found := reason(self.time_limit, step):

@@ -41,12 +41,16 @@ class Tracker:
     """Surveys of runs. Each look reads only what has changed since the last one.
 
     runs: folders with the `flat_keys` of their configs. launched: the runs are to be executed now,
-        so that an error of an earlier launch counts as a run that waits.
+        so that a run left by an earlier launch, here or on another host, counts as one that waits.
     """
 
     def __init__(self, runs: Iterable[tuple[RunDir, Mapping[str, Any]]], *, launched: bool) -> None:
         self._runs = list(runs)
-        self._errors = {run.path: _version(run.error) for run, _ in self._runs if launched}
+        self._before = {
+            run.path: (_version(run.error), _version(run.environment))
+            for run, _ in self._runs
+            if launched
+        }
         self._seen: dict[Path, tuple[Any, Survey]] = {}
         values: dict[str, set[str]] = {}
         for _, keys in self._runs:
@@ -64,9 +68,12 @@ class Tracker:
             if idle and version == before and max(version)[0] < recent:
                 continue
             with contextlib.suppress(OSError):
-                found, _ = survey(run, keys, run.state())
-                if found["state"] == "failed" and self._errors.get(run.path) == _version(run.error):
-                    found["state"] = "interrupted"
+                found, _ = survey(run, keys, state := run.state())
+                error, environment = self._before.get(run.path, (None, None))
+                if (state == "failed" and error == _version(run.error)) or (
+                    state == "interrupted" and environment == _version(run.environment)
+                ):
+                    found |= {"state": "interrupted", "seconds_left": None}
                 others = (f"{k.rpartition('.')[2]}={keys[k]}" for k in self._differing if k in keys)
                 found["label"] = " ".join([str(keys["model"]), *others])
                 self._seen[run.path] = version, found
