@@ -52,10 +52,12 @@ def table(found: Collection) -> pd.DataFrame:
 def read(found: Collection) -> Iterator[tuple[int, pd.DataFrame]]:
     """Yield each run (row in the table of runs) that enters the means, with its examples.
 
-    Runs are skipped that have no examples.parquet, or no changed or no unchanged labels. A damaged
-    file is skipped with a sentence in `found.problems`.
+    Runs are skipped that have no examples.parquet, or no changed or no unchanged labels, and those
+    with corrupted pixels, whose labels are right. A damaged file is skipped with a sentence in
+    `found.problems`.
     """
-    for run, folder in found.runs.loc[found.counted, "folder"].items():
+    judged = found.counted & found.runs["final_test_acc_noisy"].notna()
+    for run, folder in found.runs["folder"][judged].items():
         file = RunDir(Path(folder)).examples
         if not file.is_file():
             continue

@@ -7,6 +7,7 @@ given. Needs the extra: `pip install 'randlabels[tensorboard]'`.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,19 @@ import pandas as pd
 
 from randlabels.console import counted, until_nobody_reads
 
-from .collect import parser
 from .runs import Collection, read
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the event files of all runs under DIR that have records."""
-    options = parser("export", __doc__)
+    options = argparse.ArgumentParser(f"python -m {__package__}.export", description=__doc__)
+    options.add_argument("dir", type=Path, help="folder of runs")
+    options.add_argument("--out", type=Path, help="folder of the event files")
     options.add_argument("--to", choices=["tensorboard"], required=True, help="whose format")
     chosen = options.parse_args(arguments)
     out = chosen.out or chosen.dir / "summary" / "tensorboard"
     try:
-        found = read(chosen.dir, chosen.fit_threshold)
+        found = read(chosen.dir)
         written = write_events(found, out)
     except ImportError:
         sys.exit("Error: --to=tensorboard needs TensorBoard; pip install 'randlabels[tensorboard]'")

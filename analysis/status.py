@@ -28,7 +28,7 @@ from randlabels.live import (
     summary,
 )
 from randlabels.store import progress
-from randlabels.store.progress import SETTLED, Survey, Tracker, totals
+from randlabels.store.progress import SETTLED, Survey, Tracker, file_version, totals
 from randlabels.store.rundir import RunDir, read_plan
 
 from . import rows
@@ -143,9 +143,11 @@ def _looks(root: Path) -> Iterator[list[Survey]]:
     changed: list[int] = []
     folders = {root}
     while True:
-        if changed != (now := [folder.stat().st_mtime_ns for folder in sorted(folders)]):
+        now = [file_version(folder)[0] for folder in sorted(folders)]  # 0 once it is gone
+        if changed != now:
             found, _ = survey(root)
             folders |= {Path(run["folder"]).parent for run in found}
+            folders |= {path for path in root.glob("*") if path.is_dir()}
             lost = [run for run in found if run["state"] in ("foreign", "damaged")]
             others = [
                 (RunDir(Path(run["folder"])), run["keys"]) for run in found if run not in lost

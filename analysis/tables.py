@@ -58,7 +58,7 @@ def time_to_fit(found: Collection) -> pd.DataFrame:
     mean, deviation = groups.mean(), groups.std()
     n_fitted = groups.count().reindex(table.index, fill_value=0)
     table = table.assign(epochs_to_fit_mean=mean, epochs_to_fit_sd=deviation, n_fitted=n_fitted)
-    base, base_deviation = at_true_labels(found, table, found.runs["epochs_to_fit"])
+    base, base_deviation, _ = at_true_labels(found, table, found.runs["epochs_to_fit"])
     table["relative"] = mean / base
     table["relative_sd"] = mean / base * np.hypot(deviation / mean, base_deviation / base)
     table.loc[table["corrupt"] == 0, "relative_sd"] = np.nan
@@ -70,8 +70,8 @@ def time_to_fit(found: Collection) -> pd.DataFrame:
 
 def at_true_labels(
     found: Collection, table: pd.DataFrame, values: pd.Series
-) -> tuple[pd.Series, pd.Series]:
-    """Return mean and deviation of `values` (N,) of the true-label runs for each row of `table`.
+) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Return mean, deviation and number of `values` (N,) of the true-label runs by row of `table`.
 
     At corrupt=0 the kind has no effect, so runs of several kinds with the same seed count as one.
     """
@@ -79,9 +79,9 @@ def at_true_labels(
     clean = found.runs[found.counted & (found.runs["corrupt"] == 0)]
     clean = clean.drop_duplicates([*keys, "seed"]).assign(value=values)
     keys = [key for key in keys if key not in SEEDS]
-    means = clean.groupby(keys, dropna=False)["value"].agg(["mean", "std"]).reset_index()
+    means = clean.groupby(keys, dropna=False)["value"].agg(["mean", "std", "count"]).reset_index()
     base = table[keys].merge(means, on=keys, how="left")
-    return base["mean"], base["std"]
+    return base["mean"], base["std"], base["count"]
 
 
 def test_error(found: Collection) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from .runs import SEEDS, Collection
 from .tables import at_true_labels, configurations, label, override
@@ -49,11 +50,12 @@ def transition(corruption: str, dataset: str, corrupt: float, classes: float) ->
 def noisy_errors(found: Collection) -> pd.DataFrame:
     """Return the table of configurations with the closed form in `theory`, 0..1.
 
-    `theory_sd` is its deviation, from that of the clean error over the seeds. Both are missing
-    where no transition matrix is known, or no run on true labels is done.
+    `theory_sd` is its deviation, from that of the clean error over the seeds, and
+    `theory_interval` the half width of the 95 % interval of its mean (Student's t). All are
+    missing where no transition matrix is known, or no run on true labels is done.
     """
     table, configuration = configurations(found)
-    clean, deviation = at_true_labels(found, table, 1 - found.runs["final_test_acc"])
+    clean, deviation, n = at_true_labels(found, table, 1 - found.runs["final_test_acc"])
     classes = found.runs["classes"].groupby(configuration).first()
     ends = []  # the closed form is linear in the clean error
     for row in table.assign(classes=classes).to_dict("records"):
@@ -61,7 +63,11 @@ def noisy_errors(found: Collection) -> pd.DataFrame:
         matrix = transition(**chosen) if pd.notna(row["classes"]) else None
         ends.append([np.nan if matrix is None else noisy_error(end, matrix) for end in (0.0, 1.0)])
     low, high = np.array(ends).T
-    return table.assign(theory=low + (high - low) * clean, theory_sd=np.abs(high - low) * deviation)
+    spread = np.abs(high - low) * deviation
+    interval = stdtrit(n - 1, 0.975) * spread / np.sqrt(n)
+    return table.assign(
+        theory=low + (high - low) * clean, theory_sd=spread, theory_interval=interval
+    )
 
 
 def numbers(found: Collection) -> pd.DataFrame:
@@ -71,9 +77,10 @@ def numbers(found: Collection) -> pd.DataFrame:
     table = table[(table["corrupt"] > 0) & table["dataset"].isin(SET_SIZES)]
     keys = [key for key in found.swept if key not in SEEDS]
     sizes = table["dataset"].map({name: test for name, (_, test) in SET_SIZES.items()})
-    if "dataset.test_size" in found.keys:
-        subset = found.runs["dataset.test_size"].groupby(configurations(found)[1]).first()
-        sizes = subset.reindex(table.index).fillna(sizes)
+    for key in ("dataset.holdout", "dataset.test_size"):
+        if key in found.keys:
+            subset = found.runs[key].groupby(configurations(found)[1]).first()
+            sizes = subset.reindex(table.index).fillna(sizes)
     pairs = [[(key, row[key]) for key in keys] for row in table.to_dict("records")]
     return pd.DataFrame(
         {
@@ -84,7 +91,7 @@ def numbers(found: Collection) -> pd.DataFrame:
             "metric": "test_error_noisy",
             "epoch": "last",
             "value": table["theory"],
-            "uncertainty": table["theory_sd"],
+            "uncertainty": table["theory_interval"],
             "dataset": table["dataset"],
             "test_size": sizes,
             "fit_threshold": np.nan,

@@ -103,7 +103,8 @@ def show(config: Config) -> None:
         if stated.shape != shape or not np.allclose(stated.sum(1), 1):
             raise ValueError(
                 f"transition of corruption={config.corruption.name} must return {shape}, with rows "
-                f"that sum to 1, and has returned the shape {stated.shape}"
+                f"that sum to 1, and has returned the shape {stated.shape} with rows that sum to "
+                f"{stated.sum(-1).ravel().round(6).tolist()}"
             )
         title = f"{config.corruption.name}, p = {config.corrupt:g}, {config.dataset.name}"
         show_matrices(title, stated, frequencies(true, given, data.classes))

@@ -95,16 +95,17 @@ class Kernel(ExactModel):
                     f"{height}x{width} pixels; use a smaller one"
                 )
             row = 4 * pixels + 4 * self.filters  # float32 pixels, int8 codes
-            temporary = random_conv.ROWS_AT_ONCE * 4 * self.filters * 8
+            temporary, squares = random_conv.ROWS_AT_ONCE * 4 * self.filters * 8, 0
         else:
             width = self._rows(images[:1].float()).values.shape[1]
             row = 4 * pixels + 4 * width  # both float32
+            squares = 16 * width * max(n, test)  # float64, before K is allocated
             temporary = 2 * TILE_ROWS * width * 8  # two tiles' rows in float64
         temporary += 6 * min(TILE_ROWS, n) ** 2 * 8  # inner products, K, and temporary results
         head = 2 * n * min(HEAD_COLUMNS, n) * 8  # float64, and its successor
         targets = BYTES_PER_TARGET * n * classes
         matrix = Triangle.size(n) * options.dtype.itemsize
-        return matrix + (n + test) * row + head + temporary + targets + 2**29
+        return max(matrix + head + temporary + targets, squares) + (n + test) * row + 2**29
 
     def encode(self, labels: Tensor, classes: int) -> Tensor:
         return F.one_hot(labels, classes).double()

@@ -47,7 +47,7 @@ class Tracker:
     def __init__(self, runs: Iterable[tuple[RunDir, Mapping[str, Any]]], *, launched: bool) -> None:
         self._runs = list(runs)
         self._before = {
-            run.path: (_version(run.error), _version(run.environment))
+            run.path: (file_version(run.error), file_version(run.environment))
             for run, _ in self._runs
             if launched
         }
@@ -62,7 +62,7 @@ class Tracker:
         """Return the survey of each run, with a further key `label`, such as `mlp lr=0.1`."""
         recent = time.time_ns() - RECENT_NANOSECONDS
         for run, keys in self._runs:
-            version = _version(run.path), _version(run.metrics)
+            version = file_version(run.path), file_version(run.metrics)
             before, found = self._seen.get(run.path, (None, {}))
             idle = found.get("state") not in ("running", "stale")  # a released lock leaves no trace
             if idle and version == before and max(version)[0] < recent:
@@ -70,8 +70,8 @@ class Tracker:
             with contextlib.suppress(OSError):
                 found, _ = survey(run, keys, state := run.state())
                 error, environment = self._before.get(run.path, (None, None))
-                if (state == "failed" and error == _version(run.error)) or (
-                    state == "interrupted" and environment == _version(run.environment)
+                if (state == "failed" and error == file_version(run.error)) or (
+                    state == "interrupted" and environment == file_version(run.environment)
                 ):
                     found |= {"state": "interrupted", "seconds_left": None}
                 others = (f"{k.rpartition('.')[2]}={keys[k]}" for k in self._differing if k in keys)
@@ -85,7 +85,7 @@ def survey(run: RunDir, keys: Mapping[str, Any], state: str) -> tuple[Survey, bo
 
     state: as `RunDir.state` returns it, or another one that the folder has.
     """
-    last, torn = _read_tail(run.metrics, *_version(run.metrics))
+    last, torn = _read_tail(run.metrics, *file_version(run.metrics))
     written = run.last_sign()
     age = None if written is None else max(0.0, time.time() - written)
     seconds, done, epochs = (
@@ -93,7 +93,7 @@ def survey(run: RunDir, keys: Mapping[str, Any], state: str) -> tuple[Survey, bo
         int(last.get("epoch", -1)) + 1,
         planned_records(keys),
     )
-    host = _read_host(run.environment, *_version(run.environment))
+    host = _read_host(run.environment, *file_version(run.environment))
     elsewhere = host not in (None, socket.gethostname())  # its lock may be invisible
     if state == "running" or (state == "interrupted" and elsewhere):
         patience = STALE_AFTER_SECONDS + 3 * (seconds or 0.0)
@@ -120,7 +120,7 @@ def survey(run: RunDir, keys: Mapping[str, Any], state: str) -> tuple[Survey, bo
     return found, torn and state != "running"
 
 
-def _version(path: Path) -> tuple[int, int]:
+def file_version(path: Path) -> tuple[int, int]:
     """Return the time of the last change (ns) and the size of a file; zeros if it is missing."""
     try:
         found = path.stat()
