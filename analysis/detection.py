@@ -57,7 +57,7 @@ def read(found: Collection) -> Iterator[tuple[int, pd.DataFrame]]:
     `found.problems`.
     """
     judged = found.counted & found.runs["final_test_acc_noisy"].notna()
-    for run, folder in found.runs["folder"][judged].items():
+    for run, folder in found.runs.loc[judged, ["folder"]].itertuples():
         file = RunDir(Path(folder)).examples
         if not file.is_file():
             continue
@@ -72,7 +72,7 @@ def read(found: Collection) -> Iterator[tuple[int, pd.DataFrame]]:
             found.problems.append(f"{file} is skipped: damaged ({reason})")
             continue
         if examples["changed"].nunique() == 2:
-            yield int(run), examples
+            yield run, examples
 
 
 def snapshots(examples: pd.DataFrame, kind: str) -> list[str]:
