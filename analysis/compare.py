@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
         print_table(title, readable.columns.tolist(), readable[covered].values.tolist())
         print(count_verdicts(table[covered]))
     if not covered.all():
-        print(f"{covered.sum()} of {len(table)} numbers have runs; none covers")
+        kind = "numbers" if chosen.to == "theory" else "published numbers"
+        print(f"{covered.sum()} of {len(table)} {kind} have runs; none covers")
     for source, missing in table[~covered].groupby("source", sort=False):
         near = published.nearest(found.runs, numbers.loc[missing.index, "keys"].unique().tolist())
         print(f"  {source}: {len(missing)} numbers, such as {missing['row'].iloc[0]}{near}")
