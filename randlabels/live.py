@@ -33,9 +33,10 @@ STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
 @contextmanager
 def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
     """Show the progress of runs in a thread. An error of the display ends the display alone."""
-    ended, known = threading.Event(), look()
-    thread = threading.Thread(target=_show_until, args=(look, known, ended), daemon=True)
+    begun, ended = threading.Event(), threading.Event()
+    thread = threading.Thread(target=_show_until, args=(look, begun, ended), daemon=True)
     thread.start()
+    begun.wait()  # so that no run begins before the first look
     try:
         yield
     finally:
@@ -44,9 +45,11 @@ def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
 
 
 def _show_until(
-    look: Callable[[], list[Survey]], known: Sequence[Survey], ended: threading.Event
+    look: Callable[[], list[Survey]], begun: threading.Event, ended: threading.Event
 ) -> None:
     try:
+        known = look()
+        begun.set()
         with display(known, at_once=False) as show:
             while not ended.wait(LOOK_SECONDS):
                 show(look())
@@ -55,6 +58,8 @@ def _show_until(
         pass
     except Exception as error:
         print(f"The display ended ({type(error).__name__}: {error}).", file=sys.stderr)
+    finally:
+        begun.set()
 
 
 @contextmanager
