@@ -152,7 +152,8 @@ def accept(command: str, cli: Cli) -> None:
         folder = Path(arguments[2])
         if not folder.is_dir():
             for (corrupt, seed), curve in CURVES.items():
-                write_run(folder, curve, corrupt=corrupt, seed=seed)
+                model = {"name": "mlp", "hidden": [8 + seed]}  # a key that differs
+                write_run(folder, curve, corrupt=corrupt, seed=seed, model=model)
         importlib.import_module(module).main(arguments[2:])
     else:
         source = ROOT.joinpath(*module.split("."))
