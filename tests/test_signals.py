@@ -137,7 +137,7 @@ def test_workers_of_a_dead_launch_stop_with_a_checkpoint(tmp_path: Path) -> None
 def test_time_limit_stops_before_it_with_a_checkpoint_and_makes_progress_each_time(
     multirun: bool, tmp_path: Path
 ) -> None:
-    arguments = ["-m", "hydra.launcher.n_jobs=2"] * multirun
+    arguments = ["-m", "hydra.launcher.n_jobs=2", "verbose=true"] * multirun
     places = []
     for _ in range(2):
         began = time.monotonic()
