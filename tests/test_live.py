@@ -273,6 +273,7 @@ def test_on_failure_stop_starts_no_further_run_and_stops_those_at_work(
         (["on_failure=maybe"], "on_failure=maybe must be continue or stop"),
         (["verbose=much"], "verbose=much has the wrong type"),
         (["on_failure=stop", "hydra/launcher=slurm"], "must be continue with hydra/launcher=slurm"),
+        (["on_failure=stop", "hydra/launcher=slurm", "plan=true"], "must be continue with hydra"),
     ],
 )
 def test_bad_key_is_one_sentence(keys: list[str], sentence: str, cli: Cli, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from ..machine.stopping import exit_code, reason
 from ..schema import parse_dataclass, to_plain
 from ..store.progress import Tracker
 from ..store.rundir import FINISHED, flat_keys
-from .launcher import ANALYSIS, HydraLauncher, Launcher, PlannedRun
+from .launcher import ANALYSIS, HydraLauncher, Launcher, PlannedRun, refuse_on_failure
 from .packed import Packed
 from .slurm import Slurm
 
@@ -76,6 +76,7 @@ class GridSweeper(Sweeper):
         """
         configs = [run.config for run in runs]
         to_do = [run for run in runs if run.config.force or run.config.run.state() not in FINISHED]
+        refuse_on_failure(to_do, self.config.hydra.runtime.choices["hydra/launcher"])
         if not configs[0].plan:
             self.executor.check(to_do)
 

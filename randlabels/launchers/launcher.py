@@ -72,9 +72,7 @@ class HydraLauncher(Launcher):
 
     def check(self, runs: Sequence[PlannedRun]) -> None:
         """Build the plugin; with GPUs, `n_jobs=-1` means MAX_PROCESSES_PER_GPU, not all cores."""
-        keys, name = self.config.hydra.launcher, self.config.hydra.runtime.choices["hydra/launcher"]
-        if name not in LOCAL:
-            refuse_on_failure(runs, name)
+        keys = self.config.hydra.launcher
         gpus = count_gpus([run.config for run in runs])
         if gpus and keys.get("n_jobs", 1) < 0:
             with read_write(self.config):
@@ -140,8 +138,8 @@ def attempt(execution: Callable[[], object]) -> str | None:
 
 
 def refuse_on_failure(runs: Sequence[PlannedRun], name: str) -> None:
-    """Raise ValueError if a run that this process cannot stop is to be stopped."""
-    if any(run.config.on_failure == "stop" for run in runs):
+    """Raise ValueError if a run is to be stopped, and the launcher `name` cannot stop it."""
+    if name not in (*LOCAL, "packed") and any(run.config.on_failure == "stop" for run in runs):
         raise ValueError(
             f"on_failure=stop must be continue with hydra/launcher={name}, whose jobs this process "
             "cannot stop; use basic, joblib or packed"

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from ..config import Config
 from ..console import counted
 from .job import Job
-from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until, refuse_on_failure
+from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until
 
 LOG_FOLDER = ".slurm"  # next to the runs: the jobs' scripts and output
 
@@ -71,7 +71,6 @@ class Slurm(Launcher):
                 raise ValueError(f"{PREFIX}sbatch.{key} is set by the launcher; leave it out")
 
     def check(self, runs: Sequence[PlannedRun]) -> None:
-        refuse_on_failure(runs, self.name)
         for command in ("sbatch", "srun", "squeue", "scancel"):
             if shutil.which(command) is None:
                 raise ValueError(

@@ -88,11 +88,8 @@ def survey(run: RunDir, keys: Mapping[str, Any], state: str) -> tuple[Survey, bo
     last, torn = _read_tail(run.metrics, *file_version(run.metrics))
     written = run.last_sign()
     age = None if written is None else max(0.0, time.time() - written)
-    seconds, done, epochs = (
-        last.get("seconds"),
-        int(last.get("epoch", -1)) + 1,
-        planned_records(keys),
-    )
+    seconds, done = last.get("seconds"), int(last.get("epoch", -1)) + 1
+    epochs = planned_records(keys)
     host = _read_host(run.environment, *file_version(run.environment))
     elsewhere = host not in (None, socket.gethostname())  # its lock may be invisible
     if state == "running" or (state == "interrupted" and elsewhere):
