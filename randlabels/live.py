@@ -19,42 +19,36 @@ from .console import counted
 from .store.progress import Survey, totals
 
 LOOK_SECONDS = 1.0  # between two looks at the folders of a sweep's runs
-
 REPORT_SECONDS = 60.0  # between two lines of progress
-
 WAITING = ("planned", "interrupted")
-
 STATES = ("done", "diverged", "failed", "damaged", "foreign", "stale", "running", "waiting")
-
+# Colours of states; the others are yellow.
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
-"""Colours of states; the others are yellow."""
 
 
 @contextmanager
 def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
     """Show the progress of runs in a thread. An error of the display ends the display alone."""
     ended, known = threading.Event(), look()
-    thread = threading.Thread(target=_show_until, args=(look, known, ended), daemon=True)
+
+    def show_until_ended() -> None:
+        try:
+            with display(known, at_once=False) as show:
+                while not ended.wait(LOOK_SECONDS):
+                    show(look())
+                show(look())
+        except BrokenPipeError:  # the output's reader has closed it
+            pass
+        except Exception as error:
+            print(f"The display ended ({type(error).__name__}: {error}).", file=sys.stderr)
+
+    thread = threading.Thread(target=show_until_ended, daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-
-
-def _show_until(
-    look: Callable[[], list[Survey]], known: Sequence[Survey], ended: threading.Event
-) -> None:
-    try:
-        with display(known, at_once=False) as show:
-            while not ended.wait(LOOK_SECONDS):
-                show(look())
-            show(look())
-    except BrokenPipeError:  # the output's reader has closed it
-        pass
-    except Exception as error:
-        print(f"The display ended ({type(error).__name__}: {error}).", file=sys.stderr)
 
 
 @contextmanager
@@ -75,11 +69,8 @@ def display(
 
     def show(runs: Sequence[Survey]) -> None:
         nonlocal reported
-        news = []
-        for run in runs:
-            if run["state"] not in (states.get(run["folder"], "planned"), "planned"):
-                news.append(run)
-            states[run["folder"]] = run["state"]
+        news = [run for run in runs if run["state"] not in ("planned", states.get(run["folder"]))]
+        states.update((run["folder"], run["state"]) for run in runs)
         if console.is_interactive:
             for run in news:
                 if run["state"] not in ("running", "done", *WAITING):
@@ -98,7 +89,6 @@ def display(
 
 
 def _event(run: Survey) -> str:
-    """Return a line on a run whose state has changed."""
     if run["state"] == "running":
         return f"{run['run_id']}: begins"
     if run["state"] == "failed":
