@@ -15,19 +15,11 @@ from .panels import COLOURS, MARKERS, MAX_DRAWN_SERIES, STYLE, in_rows, lay_out,
 from .runs import Collection
 from .tables import spread
 
-MAX_EPOCHS = 4
-"""Largest number of distributions in a row."""
-
-IN_THE_END = {"loss": "last epoch", "margin": "mean of epochs"}
-"""What the columns `loss` and `margin` of the examples are."""
-
+MAX_EPOCHS = 4  # whose distributions are drawn for a run
+IN_THE_END = {"loss": "last epoch", "margin": "mean of epochs"}  # what these columns hold
 MAX_IMAGES = 24
-
-SMALLEST_DRAWN_LOSS = 1e-7
-"""A smaller cross-entropy is 0 in float32, which has no logarithm."""
-
-STYLES = {"unchanged": "-", "changed": "--"}
-"""Names of the two groups of labels, with their line styles."""
+SMALLEST_DRAWN_LOSS = 1e-7  # a smaller cross-entropy is 0 in float32, which has no logarithm
+STYLES = {"unchanged": "-", "changed": "--"}  # the two groups of labels, with their line styles
 
 Chosen = dict[int, tuple[str, str, pd.DataFrame]]
 """A run for each series, by row among the configurations: label, folder, examples."""

@@ -17,17 +17,11 @@ from randlabels.store.rundir import FINISHED
 from . import epochs, rows
 from .rows import ORIGIN, Row
 
-LEADING_KEYS = ["dataset", "model", "corruption", "corrupt"]
-"""Config keys that every table shows."""
-
-SEEDS = ["seed", "corruption.seed"]
-"""Config keys over which tables take means."""
-
-FIXED_FEATURES = ["raw", "gabor"]
-"""Features of a kernel that are not drawn from `seed`."""
-
+LEADING_KEYS = ["dataset", "model", "corruption", "corrupt"]  # config keys that every table shows
+SEEDS = ["seed", "corruption.seed"]  # config keys over which tables take means
+FIXED_FEATURES = ["raw", "gabor"]  # of a kernel, which are not drawn from `seed`
+# States, by how far a run has come.
 PROGRESS = "planned foreign damaged failed interrupted running diverged done".split()
-"""States, by how far a run has come."""
 
 
 @dataclass
@@ -86,10 +80,10 @@ def read(root: Path, fit_threshold: float | None = None) -> Collection:
     runs = runs.sort_values([*swept, "run_id"], kind="stable", ignore_index=True, key=rank)
     read_in_full = ~runs["state"].isin(["planned", "foreign", "damaged"])
     records, damage = epochs.read(runs.loc[read_in_full, "folder"], runs["records"])
-    problems += [
-        f"{runs['folder'].iloc[i]}/metrics.jsonl {reason}" for i, (reason, _) in damage.items()
-    ]
-    runs.loc[[i for i, (_, unusable) in damage.items() if unusable], "state"] = "damaged"
+    for i, (reason, unusable) in damage.items():
+        problems.append(f"{runs['folder'][i]}/metrics.jsonl {reason}")
+        if unusable:
+            runs.loc[i, "state"] = "damaged"
     runs["repeated"] = _find_repeated(runs, swept)
     if fit_threshold is not None:
         runs["fit_threshold"] = fit_threshold

@@ -9,14 +9,12 @@ import pandas as pd
 
 from randlabels.store.metrics import MEASURED
 
-from .formats import percent
 from .rows import ORIGIN, SOLUTION
 from .runs import LEADING_KEYS, SEEDS, Collection
 
+# Shares of the changed training labels that are predicted as the label trained on, as the true one,
+# or as another class. They sum to 1 (Liu et al. 2020, ELR, Figure 1).
 SHARES = ("memorised", "true", "neither")
-"""Shares of the changed training labels that are predicted as the label trained on, as the true
-one, or as another class. They sum to 1 (Liu et al. 2020, ELR, Figure 1)."""
-
 DERIVED = (*SHARES, "generalization_gap")  # metrics that are computed from logged ones
 FRACTIONS = ("test_error", "auroc", "missed")  # means that a reader gets in %
 KEPT_DECIMALS = 12  # of a share, so that 0 does not become -1e-17
@@ -191,8 +189,8 @@ def over_seeds(
 def shorten_runs(table: pd.DataFrame, swept: list[str]) -> pd.DataFrame:
     """Return the table of runs with a reader's columns: accuracies in %, epochs to fit, seconds."""
     results = {
-        "train acc (%)": table["final_train_acc"].map(percent),
-        "test acc (%)": table["final_test_acc"].map(percent),
+        "train acc (%)": _texts(100 * table["final_train_acc"], spec=".2f"),
+        "test acc (%)": _texts(100 * table["final_test_acc"], spec=".2f"),
         "epochs to fit": table["epochs_to_fit"],
         "seconds": table["seconds"],
     }
