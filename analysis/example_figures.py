@@ -20,9 +20,8 @@ IN_THE_END = {"loss": "last epoch", "margin": "mean of epochs"}  # what these co
 MAX_IMAGES = 24
 SMALLEST_DRAWN_LOSS = 1e-7  # a smaller cross-entropy is 0 in float32, which has no logarithm
 STYLES = {"unchanged": "-", "changed": "--"}  # the two groups of labels, with their line styles
-
+# A run for each series, by row among the configurations: label, folder, examples.
 Chosen = dict[int, tuple[str, str, pd.DataFrame]]
-"""A run for each series, by row among the configurations: label, folder, examples."""
 
 
 def build(

@@ -40,7 +40,7 @@ def series(
     telling: list[str] = []
     for key in sorted(keys, key=lambda key: key != "model"):
         given = telling if x == "corrupt" or key in LEADING_KEYS else [x, *telling]
-        if _count(table, [*given, key]) > _count(table, given):
+        if _count_groups(table, [*given, key]) > _count_groups(table, given):
             telling.append(key)
     # If no key tells the rows apart, group by one that all share.
     ordered = table.sort_values(telling, key=rank, kind="stable") if telling else table
@@ -58,8 +58,7 @@ def find_axes(found: Collection) -> list[str]:
     return differing + ["parameters"] * (found.runs["parameters"].nunique() > 1)
 
 
-def _count(table: pd.DataFrame, keys: list[str]) -> int:
-    """Return how many combinations of values of `keys` the table has."""
+def _count_groups(table: pd.DataFrame, keys: list[str]) -> int:
     return table.groupby(keys, dropna=False).ngroups if keys else 1
 
 

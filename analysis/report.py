@@ -15,8 +15,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import pandas as pd
+from jinja2 import StrictUndefined, Template
 
 from randlabels import __version__
 from randlabels.console import until_nobody_reads
@@ -72,12 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
         as_text = {"png": b64encode(png).decode(), "narrow": b64encode(small).decode()}
         width = round(96 * figure.get_figwidth())
         images.append({"caption": caption, "width": width, "wide": wide, **as_text})
-    page = jinja2.Template(
-        Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
+    text = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
+    page = Template(text, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     html = page.render(
         describe(found, tables),
         title=f"Corruption sweep {options.dir.resolve().name}",

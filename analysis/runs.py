@@ -46,8 +46,7 @@ class Collection:
 
     def metrics(self, *names: str) -> pd.DataFrame:
         """Return the columns `run`, `epoch` and `names` of the records."""
-        columns = {name: self.records[name].to_numpy() for name in ("run", "epoch", *names)}
-        return pd.DataFrame(columns, copy=False)
+        return self.records.select(["run", "epoch", *names]).to_pandas()
 
     @property
     def counted(self) -> pd.Series:
@@ -116,14 +115,13 @@ def _build_frame(listed: list[Row], keys: set[str]) -> pd.DataFrame:
             frame[key] = pd.array(values, dtype="Int64")  # integers, some of them null
         elif len(types - {type(None)} - {int, float}) and len(types) > 1:
             frame[key] = ["null" if value is None else str(value) for value in values]
+    measured = [f"{kind}_{key}" for kind in ("final", "best") for key in metrics.MEASURED]
+    added = {name for name in map(str, frame) if name.startswith(("final_", "best_"))}
     numbers = ["parameters", "seconds", "share_changed", "records"]
-    for kind in ("final", "best"):
-        added = {name for name in map(str, frame) if name.startswith(f"{kind}_")}
-        measured = [f"{kind}_{key}" for key in metrics.MEASURED]
-        numbers += [*measured, *sorted(added - set(measured))]
+    numbers += [*measured, *sorted(added - set(measured))]
     results = ["fit_threshold", "classes", "command", *numbers, *ORIGIN]
-    absent = [column for column in results if column not in frame]
-    return frame.reindex(columns=[*frame.columns, *absent]).astype(dict.fromkeys(numbers, float))
+    others = frame.columns.difference(results, sort=False)
+    return frame.reindex(columns=[*others, *results]).astype(dict.fromkeys(numbers, float))
 
 
 def rank(column: pd.Series) -> pd.Series:

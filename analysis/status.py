@@ -123,7 +123,6 @@ def render(root: Path, runs: Sequence[Survey], problems: Sequence[str], width: i
 
 
 def _watch(root: Path, interval: float) -> None:
-    """Show the progress until no run has anything to do."""
     active = time.monotonic()
     with contextlib.suppress(KeyboardInterrupt), display(survey(root)[0]) as show:
         for runs in _looks(root):
