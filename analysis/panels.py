@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,24 +64,24 @@ def _count_groups(table: pd.DataFrame, keys: list[str]) -> int:
 
 
 def lay_out(
-    lengths: list[int], label: str = "", width: float = 2.9, height: float = 2.6
+    items: Sequence[Sequence[Any]], label: str = "", width: float = 2.9, height: float = 2.6
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure of rows of panels, of different lengths, and its panels.
+    """Return a figure with a panel for each of the `items`, given in rows, and its panels.
 
     label: on the first panel of each row.
     width, height: of a panel, inches.
     """
-    rows, columns = len(lengths), max(lengths)
+    rows, columns = len(items), max(map(len, items))
     figure = Figure(figsize=(0.8 + width * columns, 0.3 + height * rows))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for panels, length in zip(axes, lengths, strict=True):
+    for panels, shown in zip(axes, items, strict=True):
         panels[0].set_ylabel(label)
-        for unused in panels[length:]:
+        for unused in panels[len(shown) :]:
             unused.remove()
     return figure, figure.axes
 
 
-def in_rows(items: list[Any], columns: int) -> list[list[Any]]:
+def in_rows(items: Sequence[Any], columns: int) -> list[Sequence[Any]]:
     """Return the items in rows of at most `columns`."""
     return [items[i : i + columns] for i in range(0, len(items), columns)]
 

@@ -80,5 +80,4 @@ def encode(dynamics: Dynamics, train: Split) -> bytes:
         table[name] = table[name].astype("Int64").mask(table[name] == NEVER)
     for name in ("margin", "confidence", "variability", "loss", *found):
         table[name] = found[name].astype("float32")
-    content: bytes = table.to_parquet(index=False)
-    return content
+    return bytes(table.to_parquet(index=False))

@@ -84,7 +84,7 @@ def survey(run: RunDir, keys: Mapping[str, Any], state: str) -> tuple[Survey, bo
     error = None
     if state == "failed":
         error = str((read_json(run.error) or {}).get("exception")).partition("\n")[0]
-    found = {
+    return {
         "run_id": run.run_id,
         "state": state,
         "epoch": done,
@@ -99,8 +99,7 @@ def survey(run: RunDir, keys: Mapping[str, Any], state: str) -> tuple[Survey, bo
         "folder": str(run.path),
         "error": error,
         "keys": keys,
-    }
-    return found, torn and state != "running"
+    }, torn and state != "running"
 
 
 def file_version(path: Path) -> tuple[int, int]:
