@@ -19,9 +19,8 @@ from .runs import Collection, read
 from .tables import TABLES, for_papers, last_epochs, shorten_runs, with_seed
 
 MAX_PRINTED_ROWS = 60
-
+# Advice that is shown if runs differ in this column.
 ADVICE = {"used_precision": "; precision=auto decides by model, precision=fp32 is the same for all"}
-"""Advice that is shown if runs differ in this column."""
 
 
 def main(arguments: list[str] | None = None) -> None:

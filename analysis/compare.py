@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -74,7 +73,7 @@ def compare(found: Collection, numbers: pd.DataFrame) -> pd.DataFrame:
         runs = covered[number.keys]
         diverged = int((runs & (found.runs["state"] == "diverged")).sum())
         ours = _measure(found, runs & found.counted, number)
-        rows.append([*astuple(ours), diverged, judge(number, ours, diverged)])
+        rows.append([*ours, diverged, judge(number, ours, diverged)])
     measured = ["ours", "sd", "n", "n_diverged", "verdict"]
     table = numbers.join(pd.DataFrame(rows, numbers.index, measured))
     table = table.assign(published=table["value"], difference=table["ours"] - table["value"])

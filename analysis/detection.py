@@ -14,15 +14,10 @@ from randlabels.store.rundir import RunDir
 from .runs import Collection
 from .tables import configurations
 
+# Columns of examples.parquet that rank labels, in the order of the table; `loss_epoch_E` follow.
 SCORES = ["margin", "confidence", "variability", "forgotten", "first_learned", "loss"]
-"""Columns of examples.parquet that rank the labels, in the order of the table. `loss_epoch_E`
-follow."""
-
-LOW_IF_WRONG = ["margin", "confidence"]
-"""The scores of which low values are suspicious; of the others, high ones."""
-
-COLUMNS = ["index", "true", "label", "changed", *SCORES]
-"""Columns that every examples.parquet has."""
+LOW_IF_WRONG = ["margin", "confidence"]  # of the other scores, high values are suspicious
+COLUMNS = ["index", "true", "label", "changed", *SCORES]  # of every examples.parquet
 
 
 def table(found: Collection) -> pd.DataFrame:
@@ -44,9 +39,7 @@ def table(found: Collection) -> pd.DataFrame:
     cells.columns = pd.Index(["auroc_mean", "auroc_sd", "missed_mean", "missed_sd"])
     cells.insert(0, "n_done", groups.size())
     cells = cells.reset_index("score")
-    table = keys.loc[cells.index].copy()
-    table[cells.columns] = cells
-    return table
+    return keys.loc[cells.index].assign(**cells)
 
 
 def read(found: Collection) -> Iterator[tuple[int, pd.DataFrame]]:

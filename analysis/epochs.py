@@ -17,13 +17,10 @@ from .formats import as_csv, is_text, replacing
 
 ROWS_WRITTEN_AT_ONCE = 1 << 18
 
-SCHEMA = pa.schema(
-    [(key, pa.int64() if key == "epoch" else pa.float64()) for key in metrics.KEYS],
-)
-"""The keys that every record has. Other numeric keys are added as they are found."""
-
+# The keys that every record has. Other numeric keys are added as they are found.
+SCHEMA = pa.schema([(k, pa.int64() if k == "epoch" else pa.float64()) for k in metrics.KEYS])
+# Faults of metrics.jsonl by run: a sentence, and whether the records are unusable.
 Damage = dict[int, tuple[str, bool]]
-"""Faults of metrics.jsonl by run: a sentence, and whether the records are unusable."""
 
 
 def read(folders: pd.Series, expected: pd.Series) -> tuple[pa.Table, Damage]:

@@ -15,22 +15,23 @@ from .panels import COLOURS, MARKERS, MAX_DRAWN_SERIES, STYLE, in_rows, lay_out,
 from .runs import Collection
 from .tables import spread
 
-MAX_EPOCHS = 4
-"""Largest number of distributions in a row."""
-
-IN_THE_END = {"loss": "last epoch", "margin": "mean of epochs"}
-"""What the columns `loss` and `margin` of the examples are."""
-
+MAX_EPOCHS = 4  # whose distributions are drawn for a run
+IN_THE_END = {"loss": "last epoch", "margin": "mean of epochs"}  # what these columns hold
 MAX_IMAGES = 24
+SMALLEST_DRAWN_LOSS = 1e-7  # a smaller cross-entropy is 0 in float32, which has no logarithm
+STYLES = {"unchanged": "-", "changed": "--"}  # the two groups of labels, with their line styles
+CAPTIONS = {
+    "loss_distribution": "Training images by loss in one run per row (DivideMix, Figure 2); AUROC: "
+    "how well the loss finds the changed labels.",
+    "margin_distribution": "Training images by margin, the logit of the label minus the largest "
+    "other one.",
+    "first_learned": "Training images that were predicted as their label in some epoch until then: "
+    "unchanged labels (solid) and changed ones (dashed).",
+    "detection": "How well the scores in detection.csv find the changed labels; dotted: chance.",
+}
 
-SMALLEST_DRAWN_LOSS = 1e-7
-"""A smaller cross-entropy is 0 in float32, which has no logarithm."""
-
-STYLES = {"unchanged": "-", "changed": "--"}
-"""Names of the two groups of labels, with their line styles."""
-
+# A run for each series, by row among the configurations: label, folder, examples.
 Chosen = dict[int, tuple[str, str, pd.DataFrame]]
-"""A run for each series, by row among the configurations: label, folder, examples."""
 
 
 def build(
@@ -54,29 +55,17 @@ def build(
         if (row := configuration[run]) in middle:
             label = f"{middle[row]}, corrupt {found.runs['corrupt'][run]:g}"
             chosen.setdefault(row, (label, found.runs["folder"][run], examples))
+    shares = pd.concat(learned)
     with matplotlib.rc_context(fname=STYLE):
-        drawn = {
-            "loss_distribution": (
-                distributions(chosen, "loss", 2 * columns),
-                "Training images by loss in one run per row (DivideMix, Figure 2); AUROC: how well "
-                "the loss finds the changed labels.",
+        figures = {
+            "loss_distribution": distributions(chosen, "loss", 2 * columns),
+            "margin_distribution": distributions(chosen, "margin", 2 * columns),
+            "first_learned": draw_over_epochs(
+                found, "learned (%)", STYLES, columns, shares, "no examples"
             ),
-            "margin_distribution": (
-                distributions(chosen, "margin", 2 * columns),
-                "Training images by margin, the logit of the label minus the largest other one.",
-            ),
-            "first_learned": (
-                draw_over_epochs(
-                    found, "learned (%)", STYLES, columns, pd.concat(learned), "no examples"
-                ),
-                "Training images that were predicted as their label in some epoch until then: "
-                "unchanged labels (solid) and changed ones (dashed).",
-            ),
-            "detection": (
-                detection(table, listed, columns),
-                "How well the scores in detection.csv find the changed labels; dotted: chance.",
-            ),
+            "detection": detection(table, listed, columns),
         }
+        drawn = {name: (figure, CAPTIONS[name]) for name, figure in figures.items()}
         try:
             drawn["suspects"] = suspects(*chosen[next(iter(middle))], 4 * columns)
         except ValueError as error:
@@ -101,7 +90,7 @@ def distributions(chosen: Chosen, kind: str, columns: int) -> Figure:
         for label, _, examples in chosen.values()
         for names in in_rows(spread([*snapshots(examples, kind), kind], MAX_EPOCHS), columns)
     ]
-    figure, panels = lay_out([len(names) for *_, names in rows], width=1.6, height=2.0)
+    figure, panels = lay_out([names for *_, names in rows], width=1.6, height=2.0)
     remaining = iter(panels)
     for label, examples, names in rows:
         changed = examples["changed"].to_numpy()
@@ -124,7 +113,7 @@ def distributions(chosen: Chosen, kind: str, columns: int) -> Figure:
 
 def detection(table: pd.DataFrame, listed: list[tuple[str, list[int]]], columns: int) -> Figure:
     """Draw the AUROC by corruption level, a panel per series, a line per score."""
-    figure, panels = lay_out([len(row) for row in in_rows(listed, columns)], "AUROC (%)")
+    figure, panels = lay_out(in_rows(listed, columns), "AUROC (%)")
     for panel, (name, rows) in zip(panels, listed, strict=True):
         levels = table.loc[rows]
         for score, colour, marker in zip(SCORES, COLOURS, MARKERS, strict=False):
@@ -145,8 +134,7 @@ def suspects(label: str, folder: str, examples: pd.DataFrame, columns: int) -> t
     """
     worst = examples.nsmallest(MAX_IMAGES, "margin")
     images = randlabels.load(folder).train.images[worst.index.tolist()].clamp(0, 255).byte()
-    rows = in_rows(worst.index.tolist(), columns)
-    figure, panels = lay_out([len(row) for row in rows], width=0.8, height=1.1)
+    figure, panels = lay_out(in_rows(list(images), columns), width=0.8, height=1.1)
     for panel, image, row in zip(panels, images, worst.itertuples(), strict=True):
         panel.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
         true = f"true {row.true}" if row.changed else "unchanged"

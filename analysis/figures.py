@@ -128,8 +128,8 @@ def memorisation(found: Collection, columns: int = 4) -> Figure:
         for chosen in in_rows(spread([row for row in levels if known[row]], MAX_LEVELS), columns)
     ]
     if not rows:
-        return over_time(lay_out([1])[0], "no run with changed labels is done", title="")
-    figure, panels = lay_out([len(chosen) for _, chosen in rows], width=1.6, height=1.8)
+        return over_time(lay_out([[0]])[0], "no run with changed labels is done", title="")
+    figure, panels = lay_out([chosen for _, chosen in rows], width=1.6, height=1.8)
     drawn = [(label, chosen[0], row) for label, chosen in rows for row in chosen]
     for panel, (label, first, row) in zip(panels, drawn, strict=True):
         panel.set_ylabel(f"{label}\n% of changed labels" if row == first else "")
@@ -156,7 +156,7 @@ def draw_over_epochs(
     """
     table, configuration, listed = series(found)
     shown = listed[:MAX_DRAWN_SERIES]
-    figure, panels = lay_out([len(row) for row in in_rows(shown, columns)], label)
+    figure, panels = lay_out(in_rows(shown, columns), label)
     scale = 100 if "%" in label else 1
     records = found.metrics(*styles) if records is None else records
     measured = over_seeds(found, records, configuration, len(table))
@@ -232,7 +232,7 @@ def _over_x(
     table, _, listed = series(found, x)
     table = table.assign(y=mean, sd=sd, dashed=dashed)[table["n_done"] > 0]
     levels, shown = x != "corrupt", listed[:MAX_DRAWN_SERIES]
-    figure, panels = lay_out([len(r) for r in in_rows(shown, columns)] if levels else [1], label)
+    figure, panels = lay_out(in_rows(shown, columns) if levels else [[0]], label)
     table = table.assign(at=place(panels, table[x], x)).dropna(subset="y")
     for i, (name, rows) in enumerate(shown):
         of_series = table[table.index.isin(rows)]

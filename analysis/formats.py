@@ -37,15 +37,13 @@ def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
             table = table.set_column(i, table.field(i), column)
         if pc.any(pc.match_substring_regex(values, r'[",\r\n]')).as_py():
             quotes = "needed"
-    names = io.StringIO()
+    names, rows = io.StringIO(), io.BytesIO()
     if header:
         heads = [re.sub(FORMULA, r"'\1", name) for name in table.column_names]
         csv.writer(names, lineterminator="\n").writerow(heads)
-    buffer = io.BytesIO()
-    buffer.write(names.getvalue().encode())
     table = table.combine_chunks()  # an empty first chunk would be written as stale memory
-    pa.csv.write_csv(table, buffer, pa.csv.WriteOptions(include_header=False, quoting_style=quotes))
-    return buffer.getvalue()
+    pa.csv.write_csv(table, rows, pa.csv.WriteOptions(include_header=False, quoting_style=quotes))
+    return names.getvalue().encode() + rows.getvalue()
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -86,15 +84,9 @@ def write_for_papers(table: pd.DataFrame, path: Path) -> None:
 
 
 def _escape(text: str) -> str:
-    """Return a text as Markdown that shows it as it is."""
     return re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", html.escape(text, quote=False))
 
 
 def numeric(cells: pd.Series) -> bool:
     """Return whether all cells look like numbers or are missing."""
     return bool(cells.astype("str").str.fullmatch(r"-?[\d.,]+%?( ± [\d.]+)?|-|").all())
-
-
-def percent(fraction: float | None) -> str:
-    """Return a fraction in % with two decimals, or `-` if it is missing."""
-    return "-" if pd.isna(fraction) else f"{100 * fraction:.2f}"

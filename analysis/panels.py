@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def series(
     telling: list[str] = []
     for key in sorted(keys, key=lambda key: key != "model"):
         given = telling if x == "corrupt" or key in LEADING_KEYS else [x, *telling]
-        if _count(table, [*given, key]) > _count(table, given):
+        if _count_groups(table, [*given, key]) > _count_groups(table, given):
             telling.append(key)
     # If no key tells the rows apart, group by one that all share.
     ordered = table.sort_values(telling, key=rank, kind="stable") if telling else table
@@ -58,30 +59,29 @@ def find_axes(found: Collection) -> list[str]:
     return differing + ["parameters"] * (found.runs["parameters"].nunique() > 1)
 
 
-def _count(table: pd.DataFrame, keys: list[str]) -> int:
-    """Return how many combinations of values of `keys` the table has."""
+def _count_groups(table: pd.DataFrame, keys: list[str]) -> int:
     return table.groupby(keys, dropna=False).ngroups if keys else 1
 
 
 def lay_out(
-    lengths: list[int], label: str = "", width: float = 2.9, height: float = 2.6
+    items: Sequence[Sequence[Any]], label: str = "", width: float = 2.9, height: float = 2.6
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure of rows of panels, of different lengths, and its panels.
+    """Return a figure with a panel for each of the `items`, given in rows, and its panels.
 
     label: on the first panel of each row.
     width, height: of a panel, inches.
     """
-    rows, columns = len(lengths), max(lengths)
+    rows, columns = len(items), max(map(len, items))
     figure = Figure(figsize=(0.8 + width * columns, 0.3 + height * rows))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for panels, length in zip(axes, lengths, strict=True):
+    for panels, shown in zip(axes, items, strict=True):
         panels[0].set_ylabel(label)
-        for unused in panels[length:]:
+        for unused in panels[len(shown) :]:
             unused.remove()
     return figure, figure.axes
 
 
-def in_rows(items: list[Any], columns: int) -> list[list[Any]]:
+def in_rows(items: Sequence[Any], columns: int) -> list[Sequence[Any]]:
     """Return the items in rows of at most `columns`."""
     return [items[i : i + columns] for i in range(0, len(items), columns)]
 

@@ -6,17 +6,17 @@ parameters, batch_size or dataset.train_size; the files are named after it.
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 import shlex
 import sys
+from base64 import b64encode
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import pandas as pd
+from jinja2 import StrictUndefined, Template
 
 from randlabels import __version__
 from randlabels.console import until_nobody_reads
@@ -69,14 +69,11 @@ def main(arguments: list[str] | None = None) -> None:
         write_atomic(Path(f"{file}.pdf"), _encode(figure, "pdf"))
         wide = figure.get_figwidth() > WIDE_INCHES
         small = _encode(narrow[name][0], "png") if wide else b""
-        images.append({"caption": caption, "width": round(96 * figure.get_figwidth())})
-        images[-1] |= {"png": _as_text(png), "narrow": _as_text(small), "wide": wide}
-    page = jinja2.Template(
-        Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
+        as_text = {"png": b64encode(png).decode(), "narrow": b64encode(small).decode()}
+        width = round(96 * figure.get_figwidth())
+        images.append({"caption": caption, "width": width, "wide": wide, **as_text})
+    text = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
+    page = Template(text, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     html = page.render(
         describe(found, tables),
         title=f"Corruption sweep {options.dir.resolve().name}",
@@ -179,10 +176,6 @@ def _encode(figure: Figure, kind: str) -> bytes:
     dated = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
     figure.savefig(buffer, format=kind, metadata=dated[kind])
     return buffer.getvalue()
-
-
-def _as_text(image: bytes) -> str:
-    return base64.b64encode(image).decode()
 
 
 if __name__ == "__main__":

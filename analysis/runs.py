@@ -17,17 +17,11 @@ from randlabels.store.rundir import FINISHED
 from . import epochs, rows
 from .rows import ORIGIN, Row
 
-LEADING_KEYS = ["dataset", "model", "corruption", "corrupt"]
-"""Config keys that every table shows."""
-
-SEEDS = ["seed", "corruption.seed"]
-"""Config keys over which tables take means."""
-
-FIXED_FEATURES = ["raw", "gabor"]
-"""Features of a kernel that are not drawn from `seed`."""
-
+LEADING_KEYS = ["dataset", "model", "corruption", "corrupt"]  # config keys that every table shows
+SEEDS = ["seed", "corruption.seed"]  # config keys over which tables take means
+FIXED_FEATURES = ["raw", "gabor"]  # of a kernel, which are not drawn from `seed`
+# States, by how far a run has come.
 PROGRESS = "planned foreign damaged failed interrupted running diverged done".split()
-"""States, by how far a run has come."""
 
 
 @dataclass
@@ -52,8 +46,7 @@ class Collection:
 
     def metrics(self, *names: str) -> pd.DataFrame:
         """Return the columns `run`, `epoch` and `names` of the records."""
-        columns = {name: self.records[name].to_numpy() for name in ("run", "epoch", *names)}
-        return pd.DataFrame(columns, copy=False)
+        return self.records.select(["run", "epoch", *names]).to_pandas()
 
     @property
     def counted(self) -> pd.Series:
@@ -86,10 +79,10 @@ def read(root: Path, fit_threshold: float | None = None) -> Collection:
     runs = runs.sort_values([*swept, "run_id"], kind="stable", ignore_index=True, key=rank)
     read_in_full = ~runs["state"].isin(["planned", "foreign", "damaged"])
     records, damage = epochs.read(runs.loc[read_in_full, "folder"], runs["records"])
-    problems += [
-        f"{runs['folder'].iloc[i]}/metrics.jsonl {reason}" for i, (reason, _) in damage.items()
-    ]
-    runs.loc[[i for i, (_, unusable) in damage.items() if unusable], "state"] = "damaged"
+    for i, (reason, unusable) in damage.items():
+        problems.append(f"{runs['folder'][i]}/metrics.jsonl {reason}")
+        if unusable:
+            runs.loc[i, "state"] = "damaged"
     runs["repeated"] = _find_repeated(runs, swept)
     if fit_threshold is not None:
         runs["fit_threshold"] = fit_threshold
@@ -122,14 +115,13 @@ def _build_frame(listed: list[Row], keys: set[str]) -> pd.DataFrame:
             frame[key] = pd.array(values, dtype="Int64")  # integers, some of them null
         elif len(types - {type(None)} - {int, float}) and len(types) > 1:
             frame[key] = ["null" if value is None else str(value) for value in values]
+    measured = [f"{kind}_{key}" for kind in ("final", "best") for key in metrics.MEASURED]
+    added = {name for name in map(str, frame) if name.startswith(("final_", "best_"))}
     numbers = ["parameters", "seconds", "share_changed", "records"]
-    for kind in ("final", "best"):
-        added = {name for name in map(str, frame) if name.startswith(f"{kind}_")}
-        measured = [f"{kind}_{key}" for key in metrics.MEASURED]
-        numbers += [*measured, *sorted(added - set(measured))]
+    numbers += [*measured, *sorted(added - set(measured))]
     results = ["fit_threshold", "classes", "command", *numbers, *ORIGIN]
-    absent = [column for column in results if column not in frame]
-    return frame.reindex(columns=[*frame.columns, *absent]).astype(dict.fromkeys(numbers, float))
+    others = frame.columns.difference(results, sort=False)
+    return frame.reindex(columns=[*others, *results]).astype(dict.fromkeys(numbers, float))
 
 
 def rank(column: pd.Series) -> pd.Series:

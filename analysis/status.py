@@ -19,23 +19,14 @@ from rich.table import Table
 from rich.text import Text
 
 from randlabels.console import no_folder, until_nobody_reads
-from randlabels.live import (
-    LOOK_SECONDS,
-    STYLES,
-    display,
-    duration,
-    failure,
-    percent,
-    summary,
-)
+from randlabels.live import LOOK_SECONDS, STYLES, display, duration, failure, percent, summary
 from randlabels.store import progress
 from randlabels.store.progress import SETTLED, Survey, Tracker, file_version, totals
 from randlabels.store.rundir import RunDir, read_plan
 
 from . import rows
 
-IDLE_SECONDS = 60.0
-"""A launch has ended if runs are interrupted and none is running for this time."""
+IDLE_SECONDS = 60.0  # a launch has ended if runs are interrupted and none is running for this time
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -132,7 +123,6 @@ def render(root: Path, runs: Sequence[Survey], problems: Sequence[str], width: i
 
 
 def _watch(root: Path, interval: float) -> None:
-    """Show the progress until no run has anything to do."""
     active = time.monotonic()
     with contextlib.suppress(KeyboardInterrupt), display(survey(root)[0]) as show:
         for runs in _looks(root):
@@ -156,10 +146,9 @@ def _looks(root: Path) -> Iterator[list[Survey]]:
             folders |= {Path(run["folder"]).parent for run in found}
             folders |= {path for path in root.glob("*") if path.is_dir()}
             lost = [run for run in found if run["state"] in ("foreign", "damaged")]
-            others = [
-                (RunDir(Path(run["folder"])), run["keys"]) for run in found if run not in lost
-            ]
-            tracker, changed = Tracker(others, launched=False), now
+            others = [run for run in found if run not in lost]
+            pairs = ((RunDir(Path(run["folder"])), run["keys"]) for run in others)
+            tracker, changed = Tracker(pairs, launched=False), now
         yield lost + tracker.look()
 
 

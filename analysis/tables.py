@@ -7,16 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from randlabels.store.metrics import MEASURED
-
-from .formats import percent
 from .rows import ORIGIN, SOLUTION
 from .runs import LEADING_KEYS, SEEDS, Collection
 
+# Shares of the changed training labels that are predicted as the label trained on, as the true one,
+# or as another class. They sum to 1 (Liu et al. 2020, ELR, Figure 1).
 SHARES = ("memorised", "true", "neither")
-"""Shares of the changed training labels that are predicted as the label trained on, as the true
-one, or as another class. They sum to 1 (Liu et al. 2020, ELR, Figure 1)."""
-
 DERIVED = (*SHARES, "generalization_gap")  # metrics that are computed from logged ones
 FRACTIONS = ("test_error", "auroc", "missed")  # means that a reader gets in %
 KEPT_DECIMALS = 12  # of a share, so that 0 does not become -1e-17
@@ -24,10 +20,8 @@ KEPT_DECIMALS = 12  # of a share, so that 0 does not become -1e-17
 
 def runs(found: Collection) -> pd.DataFrame:
     """Return one row per run, finished or not: state, swept keys, metrics, cost, origin."""
-    results = [f"{kind}_{key}" for kind in ("final", "best") for key in MEASURED]
-    added = {name for name in map(str, found.runs) if name.startswith(("final_", "best_"))}
-    results += sorted(added - set(results))
-    columns = ["run_id", "state", *with_seed(found.swept), *results]
+    columns = ["run_id", "state", *with_seed(found.swept)]
+    columns += [name for name in map(str, found.runs) if name.startswith(("final_", "best_"))]
     columns += [key for key in SOLUTION if key in found.runs]
     columns += ["epochs_to_fit", "parameters", "seconds", "share_changed", *ORIGIN]
     table = found.runs.reindex(columns=columns)
@@ -154,9 +148,7 @@ def configurations(found: Collection) -> tuple[pd.DataFrame, pd.Series]:
     columns = {"n": ~found.runs["repeated"], "n_done": found.counted}
     columns["share_changed"] = found.runs["share_changed"].where(found.counted)
     groups = found.runs[keys].assign(**columns).groupby(keys, dropna=False, sort=False)
-    table = groups.agg(
-        n=("n", "sum"), n_done=("n_done", "sum"), share_changed=("share_changed", "mean")
-    )
+    table = groups.agg({"n": "sum", "n_done": "sum", "share_changed": "mean"})
     return table.reset_index(), groups.ngroup().rename("configuration")
 
 
@@ -191,8 +183,8 @@ def over_seeds(
 def shorten_runs(table: pd.DataFrame, swept: list[str]) -> pd.DataFrame:
     """Return the table of runs with a reader's columns: accuracies in %, epochs to fit, seconds."""
     results = {
-        "train acc (%)": table["final_train_acc"].map(percent),
-        "test acc (%)": table["final_test_acc"].map(percent),
+        "train acc (%)": _texts(100 * table["final_train_acc"], spec=".2f"),
+        "test acc (%)": _texts(100 * table["final_test_acc"], spec=".2f"),
         "epochs to fit": table["epochs_to_fit"],
         "seconds": table["seconds"],
     }

@@ -7,9 +7,8 @@ that are stored in `analysis/results`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from scipy.special import stdtrit
@@ -42,8 +41,7 @@ LARGEST_ACCURACY_TOLERANCE = 0.03
 LARGEST_RELATIVE_TOLERANCE = 0.25
 
 
-@dataclass
-class Ours:
+class Ours(NamedTuple):
     """Our number: mean and sample deviation over n runs; NaN where unknown."""
 
     mean: float

@@ -6,11 +6,8 @@ import torch
 
 from .dataset import Split
 
-SNAPSHOT_EPOCHS = (0, 2, 9, 29, 99, 299)
-"""Epochs (0-based) whose losses and margins are kept: after 1, 3, 10, 30, 100 and 300 epochs."""
-
-NEVER = -1
-"""Epoch of an event that has not happened, and prediction before the first evaluation."""
+SNAPSHOT_EPOCHS = (0, 2, 9, 29, 99, 299)  # 0-based; losses and margins after them are kept
+NEVER = -1  # epoch of an event that has not happened; prediction before the first evaluation
 
 Dynamics = dict[str, torch.Tensor]
 """Statistics (N,) by name. They are plain tensors, so that a checkpoint can hold them."""
@@ -83,5 +80,4 @@ def encode(dynamics: Dynamics, train: Split) -> bytes:
         table[name] = table[name].astype("Int64").mask(table[name] == NEVER)
     for name in ("margin", "confidence", "variability", "loss", *found):
         table[name] = found[name].astype("float32")
-    content: bytes = table.to_parquet(index=False)
-    return content
+    return bytes(table.to_parquet(index=False))

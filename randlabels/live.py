@@ -19,15 +19,11 @@ from .console import counted
 from .store.progress import Survey, totals
 
 LOOK_SECONDS = 1.0  # between two looks at the folders of a sweep's runs
-
 REPORT_SECONDS = 60.0  # between two lines of progress
-
 WAITING = ("planned", "interrupted")
-
 STATES = ("done", "diverged", "failed", "damaged", "foreign", "stale", "running", "waiting")
-
+# Colours of states; the others are yellow.
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
-"""Colours of states; the others are yellow."""
 
 
 @contextmanager
@@ -80,11 +76,8 @@ def display(
 
     def show(runs: Sequence[Survey]) -> None:
         nonlocal reported
-        news = []
-        for run in runs:
-            if run["state"] not in (states.get(run["folder"], "planned"), "planned"):
-                news.append(run)
-            states[run["folder"]] = run["state"]
+        news = [run for run in runs if run["state"] not in ("planned", states.get(run["folder"]))]
+        states.update((run["folder"], run["state"]) for run in runs)
         if console.is_interactive:
             for run in news:
                 if run["state"] not in ("running", "done", *WAITING):
@@ -103,7 +96,6 @@ def display(
 
 
 def _event(run: Survey) -> str:
-    """Return a line on a run whose state has changed."""
     if run["state"] == "running":
         return f"{run['run_id']}: begins"
     if run["state"] == "failed":

@@ -18,9 +18,8 @@ from ..machine.resources import resolve
 from ..store.rundir import RunDir, flat_keys, read_plan
 from .launcher import Launcher
 
+# Keys and groups that hardly change the time of an epoch.
 COSTLESS = ("corrupt", "seed", "epochs", "corruption", "schedule", "optimizer", "loss")
-"""Keys and groups that hardly change the time of an epoch."""
-
 MEASURED_SECONDS = 0.2  # at least, of a measured epoch, unless it has all images
 
 
@@ -52,7 +51,7 @@ def estimate(configs: Sequence[Config], epochs: Sequence[int], launcher: Launche
 
 
 def _seconds_of_done_runs(configs: Sequence[Config]) -> dict[str, tuple[float, str]]:
-    """Return the seconds of an epoch by kind, from the runs in the folders of `configs`."""
+    """Return the seconds of an epoch by kind, and which runs show it."""
     found = {}
     for folder in {config.folder for config in configs}:
         for run_id, entry in read_plan(folder).items():

@@ -15,19 +15,11 @@ from typing import Any
 
 from .rundir import FINISHED, RunDir, planned_records, read_json
 
+# A run is stale after this time and three epochs without a heartbeat, which come every ten seconds.
 STALE_AFTER_SECONDS = 120.0
-"""A run is stale after this time without a heartbeat, plus three epochs. Heartbeats come every ten
-seconds."""
-
-TAIL_BYTES = 16384
-"""Bytes read from the end of metrics.jsonl: a few dozen records."""
-
-RECENT_NANOSECONDS = 2 * 10**9
-"""A file changed this recently may change again without a new time stamp."""
-
-SETTLED = (*FINISHED, "failed", "foreign", "damaged")
-"""States that only another launch can change."""
-
+RECENT_NANOSECONDS = 2 * 10**9  # a change this recent may hide another with the same time stamp
+TAIL_BYTES = 16384  # read from the end of metrics.jsonl: a few dozen records
+SETTLED = (*FINISHED, "failed", "foreign", "damaged")  # states that only another launch can change
 IN_COLUMNS = ("model", "corrupt", "seed")  # keys that a display always shows
 
 Survey = dict[str, Any]
@@ -46,11 +38,7 @@ class Tracker:
 
     def __init__(self, runs: Iterable[tuple[RunDir, Mapping[str, Any]]], *, launched: bool) -> None:
         self._runs = list(runs)
-        self._before = {
-            run.path: (file_version(run.error), file_version(run.environment))
-            for run, _ in self._runs
-            if launched
-        }
+        self._before = {run.path: _traces(run) for run, _ in self._runs if launched}
         self._seen: dict[Path, tuple[Any, Survey]] = {}
         values: dict[str, set[str]] = {}
         for _, keys in self._runs:
@@ -62,17 +50,15 @@ class Tracker:
         """Return the survey of each run, with a further key `label`, such as `mlp lr=0.1`."""
         recent = time.time_ns() - RECENT_NANOSECONDS
         for run, keys in self._runs:
-            version = file_version(run.path), file_version(run.metrics)
+            version = file_version(run.path)
             before, found = self._seen.get(run.path, (None, {}))
             idle = found.get("state") not in ("running", "stale")  # a released lock leaves no trace
-            if idle and version == before and max(version)[0] < recent:
+            if idle and version == before and version[0] < recent:
                 continue
             with contextlib.suppress(OSError):
                 found, _ = survey(run, keys, state := run.state())
-                error, environment = self._before.get(run.path, (None, None))
-                if (state == "failed" and error == file_version(run.error)) or (
-                    state == "interrupted" and environment == file_version(run.environment)
-                ):
+                untouched = self._before.get(run.path) == _traces(run)
+                if untouched and state in ("failed", "interrupted"):
                     found |= {"state": "interrupted", "seconds_left": None}
                 others = (f"{k.rpartition('.')[2]}={keys[k]}" for k in self._differing if k in keys)
                 found["label"] = " ".join([str(keys["model"]), *others])
@@ -85,12 +71,12 @@ def survey(run: RunDir, keys: Mapping[str, Any], state: str) -> tuple[Survey, bo
 
     state: as `RunDir.state` returns it, or another one that the folder has.
     """
-    last, torn = _read_tail(run.metrics, *file_version(run.metrics))
+    last, torn = _read_tail(run.metrics, file_version(run.metrics))
     written = run.last_sign()
     age = None if written is None else max(0.0, time.time() - written)
     seconds, done = last.get("seconds"), int(last.get("epoch", -1)) + 1
     epochs = planned_records(keys)
-    host = _read_host(run.environment, *file_version(run.environment))
+    host = (read_json(run.environment) or {}).get("host")
     elsewhere = host not in (None, socket.gethostname())  # its lock may be invisible
     if state == "running" or (state == "interrupted" and elsewhere):
         patience = STALE_AFTER_SECONDS + 3 * (seconds or 0.0)
@@ -98,7 +84,7 @@ def survey(run: RunDir, keys: Mapping[str, Any], state: str) -> tuple[Survey, bo
     error = None
     if state == "failed":
         error = str((read_json(run.error) or {}).get("exception")).partition("\n")[0]
-    found = {
+    return {
         "run_id": run.run_id,
         "state": state,
         "epoch": done,
@@ -113,8 +99,7 @@ def survey(run: RunDir, keys: Mapping[str, Any], state: str) -> tuple[Survey, bo
         "folder": str(run.path),
         "error": error,
         "keys": keys,
-    }
-    return found, torn and state != "running"
+    }, torn and state != "running"
 
 
 def file_version(path: Path) -> tuple[int, int]:
@@ -126,13 +111,13 @@ def file_version(path: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-@lru_cache(20_000)
-def _read_host(file: Path, changed: int, size: int) -> str | None:
-    return (read_json(file) or {}).get("host") if changed else None
+def _traces(run: RunDir) -> tuple[Any, ...]:
+    """Return what a launch that begins a run changes."""
+    return file_version(run.error), file_version(run.environment)
 
 
 @lru_cache(20_000)
-def _read_tail(file: Path, changed: int, size: int) -> tuple[dict[str, Any], bool]:
+def _read_tail(file: Path, version: tuple[int, int]) -> tuple[dict[str, Any], bool]:
     """Return the last whole record, with the latest accuracies, and whether a torn line follows."""
     try:
         with open(file, "rb") as log:
