@@ -1,4 +1,4 @@
-"""Code that corruptions share: masks, random streams, mixtures of labels, and files of labels."""
+"""Code that corruptions share: masks, random streams, and mixtures of labels."""
 
 from __future__ import annotations
 
