@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -70,7 +71,13 @@ def survey(root: Path) -> tuple[list[Survey], list[str]]:
     To the keys of a `Survey` comes `command`, which repeats the run; null if its plan is missing.
     """
     listed, problems = rows.read(root)
-    plan_of = cache(read_plan)
+
+    @cache
+    def plan_of(folder: Path) -> dict[str, dict[str, Any]]:
+        with contextlib.suppress(OSError):  # which `rows.read` has reported
+            return read_plan(folder)
+        return {}
+
     found = []
     for row in listed:
         run, torn = progress.survey(RunDir(Path(row["folder"])), row["keys"], row["state"])

@@ -36,7 +36,7 @@ CASES = {
     "human, instance, matrix, pair_flip, random_pixels, shuffled_pixels, uniform, uniform_count, "
     "uniform_exclusive; how much is corrupted is another key, such as corrupt=0.4\n",
     "augment=null": "augment=null is unknown; use crop_flip, flip_rotate, none, random_crop\n",
-    "sweep=nosuch": "sweep=nosuch is unknown; use demo, ",
+    "sweep=nosuch": "sweep=nosuch is unknown; use course/flatness, ",
     "hydra/launcher=nosuch": "hydra/launcher=nosuch is unknown; use basic, joblib, ",
     "out=/dev/null": "/dev/null",
     "+nosuch=1": "nosuch is an unknown key; the top level takes batch_size, ",

@@ -25,7 +25,7 @@ from randlabels.experiment import Experiment, assemble
 from randlabels.network import Classifier
 
 from .conftest import BASIC, CPU, TINY, Cli, left_at, numbers, only_run
-from .lives import Lives
+from .killing import ForkServer
 
 ASKED = [*TINY, "corrupt=0.4", "examples=true"]
 
@@ -141,19 +141,21 @@ def test_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """Also if the launch that continues it leaves the key out."""
     config = {"dataset": {"name": "digits", "train_size": 64}, "corrupt": 0.4, "epochs": 3}
     config |= {"model": {"name": "mlp", "hidden": [8]}, "threads": "1", "checkpoint_every": 0}
-    with Lives(tmp_path) as lives:
-        whole = lives.live({**config, "examples": True, "out": "whole"})
+    with ForkServer(tmp_path) as server:
+        whole = server.execute({**config, "examples": True, "out": "whole"})
         assert whole["code"] == 0
         undisturbed = parse({**config, "out": str(tmp_path / "whole")}).run
         begun = 0
         for call in range(3, whole["calls"], 9):
             out = {"out": f"killed-{call}"}
-            killed = lives.live({**config, "examples": True, **out}, call=call, after=call % 4 == 1)
+            killed = server.execute(
+                {**config, "examples": True, **out}, call=call, after=call % 4 == 1
+            )
             run = parse({**config, "out": str(tmp_path / out["out"])}).run
             assert killed["signal"] == signal.SIGKILL
             begun += run.records_examples()
             again = {**config, "examples": not run.records_examples(), **out}
-            assert lives.live(again)["code"] == 0
+            assert server.execute(again)["code"] == 0
             assert run.examples.read_bytes() == undisturbed.examples.read_bytes()
             assert numbers(run.path) == numbers(undisturbed.path)
         assert begun > 3

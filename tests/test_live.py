@@ -17,7 +17,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from randlabels import live
+from randlabels import live, registry
 from randlabels.config import parse
 from randlabels.launchers import estimate
 from randlabels.store import progress, rundir
@@ -245,9 +245,16 @@ def test_interrupted_sweep_leaves_the_terminal_as_it_was(tmp_path: Path) -> None
     ids=["basic", "joblib", "packed"],
 )
 def test_on_failure_stop_starts_no_further_run_and_stops_those_at_work(
-    launcher: list[str], cli: Cli, tmp_path: Path, request: pytest.FixtureRequest
+    launcher: list[str],
+    cli: Cli,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first run fails; the others would take hours. Two are at work, but for `basic`."""
+    for known in ("_imported", "_code_sha256"):  # the own part is forgotten at the end
+        monkeypatch.setattr(registry, known, {})
+    request.addfinalizer(registry.options.cache_clear)
     name, at_work = request.node.callspec.id, 1 if launcher == [BASIC] else 2
     text = FAILING.replace("NAME", name).replace("AT_WORK", str(at_work))
     (tmp_path / f"failing_{name}.py").write_text(text)  # a process imports a name once

@@ -217,6 +217,7 @@ def test_own_parts_work_as_the_page_says(tmp_path: Path) -> None:
     out = {}
     for line in shown_commands(ROOT / "docs" / "extend.md"):
         short = SHORT[2:] if "dataset=" in line else SHORT[:1] if " -p " in line else SHORT
+        short = [*short, "verbose=true"] if "randlabels.run -m" in line else short
         out[line] = call(" ".join([line, *short]), tmp_path, environment)
     sweep, shown, noise, arrays = out.values()
     assert "4 runs in runs/default: 4 done" in sweep

@@ -199,7 +199,10 @@ def test_sweep_covers_every_published_number_of_its_table(sweep: str) -> None:
 
 @pytest.mark.parametrize(
     ("page", "folders"),
-    [("paper", ("paper/", "seed/")), ("course", ("course/", "double_descent/", "memorisation/"))],
+    [
+        ("paper", ("paper/", "seed/")),
+        ("course", ("course/", "double_descent/", "memorisation/arpit")),
+    ],
 )
 def test_page_has_each_of_its_sweeps_with_their_numbers_of_runs(
     page: str, folders: tuple[str, ...]
