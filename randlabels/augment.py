@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from .schema import Option
 
 PADDING = 4  # black pixels on each side before a random crop back to the image's own size
-
 Size = tuple[int, int]  # height and width in pixels
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .schedule import Schedule
 
 
-RULES: dict[str, tuple[Callable[[Any], object], str]] = {
+RULES: dict[str, tuple[Callable[[Any], object], str]] = {  # of keys whose value is checked alone
     "corrupt": (lambda p: 0 <= p <= 1, "between 0 and 1"),
     "seed": (lambda seed: 0 <= seed < 2**63, "between 0 and 2^63-1"),
     "epochs": (lambda n: n >= 1, "at least 1"),
@@ -45,7 +45,6 @@ RULES: dict[str, tuple[Callable[[Any], object], str]] = {
     "compile": (re.compile("auto|true|false").fullmatch, "auto, true or false"),
     "threads": (re.compile(r"auto|0*[1-9]\d*").fullmatch, "auto or a whole number of at least 1"),
 }
-"""Test and rule of the keys whose value is checked alone."""
 
 
 @dataclass(kw_only=True)

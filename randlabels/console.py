@@ -23,7 +23,6 @@ from rich.progress import (
 from rich.table import Column, Table
 
 MAX_LISTED = 20  # names in one sentence
-
 log = logging.getLogger("randlabels")
 log.addHandler(logging.NullHandler())  # messages outside `logging_to` are dropped
 

@@ -10,8 +10,7 @@ import torch
 
 from .schema import Option
 
-Moments = tuple[torch.Tensor, torch.Tensor]
-"""Channel means and standard deviations, each (C,) float32 in pixel units 0..255."""
+Moments = tuple[torch.Tensor, torch.Tensor]  # channel means and deviations, (C,), in 0..255
 
 
 class Preprocess(Option):

@@ -21,7 +21,6 @@ STEP, NOISE, RADIUS = 0.25, 0.2, 0.3
 for pixels in 0..1."""
 
 MAX_ITERATIONS = 100
-
 Logits = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

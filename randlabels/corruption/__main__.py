@@ -70,8 +70,7 @@ def check_file(config: Config, file: Path) -> None:
 def save(config: Config, file: Path) -> None:
     """Write the corrupted and the true labels of both whole splits.
 
-    Raises:
-        ValueError: the file exists with other content, which runs may depend on.
+    ValueError if the file exists with other content, which runs may depend on.
     """
     data = load(config.dataset)
     arrays = {}

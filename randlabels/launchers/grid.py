@@ -32,11 +32,10 @@ from .launcher import ANALYSIS, HydraLauncher, Launcher, PlannedRun
 from .packed import Packed
 from .slurm import Slurm
 
-OWN_LAUNCHERS: dict[str, type[Launcher]] = {
+OWN_LAUNCHERS: dict[str, type[Launcher]] = {  # by `_target_`; Hydra itself never builds them
     "hydra_plugins.randlabels.PackedLauncher": Packed,
     "hydra_plugins.randlabels.SlurmLauncher": Slurm,
 }
-"""Our launchers by the `_target_` in conf/hydra/launcher; Hydra itself never builds them."""
 
 
 class GridSweeper(Sweeper):

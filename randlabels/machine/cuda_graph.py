@@ -11,7 +11,6 @@ from ..console import log
 from .gpu import is_out_of_memory
 
 WARM_UP_STEPS = 3  # full batches before a capture, as in PyTorch's notes on CUDA graphs
-
 Work = Callable[[], None]
 
 

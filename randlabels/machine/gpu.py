@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 
 DEVICE_LOST_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
-
 MAX_QUEUED_STEPS = 8  # enough to keep the GPU busy, few enough to stop within a second
 
 OUT_OF_MEMORY = re.compile(

@@ -26,11 +26,9 @@ LAUNCH = "RANDLABELS_LAUNCH"
 """Environment variable of worker processes: pid of the launch, when it began (seconds of
 `time.monotonic`), and a file that it keeps locked while it is running."""
 
-FAILURE = "the first failure (on_failure=stop)"
-"""The reason where `stop_launch` ended a launch."""
+FAILURE = "the first failure (on_failure=stop)"  # the reason after `stop_launch`
 
 POLL_SECONDS = 0.2  # between two checks whether a worker's launch is running
-
 HEARTBEAT_SECONDS = 10.0
 
 RESERVED_SECONDS = 10.0

@@ -27,7 +27,6 @@ BETTER: dict[str, Callable[..., float]] = {
 """The better of two values of a metric: min or max. A metric not listed here has no best value."""
 
 MEASURED = tuple(BETTER)  # the metrics that every run measures, in the order of the log
-
 LOSSES = tuple(key for key in MEASURED if "_loss" in key)  # means of the loss without weight decay
 
 KEYS = ("epoch", "lr", *MEASURED, "seconds", "images_per_second")

@@ -19,30 +19,14 @@ from .files import make_folder, write_atomic
 from .locks import exclusive, is_locked
 
 SCHEMA = 1  # version of the files and of the hash; raise it when a default or a format changes
-
 FINISHED = ("done", "diverged")  # states of runs that are not started again
 
-NOT_HASHED = frozenset(
-    {
-        "imports",
-        "out",
-        "name",
-        "force",
-        "plan",
-        "checkpoint_every",
-        "time_limit",
-        "on_failure",
-        "verbose",
-        "fit_threshold",
-        "keep",
-        "examples",
-        "dataset.root",
-        "dataset.download",
-        "corruption.path",
-        "model.lr",  # fills optimizer.lr, which is hashed
-    }
-)
-"""Config keys that cannot change the numbers of a run, and so are not part of its identity."""
+NOT_HASHED = {  # keys that cannot change the numbers of a run, and are not in its identity
+    *("imports", "out", "name", "force", "plan", "checkpoint_every", "time_limit", "on_failure"),
+    *("verbose", "fit_threshold", "keep", "examples"),
+    *("dataset.root", "dataset.download", "corruption.path"),
+    "model.lr",  # fills optimizer.lr, which is hashed
+}
 
 
 def device_kind(device: str) -> str:
