@@ -1,7 +1,5 @@
 """Checks that can refuse a run; values of keys are checked in `config`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Output for people: log lines, the progress bar of a single run, tables."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

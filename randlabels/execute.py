@@ -1,7 +1,5 @@
 """One run, from its config to a finished folder; exact fits of one system together."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import replace

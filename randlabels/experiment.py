@@ -1,7 +1,5 @@
 """From a config to the tensors of one run: data, corrupted labels or images, model."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from dataclasses import dataclass

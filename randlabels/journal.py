@@ -1,7 +1,5 @@
 """A run's folder and log, from its lock to its outcome, for both ways to fit."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager

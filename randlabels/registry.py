@@ -4,8 +4,6 @@ A group is a module or subpackage of `randlabels` with an abstract base class. I
 dataclasses that derive from this class and set `name`, there and in the files of `imports`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import importlib

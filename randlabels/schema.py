@@ -1,7 +1,5 @@
 """Build dataclasses from plain values; unknown keys and wrong types raise a ValueError."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from abc import ABC
@@ -71,7 +69,8 @@ def parse_dataclass(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
         try:
             schema[key] = value
         except OmegaConfBaseException as error:
-            wanted = str(next(f.type for f in dataclasses.fields(cls) if f.name == key))
+            kind = next(f.type for f in dataclasses.fields(cls) if f.name == key)
+            wanted = kind.__name__ if isinstance(kind, type) else str(kind)
             raise ValueError(
                 f"{prefix}{key}={value} has the wrong type; give {IN_WORDS.get(wanted, wanted)}"
             ) from error

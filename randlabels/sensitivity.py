@@ -7,8 +7,6 @@ Images are (n, C, H, W) float32 in 0..255, as stored. `logits` returns (n, K) fl
 its image alone, and is differentiable.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

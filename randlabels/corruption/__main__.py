@@ -4,8 +4,6 @@ Prints the stated transition matrix, the one drawn over the whole training set, 
 labels that changed. With `--save FILE`, writes the corrupted and the true labels of both splits.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The sweeper: from lists of values to runs, all checked before the first one starts."""
 
-from __future__ import annotations
-
 import copy
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Launchers, which execute the runs of a sweep: the base class, and those that Hydra has."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 from abc import ABC, abstractmethod

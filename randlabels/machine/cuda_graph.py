@@ -1,7 +1,5 @@
 """One training step: called as it is written on a CPU, replayed as a CUDA graph on a GPU."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 

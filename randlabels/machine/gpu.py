@@ -3,8 +3,6 @@
 If the device is "cpu", every function does nothing, or returns the right value for a CPU.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """How a run computes on this machine: every `auto` decided, and what the machine lacks refused."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -4,8 +4,6 @@ No step is interrupted. A signal is noted, and a run asks with `Watch` at its sa
 continue. It ends with a checkpoint, so that no step is lost.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -5,8 +5,6 @@ and epochs.parquet; records written before have a missing value. To give it a `b
 direction to `BETTER`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path

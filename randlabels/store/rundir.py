@@ -4,8 +4,6 @@ The same config is the same folder, `runs/<name>/<run id>`. The state of a run i
 files in it and stored nowhere else.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
