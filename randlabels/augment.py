@@ -4,8 +4,6 @@ It acts on whole stored images, before the fixed crop and the normalisation of `
 from outside of the image are black (0). Images are never augmented for an evaluation.
 """
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Preprocessing: from stored pixels (uint8, 0..255) to what the model sees (float32)."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Code that corruptions share: masks, random streams, and mixtures of labels."""
 
-from __future__ import annotations
-
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator

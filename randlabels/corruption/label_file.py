@@ -1,7 +1,5 @@
 """Labels from a file: what `--save` wrote, what others publish, the answers of people."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import io

@@ -1,7 +1,5 @@
 """Corruptions of pixels: the labels stay true, and the images lose what ties them to the label."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 
