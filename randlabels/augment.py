@@ -4,8 +4,6 @@ It acts on whole stored images, before the fixed crop and the normalisation of `
 from outside of the image are black (0). Images are never augmented for an evaluation.
 """
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -16,7 +14,6 @@ import torch.nn.functional as F
 from .schema import Option
 
 PADDING = 4  # black pixels on each side before a random crop back to the image's own size
-
 Size = tuple[int, int]  # height and width in pixels
 
 

@@ -1,7 +1,5 @@
 """Checks that can refuse a run; values of keys are checked in `config`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -50,8 +48,7 @@ def check(configs: Sequence[Config], *, here: bool = True) -> None:
                 "stop that first, or launch without force=true"
             )
         check_earlier_results(config, data.sha256, checksums[key])
-        check_kept_weights(config)
-        check_examples(config)
+        check_recorded(config)
 
 
 def check_earlier_results(
@@ -75,24 +72,20 @@ def check_earlier_results(
             )
 
 
-def check_kept_weights(config: Config) -> None:
-    """Raise ValueError if the run is past an epoch of `keep` whose weights were not kept."""
+def check_recorded(config: Config) -> None:
+    """Raise ValueError if the run is past an epoch whose weights or examples it should have."""
     run, passed = config.run, config.run.records()
-    missed = [e for e in config.keep if max(e, 0) < passed and not run.weights(e).is_file()]
-    if missed and not config.force:
+    if config.force:
+        return
+    if missed := [e for e in config.keep if max(e, 0) < passed and not run.weights(e).is_file()]:
         raise ValueError(
             f"keep={missed} must be ahead of {run.path}, which has {passed} epochs and did not "
             f"keep these weights; {SET_ASIDE}"
         )
-
-
-def check_examples(config: Config) -> None:
-    """Raise ValueError if the run asks for examples and has epochs that did not record them."""
-    run = config.run
-    if config.examples and not config.force and run.records() and not run.records_examples():
+    if config.examples and passed and not run.records_examples():
         raise ValueError(
             f"examples=true must be set from the first epoch, and {run.path} has "
-            f"{run.records()} without; {SET_ASIDE}"
+            f"{passed} without; {SET_ASIDE}"
         )
 
 

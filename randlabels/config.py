@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,24 @@ if TYPE_CHECKING:
     from .optimizer import Optimizer
     from .preprocess import Preprocess
     from .schedule import Schedule
+
+
+RULES: dict[str, tuple[Callable[[Any], object], str]] = {  # of keys whose value is checked alone
+    "corrupt": (lambda p: 0 <= p <= 1, "between 0 and 1"),
+    "seed": (lambda seed: 0 <= seed < 2**63, "between 0 and 2^63-1"),
+    "epochs": (lambda n: n >= 1, "at least 1"),
+    "batch_size": (lambda n: n >= 1, "at least 1"),
+    "eval_every": (lambda n: n >= 1, "at least 1"),
+    "sensitivity": (lambda n: n >= 0, "0 or more training images"),
+    "fit_threshold": (lambda share: 0 < share <= 1, "above 0 and at most 1"),
+    "checkpoint_every": (lambda time: 0 <= time < math.inf, "0 or more seconds"),
+    "time_limit": (lambda time: time is None or 0 < time < math.inf, "above 0 seconds, or null"),
+    "on_failure": (re.compile("continue|stop").fullmatch, "continue or stop"),
+    "device": (re.compile(r"auto|cpu|cuda(:\d+)?").fullmatch, "auto, cpu, cuda or cuda:N"),
+    "precision": (re.compile("auto|fp32|bf16|fp64").fullmatch, "auto, fp32, bf16 or fp64"),
+    "compile": (re.compile("auto|true|false").fullmatch, "auto, true or false"),
+    "threads": (re.compile(r"auto|0*[1-9]\d*").fullmatch, "auto or a whole number of at least 1"),
+}
 
 
 @dataclass(kw_only=True)
@@ -61,38 +79,16 @@ class Settings:
 
     def check_ranges(self) -> None:
         """Raise ValueError for the first value that is out of range."""
-        if not 0 <= self.corrupt <= 1:
-            raise ValueError(f"corrupt={self.corrupt} must be between 0 and 1")
         self.corrupt += 0.0  # turns -0.0 into 0.0
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed={self.seed} must be between 0 and 2^63-1")
-        for key in ("epochs", "batch_size", "eval_every"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}={getattr(self, key)} must be at least 1")
-        if self.sensitivity < 0:
-            raise ValueError(f"sensitivity={self.sensitivity} must be 0 or more training images")
+        self.compile = self.compile.lower()  # the text of true is True
+        for key, (holds, rule) in RULES.items():
+            if not holds(value := getattr(self, key)):
+                raise ValueError(f"{key}={value} must be {rule}")
         if any(not -1 <= epoch < self.epochs for epoch in self.keep):
             raise ValueError(
                 f"keep={self.keep} must list epochs from -1, the initial weights, to "
                 f"{self.epochs - 1}, the last of epochs={self.epochs}"
             )
-        if not 0 < self.fit_threshold <= 1:
-            raise ValueError(f"fit_threshold={self.fit_threshold} must be above 0 and at most 1")
-        if not 0 <= self.checkpoint_every < math.inf:
-            raise ValueError(f"checkpoint_every={self.checkpoint_every} must be 0 or more seconds")
-        if self.time_limit is not None and not 0 < self.time_limit < math.inf:
-            raise ValueError(f"time_limit={self.time_limit} must be above 0 seconds, or null")
-        if self.on_failure not in ("continue", "stop"):
-            raise ValueError(f"on_failure={self.on_failure} must be continue or stop")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise ValueError(f"device={self.device} must be auto, cpu, cuda or cuda:N")
-        if self.precision not in ("auto", "fp32", "bf16", "fp64"):
-            raise ValueError(f"precision={self.precision} must be auto, fp32, bf16 or fp64")
-        self.compile = self.compile.lower()  # the text of true is True
-        if self.compile not in ("auto", "true", "false"):
-            raise ValueError(f"compile={self.compile} must be auto, true or false")
-        if self.threads != "auto" and not (self.threads.isdecimal() and int(self.threads) > 0):
-            raise ValueError(f"threads={self.threads} must be auto or a whole number of at least 1")
         if self.name is not None and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", self.name):
             raise ValueError(
                 f"name={self.name!r} must be a safe folder name: up to 100 letters, digits, "

@@ -1,7 +1,5 @@
 """Output for people: log lines, the progress bar of a single run, tables."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -23,7 +21,6 @@ from rich.progress import (
 from rich.table import Column, Table
 
 MAX_LISTED = 20  # names in one sentence
-
 log = logging.getLogger("randlabels")
 log.addHandler(logging.NullHandler())  # messages outside `logging_to` are dropped
 

@@ -1,7 +1,5 @@
 """One run, from its config to a finished folder; exact fits of one system together."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +9,7 @@ from typing import Any
 import torch
 
 from . import dynamics, fit, journal, solve
-from .checks import check_earlier_results, check_examples, check_kept_weights
+from .checks import check_earlier_results, check_recorded
 from .config import Config
 from .console import counted, log, logging_to, progress_bar
 from .experiment import Experiment, assemble
@@ -19,7 +17,8 @@ from .machine import gpu, stopping
 from .machine.resources import Resources, resolve
 from .machine.stopping import Interrupted, Watch
 from .store import checkpoint, metrics
-from .store.rundir import FINISHED, RunDir, write_atomic
+from .store.files import write_atomic
+from .store.rundir import FINISHED, RunDir, read_json, write_json
 
 FIXED_RESOURCES = ("precision", "compile", "threads")  # they change the numbers
 
@@ -32,11 +31,10 @@ def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
     stopped; the same call then continues it. A process that was asked to stop begins no run. One
     whose GPU fails for good exits with `gpu.DEVICE_LOST_EXIT_CODE`.
 
-    job: the run's number in a sweep, None for a single run. cores: CPU threads of a run of a sweep.
+    ValueError if the run is refused, before its folder is made. The exception of the fit if its
+    error.json could not be written.
 
-    Raises:
-        ValueError: the run is refused; its folder was not made.
-        OSError: error.json could not be written; the exception of the fit.
+    job: the run's number in a sweep, None for a single run. cores: CPU threads of a run of a sweep.
     """
     if config.run.state() in FINISHED:
         journal.report_finished(config.run, journal.prefix(config, job is not None))
@@ -63,8 +61,7 @@ def _compute(configs: Sequence[Config], job: int | None, cores: int, *, several:
     experiments = [assemble(config) for config in configs]
     for each in experiments:
         check_earlier_results(each.config, each.data_sha256, each.corruption)
-        check_kept_weights(each.config)
-        check_examples(each.config)
+        check_recorded(each.config)
     resources = resolve(configs[0], job, cores)
     bar = not several and sys.stderr.isatty()
     with journal.open_runs(configs, several=several, quiet=bar) as mine:
@@ -143,7 +140,8 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
             raise
         finally:
             if state.captured is not None:
-                journal.record_capture(run, state.captured)
+                environment = read_json(run.environment) or {}
+                write_json(run.environment, {**environment, "captured": state.captured})
     if state.diverged_at is None:
         commit()
     else:

@@ -1,7 +1,5 @@
 """From a config to the tensors of one run: data, corrupted labels or images, model."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from dataclasses import dataclass
@@ -150,10 +148,9 @@ def make_split(config: Config, data: Data, name: str) -> Split:
     labels = corrupt_labels(config, data, name)
     keep = config.dataset.indices(whole.labels, name)
     index = keep if whole.index is None else whole.index[keep]
-    if len(keep) == len(labels):  # the runs of one process share the images
-        split = Split(whole.images, labels, whole.labels, index=index)
-    else:
-        split = Split(whole.images[keep], labels[keep], whole.labels[keep], index=index)
+    # the runs of one process share the images if they use all
+    images = whole.images if len(keep) == len(labels) else whole.images[keep]
+    split = Split(images, labels[keep], whole.labels[keep], index=index)
     return _alter(config, data, name, keep.numpy(), split) if config.alters_images else split
 
 

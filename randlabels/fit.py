@@ -1,7 +1,5 @@
 """Fit by stochastic gradient descent: one linear loop, with the original code's semantics."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator

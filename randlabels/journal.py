@@ -1,7 +1,5 @@
 """A run's folder and log, from its lock to its outcome, for both ways to fit."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,7 +19,7 @@ from .store import metrics
 from .store.files import make_folder, write_atomic
 from .store.metrics import Record
 from .store.provenance import describe
-from .store.rundir import RunDir, read_json, write_json
+from .store.rundir import RunDir, write_json
 
 
 def prefix(config: Config, several: bool) -> str | None:
@@ -81,11 +79,6 @@ def begin(experiment: Experiment, resources: Resources) -> None:
     write_atomic(run.config, yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False))
     write_json(run.environment, describe(asdict(resources), experiment.data_sha256, imports))
     write_json(run.corruption, experiment.corruption)
-
-
-def record_capture(run: RunDir, captured: bool) -> None:
-    """Add to environment.json whether training steps ran as CUDA graphs."""
-    write_json(run.environment, {**(read_json(run.environment) or {}), "captured": captured})
 
 
 def show(config: Config, record: Record) -> str:

@@ -1,7 +1,5 @@
 """Preprocessing: from stored pixels (uint8, 0..255) to what the model sees (float32)."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -10,8 +8,7 @@ import torch
 
 from .schema import Option
 
-Moments = tuple[torch.Tensor, torch.Tensor]
-"""Channel means and standard deviations, each (C,) float32 in pixel units 0..255."""
+Moments = tuple[torch.Tensor, torch.Tensor]  # channel means and deviations, (C,), in 0..255
 
 
 class Preprocess(Option):

@@ -4,8 +4,6 @@ A group is a module or subpackage of `randlabels` with an abstract base class. I
 dataclasses that derive from this class and set `name`, there and in the files of `imports`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import importlib
@@ -25,7 +23,7 @@ from .schema import Option
 
 PACKAGE = Path(__file__).parent
 
-DEFAULTS = {
+DEFAULTS = {  # the config groups that define a run, and the default option of each
     "dataset": "cifar10",
     "corruption": "uniform",
     "model": "wrn",
@@ -35,11 +33,9 @@ DEFAULTS = {
     "preprocess": "standardize",
     "augment": "none",
 }
-"""The config groups that define a run, and the default option of each."""
 
 _imported: dict[str, str] = {}  # sha256 of each file of `imports`, by its absolute path
 _code_sha256: dict[type[Option], str] = {}  # of the files of options outside of this package
-
 NAME_LINE = re.compile(r"""^    name\b[^=\n]*= *["'](.+?)["']""", re.M)  # of a class
 
 
@@ -47,9 +43,7 @@ NAME_LINE = re.compile(r"""^    name\b[^=\n]*= *["'](.+?)["']""", re.M)  # of a 
 def options(group: str) -> dict[str, type[Option]]:
     """Return the options of a group by name; imports all of its modules.
 
-    Raises:
-        ValueError: two classes have the same name.
-        TypeError: a class lacks @dataclass.
+    ValueError if two classes have the same name, TypeError if one lacks @dataclass.
     """
     modules = list(_modules(group))
     base: type[Option] = getattr(modules[0], group.capitalize())
@@ -72,13 +66,10 @@ def options(group: str) -> dict[str, type[Option]]:
 def import_files(names: object) -> dict[str, str]:
     """Import Python files, whose classes are options too; return their sha256 by absolute path.
 
-    A process imports a file only once; the sha256 is that of the imported content.
+    A process imports a file only once; the sha256 is that of the imported content. ValueError if a
+    file is missing or has the name of another module, ImportError if it cannot be imported.
 
     names: list of paths, or a text with `os.pathsep` between them; None: RANDLABELS_IMPORTS.
-
-    Raises:
-        ValueError: a file is missing, or has the name of another module.
-        ImportError: a file cannot be imported; the cause is its error.
     """
     if names is None:
         names = os.environ.get("RANDLABELS_IMPORTS", "")

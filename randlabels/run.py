@@ -1,7 +1,5 @@
 """The entry: `python -m randlabels.run KEY=VALUE …` for one run, with `-m` for a sweep."""
 
-from __future__ import annotations
-
 import io
 import os
 import signal

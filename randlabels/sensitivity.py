@@ -7,8 +7,6 @@ Images are (n, C, H, W) float32 in 0..255, as stored. `logits` returns (n, K) fl
 its image alone, and is differentiable.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
@@ -21,7 +19,6 @@ STEP, NOISE, RADIUS = 0.25, 0.2, 0.3
 for pixels in 0..1."""
 
 MAX_ITERATIONS = 100
-
 Logits = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

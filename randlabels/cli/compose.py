@@ -1,7 +1,5 @@
 """Configs from command-line overrides, composed by Hydra from the files in conf/."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from hydra import compose as hydra_compose

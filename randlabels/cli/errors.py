@@ -1,7 +1,5 @@
 """Errors of the command line as one sentence: what is wrong, the rule, and the remedy."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import re

@@ -1,7 +1,5 @@
 """The list of config groups, options and keys for `--help`, read from the files in conf/."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterable, Mapping

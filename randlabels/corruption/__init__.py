@@ -3,8 +3,6 @@
 docs/extend.md says how to add one; `base` has what they share.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 

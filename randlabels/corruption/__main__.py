@@ -4,8 +4,6 @@ Prints the stated transition matrix, the one drawn over the whole training set, 
 labels that changed. With `--save FILE`, writes the corrupted and the true labels of both splits.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
@@ -70,8 +68,7 @@ def check_file(config: Config, file: Path) -> None:
 def save(config: Config, file: Path) -> None:
     """Write the corrupted and the true labels of both whole splits.
 
-    Raises:
-        ValueError: the file exists with other content, which runs may depend on.
+    ValueError if the file exists with other content, which runs may depend on.
     """
     data = load(config.dataset)
     arrays = {}

@@ -1,7 +1,5 @@
 """Labels that become one fixed other class: the next one, or one that people confuse with it."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 

@@ -1,6 +1,4 @@
-"""Code that corruptions share: masks, random streams, mixtures of labels, and files of labels."""
-
-from __future__ import annotations
+"""Code that corruptions share: masks, random streams, and mixtures of labels."""
 
 import hashlib
 from abc import abstractmethod

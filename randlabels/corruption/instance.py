@@ -1,7 +1,5 @@
 """Instance-dependent label noise: an image decides how likely, and as what, it is mislabelled."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Labels from a file: what `--save` wrote, what others publish, the answers of people."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import io
@@ -19,7 +17,7 @@ from .base import FileMixture, describe_misfit, frequencies
 
 ENDINGS = (".npz", ".npy", ".pt", ".csv", ".txt")
 
-ALLOWED: list[Any] = [
+ALLOWED: list[Any] = [  # all that a .pt file may name: what rebuilds arrays of numbers
     (np.zeros(1).__reduce__()[0], "numpy.core.multiarray._reconstruct"),  # before NumPy 2
     (np.zeros(1).__reduce__()[0], "numpy._core.multiarray._reconstruct"),
     (codecs.encode, "_codecs.encode"),
@@ -27,7 +25,6 @@ ALLOWED: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.int32, np.int64, np.uint8, np.float32, np.float64)),
 ]
-"""The only names that a .pt file may contain: those that rebuild arrays of numbers."""
 
 
 @dataclass

@@ -1,7 +1,5 @@
 """Label noise by a transition matrix from a file."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

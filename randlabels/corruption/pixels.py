@@ -1,15 +1,11 @@
 """Corruptions of pixels: the labels stay true, and the images lose what ties them to the label."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy import ndarray
-from numpy.random import RandomState
 
 from ..dataset import moments
 from . import Corruption, Source
@@ -52,9 +48,6 @@ class PixelCorruption(Corruption):
         train: (N, C, H, W) uint8, cropped, all training images.
         """
 
-    def _streams(self, split: str, indices: ndarray) -> Iterator[RandomState]:
-        return streams(f"pixels/{split}", self.seed, indices.tolist())
-
 
 @dataclass
 class ShuffledPixels(PixelCorruption):
@@ -93,7 +86,7 @@ class RandomPixels(ShuffledPixels):
 
     def _permute(self, rows: ndarray, indices: ndarray, split: str) -> ndarray:
         out = np.empty_like(rows)
-        for row, rng in enumerate(self._streams(split, indices)):
+        for row, rng in enumerate(streams(f"pixels/{split}", self.seed, indices.tolist())):
             out[row] = rows[row][:, rng.permutation(rows.shape[2])]
         return out
 
@@ -124,6 +117,6 @@ class GaussianPixels(PixelCorruption):
         source = one_channel if self.moments == "scalar" else train
         mean, deviation = (each[:, None, None] for each in moments(torch.from_numpy(source)))
         out = np.empty(images.shape, dtype=np.float32)
-        for row, rng in enumerate(self._streams(split, indices)):
+        for row, rng in enumerate(streams(f"pixels/{split}", self.seed, indices.tolist())):
             out[row] = mean + deviation * rng.standard_normal(images.shape[1:])
         return out

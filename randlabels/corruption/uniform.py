@@ -1,7 +1,5 @@
 """Uniform label noise, the corruption of Zhang et al. 2017."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -174,17 +174,12 @@ class Dataset(Option):
         rng = generator("holdout", self.subset_seed)
         held = torch.zeros(len(labels), dtype=torch.bool)
         held[balanced_subset(labels, self.holdout, rng)] = True
-        files = data.train.files
-        train, test = (
-            Split(
-                images[mask],
-                labels[mask],
-                files=files and tuple(compress(files, mask)),
-                index=mask.nonzero()[:, 0],
-            )
-            for mask in (~held, held)
-        )
-        return replace(data, train=train, test=test)
+        halves = []
+        for mask in (~held, held):
+            index = mask.nonzero()[:, 0]
+            files = data.train.files and tuple(compress(data.train.files, mask))
+            halves.append(Split(images[index], labels[index], files=files, index=index))
+        return replace(data, train=halves[0], test=halves[1])
 
     def indices(self, labels: torch.Tensor, split: str) -> torch.Tensor:
         """Return sorted indices (n,) int64 of the images of "train" or "test" that are kept.

@@ -1,7 +1,5 @@
 """The embedded data set: 1,797 handwritten digits, 8x8, for demos and tests without a download."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -55,13 +55,10 @@ class ImageFolder(Dataset):
         return Data(train, self._split("test", classes), len(classes))
 
     def _split(self, name: str, classes: list[str]) -> Split:
-        files: list[Path] = []
-        labels: list[int] = []
-        for label, class_name in enumerate(classes):
-            folder = self.folder / name / class_name
-            if folder.is_dir():  # the test images may lack a class
-                files += _image_files(folder)
-                labels += [label] * (len(files) - len(labels))
+        folders = [self.folder / name / class_name for class_name in classes]
+        by_class = [_image_files(folder) if folder.is_dir() else [] for folder in folders]
+        files = [file for of_class in by_class for file in of_class]
+        labels = [label for label, of_class in enumerate(by_class) for _ in of_class]
         images = np.stack([self._read_image(file) for file in files])
         paths = tuple(file.relative_to(self.folder).as_posix() for file in files)
         return Split(torch.from_numpy(images), torch.tensor(labels), files=paths)

@@ -1,7 +1,5 @@
 """The published image sets, read, downloaded and checked (md5) by torchvision."""
 
-from __future__ import annotations
-
 import gzip
 from dataclasses import dataclass
 from typing import Any, ClassVar

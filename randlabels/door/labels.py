@@ -1,7 +1,5 @@
 """Corrupted labels outside of a run: of arrays, and of data sets in the style of torchvision."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import Any, TypeVar, overload

@@ -90,10 +90,7 @@ def examples(dir: str | Path) -> pd.DataFrame:
     [0.0, 0.9]
 
     Its columns are run_id and those of examples.parquet (docs/examples.md). Epochs that a run did
-    not evaluate are NaN.
-
-    Raises:
-        FileNotFoundError: the folder holds no such run.
+    not evaluate are NaN. FileNotFoundError if the folder holds no such run.
     """
     found = collection.read(Path(dir)).runs.dropna(subset="folder")
     recorded = []
@@ -162,8 +159,7 @@ class Run:
     def examples(self) -> pd.DataFrame:
         """A row per training image, with the columns of examples.parquet (docs/examples.md).
 
-        Raises:
-            ValueError: the run has none yet, or was launched without examples=true.
+        ValueError if the run has none yet, or was launched without examples=true.
         """
         if not self._run.examples.is_file():
             raise ValueError(f"{self._run.examples} must exist; the run needs examples=true")

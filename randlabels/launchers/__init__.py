@@ -1,7 +1,5 @@
 """Sweeps: a grid of runs, and the launchers that execute them."""
 
-from __future__ import annotations
-
 import sys
 
 from hydra.core.plugins import Plugins

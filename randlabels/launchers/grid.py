@@ -1,7 +1,5 @@
 """The sweeper: from lists of values to runs, all checked before the first one starts."""
 
-from __future__ import annotations
-
 import copy
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,11 +30,10 @@ from .launcher import ANALYSIS, HydraLauncher, Launcher, PlannedRun, refuse_on_f
 from .packed import Packed
 from .slurm import Slurm
 
-OWN_LAUNCHERS: dict[str, type[Launcher]] = {
+OWN_LAUNCHERS: dict[str, type[Launcher]] = {  # by `_target_`; Hydra itself never builds them
     "hydra_plugins.randlabels.PackedLauncher": Packed,
     "hydra_plugins.randlabels.SlurmLauncher": Slurm,
 }
-"""Our launchers by the `_target_` in conf/hydra/launcher; Hydra itself never builds them."""
 
 
 class GridSweeper(Sweeper):

@@ -1,7 +1,5 @@
 """A job of a Slurm array on its node: it executes some runs one after the other."""
 
-from __future__ import annotations
-
 import multiprocessing
 import sys
 import time

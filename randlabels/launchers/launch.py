@@ -1,7 +1,5 @@
 """All runs of one launch: checked before the first starts, and reported at the end."""
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence

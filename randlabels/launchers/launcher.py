@@ -1,7 +1,5 @@
 """Launchers, which execute the runs of a sweep: the base class, and those that Hydra has."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 from abc import ABC, abstractmethod
@@ -25,11 +23,8 @@ ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "a
 """The package of the tables: inside ours once installed, next to it in a checkout."""
 
 MAX_PROCESSES_PER_GPU = 2  # each holds a CUDA context, its own data and activations: about 2 GB
-
 LOCAL = ("basic", "joblib")  # runs of another plugin may go to another machine
-
 Until = Callable[[], str | None]  # returns the reason to start no more runs, or None
-
 Errors = dict[Path, str]  # by run folder, those that the run's own error.json does not hold
 
 

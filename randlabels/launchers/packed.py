@@ -1,7 +1,5 @@
 """The launcher `packed`: persistent worker processes that execute many runs each."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -189,11 +189,8 @@ def export_environment() -> list[str]:
 def wait(ids: Sequence[str]) -> None:
     """Return when none of the jobs is pending or running; squeue forgets jobs after their end."""
     while True:
-        listed = subprocess.run(
-            ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}"],
-            capture_output=True,
-            text=True,
-        )
+        command = ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(ids)}"]
+        listed = subprocess.run(command, capture_output=True, text=True)
         is_answer = listed.returncode == 0 or "Invalid job id" in listed.stderr
         if is_answer and not listed.stdout.strip():
             return

@@ -1,7 +1,5 @@
 """One training step: called as it is written on a CPU, replayed as a CUDA graph on a GPU."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -11,7 +9,6 @@ from ..console import log
 from .gpu import is_out_of_memory
 
 WARM_UP_STEPS = 3  # full batches before a capture, as in PyTorch's notes on CUDA graphs
-
 Work = Callable[[], None]
 
 

@@ -3,8 +3,6 @@
 If the device is "cpu", every function does nothing, or returns the right value for a CPU.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -16,7 +14,6 @@ from pathlib import Path
 import torch
 
 DEVICE_LOST_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
-
 MAX_QUEUED_STEPS = 8  # enough to keep the GPU busy, few enough to stop within a second
 
 OUT_OF_MEMORY = re.compile(

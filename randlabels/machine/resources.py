@@ -1,7 +1,5 @@
 """How a run computes on this machine: every `auto` decided, and what the machine lacks refused."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil
@@ -130,7 +128,6 @@ def _gpu_multiplies_bf16(device: int | str) -> bool:
 
 @cache
 def _multiplies_bf16() -> bool:
-    """Return whether the processor has AMX or AVX512-BF16."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 

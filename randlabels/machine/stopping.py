@@ -4,8 +4,6 @@ No step is interrupted. A signal is noted, and a run asks with `Watch` at its sa
 continue. It ends with a checkpoint, so that no step is lost.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -26,11 +24,9 @@ LAUNCH = "RANDLABELS_LAUNCH"
 """Environment variable of worker processes: pid of the launch, when it began (seconds of
 `time.monotonic`), and a file that it keeps locked while it is running."""
 
-FAILURE = "the first failure (on_failure=stop)"
-"""The reason where `stop_launch` ended a launch."""
+FAILURE = "the first failure (on_failure=stop)"  # the reason after `stop_launch`
 
 POLL_SECONDS = 0.2  # between two checks whether a worker's launch is running
-
 HEARTBEAT_SECONDS = 10.0
 
 RESERVED_SECONDS = 10.0

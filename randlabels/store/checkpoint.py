@@ -4,8 +4,6 @@ A checkpoint is a file of `torch.save`, followed by its sha256 in 64 hex digits,
 ignores.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import pickle

@@ -1,7 +1,5 @@
 """Files that are replaced as a whole or not at all, and folders that survive a power failure."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

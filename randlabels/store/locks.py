@@ -4,8 +4,6 @@ Some network file systems have no kernel locks. There, a marker names the holder
 alive while its process lives, or, seen from another host, while the locked file is touched.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import time

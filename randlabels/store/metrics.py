@@ -5,8 +5,6 @@ and epochs.parquet; records written before have a missing value. To give it a `b
 direction to `BETTER`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +25,6 @@ BETTER: dict[str, Callable[..., float]] = {
 """The better of two values of a metric: min or max. A metric not listed here has no best value."""
 
 MEASURED = tuple(BETTER)  # the metrics that every run measures, in the order of the log
-
 LOSSES = tuple(key for key in MEASURED if "_loss" in key)  # means of the loss without weight decay
 
 KEYS = ("epoch", "lr", *MEASURED, "seconds", "images_per_second")

@@ -1,7 +1,5 @@
 """Hardware, versions and code with which a run was computed."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform
@@ -77,14 +75,9 @@ def _git() -> dict[str, Any] | None:
     """Return commit and dirty flag of the package's checkout; None outside of one."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent.parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        ).stdout.strip()
+        command = ["git", "-C", str(Path(__file__).parent.parent), *arguments]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        return shown.stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", str(Path(__file__)))

@@ -4,8 +4,6 @@ The same config is the same folder, `runs/<name>/<run id>`. The state of a run i
 files in it and stored nowhere else.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -19,30 +17,14 @@ from .files import make_folder, write_atomic
 from .locks import exclusive, is_locked
 
 SCHEMA = 1  # version of the files and of the hash; raise it when a default or a format changes
-
 FINISHED = ("done", "diverged")  # states of runs that are not started again
 
-NOT_HASHED = frozenset(
-    {
-        "imports",
-        "out",
-        "name",
-        "force",
-        "plan",
-        "checkpoint_every",
-        "time_limit",
-        "on_failure",
-        "verbose",
-        "fit_threshold",
-        "keep",
-        "examples",
-        "dataset.root",
-        "dataset.download",
-        "corruption.path",
-        "model.lr",  # fills optimizer.lr, which is hashed
-    }
-)
-"""Config keys that cannot change the numbers of a run, and so are not part of its identity."""
+NOT_HASHED = {  # keys that cannot change the numbers of a run, and are not in its identity
+    *("imports", "out", "name", "force", "plan", "checkpoint_every", "time_limit", "on_failure"),
+    *("verbose", "fit_threshold", "keep", "examples"),
+    *("dataset.root", "dataset.download", "corruption.path"),
+    "model.lr",  # fills optimizer.lr, which is hashed
+}
 
 
 def device_kind(device: str) -> str:
