@@ -246,8 +246,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from randlabels.kernels import cholesky, random_conv
 
     monkeypatch.setattr(random_conv, "ROWS_AT_ONCE", 64)
-    for name, size in (("BLOCK_ROWS", 64), ("TILE_ROWS", 32), ("HEAD_COLUMNS", 8)):
-        monkeypatch.setattr(cholesky, name, size)
+    monkeypatch.setattr(cholesky, "BLOCK_ROWS", 32)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -74,31 +74,14 @@ def test_random_convolutional_kernel_is_exact(conv_features: random_conv.ConvFea
     np.testing.assert_allclose(solution.test, cross @ exact, atol=1e-5)
 
 
-def test_ridges_share_the_random_convolutional_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[object] = []
-    original = random_conv.ConvFeatures.__init__
-
-    def counted(self: random_conv.ConvFeatures, *arguments: object) -> None:
-        made.append(arguments)
-        original(self, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(random_conv.ConvFeatures, "__init__", counted)
-    images = torch.rand(40, 3, 12, 12)
-    target = torch.randn(40, 2, dtype=torch.float64)
-
-    def fit(images: torch.Tensor, seed: int, ridge: float) -> torch.Tensor:
-        model = Kernel(kernel="linear", features="random_conv", filters=20, patch=4, ridge=ridge)
-        rng = torch.Generator().manual_seed(seed)
-        return model.solve(images, images, [target], rng, SolveOptions(torch.float64))[0].test
-
-    first, second = fit(images, 0, 0.1), fit(images, 0, 10.0)
-    assert len(made) == 1 and not torch.allclose(first, second)
-    fit(images, 1, 0.1)
-    other = images.clone()
-    other[0, 0, 0, 0] += 0.5
-    fit(other, 1, 0.1)
-    assert len(made) == 3
-    torch.testing.assert_close(fit(images, 0, 0.1), first)
+@pytest.mark.parametrize("terms", [1, random_conv.EXACT_TERMS, 3 * random_conv.EXACT_TERMS + 5])
+def test_integer_product_is_exact_for_random_and_for_extreme_numbers(terms: int) -> None:
+    rng = np.random.default_rng(terms)
+    a, b = (rng.integers(-128, 128, (rows, terms), dtype=np.int8) for rows in (9, 7))
+    a[0] = b[0] = -128
+    a[1] = 127
+    found = random_conv.integer_product(torch.from_numpy(a), torch.from_numpy(b))
+    np.testing.assert_array_equal(found, a.astype(np.int64) @ b.T.astype(np.int64))
 
 
 @pytest.mark.parametrize("beats", [1, 22])

@@ -1,7 +1,5 @@
 """Gabor wavelets, as features for kernels."""
 
-from __future__ import annotations
-
 import math
 
 import torch

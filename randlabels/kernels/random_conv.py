@@ -1,8 +1,5 @@
 """The linear kernel of a random one-layer convolutional network, whose features have 8 bits."""
 
-from __future__ import annotations
-
-import hashlib
 import logging
 from collections.abc import Callable
 
@@ -10,11 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from .products import integer_product, product
+from .cholesky import product
 
 log = logging.getLogger("randlabels")
-
-Size = tuple[int, int, int, float]
 
 WHITENING_PATCHES = 100_000  # from which their mean and covariance are estimated
 STATISTICS_IMAGES = 1000  # from which the features' means and deviations are estimated
@@ -29,6 +24,7 @@ small enough for a factorisation in float32."""
 
 FILTERS_AT_ONCE = 1000  # with about twice as many patches, activations fit into the cache
 ROWS_AT_ONCE = 100  # images whose codes are in float64: 0.1 GiB for 32,000 filters
+EXACT_TERMS = 1024  # products of int8 numbers that float32 sums without rounding: 128²·1024 = 2²⁴
 
 
 class ConvFeatures:
@@ -56,7 +52,12 @@ class ConvFeatures:
     """
 
     def __init__(
-        self, train: Tensor, test: Tensor, size: Size, rng: Generator, beat: Callable[[], None]
+        self,
+        train: Tensor,
+        test: Tensor,
+        size: tuple[int, int, int, float],
+        rng: Generator,
+        beat: Callable[[], None],
     ) -> None:
         filters, self.patch, self.stride, bias = size
         self.beat = beat
@@ -82,7 +83,9 @@ class ConvFeatures:
     def activations(self, images: Tensor) -> Tensor:
         """Return means over quadrants (N, 4·F), bfloat16 or float32, of a few images."""
         height, width = self.positions
-        patches = self._patches(images)
+        patches = F.unfold(images, self.patch, stride=self.stride).transpose(1, 2).flatten(0, 1)
+        whitened = _normalise(patches) @ self.whitening - self.offset
+        patches = F.pad(whitened, (0, 1), value=1.0).bfloat16()
         size = (height + 1) // 2, (width + 1) // 2
         parts = []
         for filters in self.filters.split(FILTERS_AT_ONCE):
@@ -101,12 +104,6 @@ class ConvFeatures:
             self.beat()
         return codes
 
-    def _patches(self, images: Tensor) -> Tensor:
-        """Return whitened patches (N·h·w, d + 1) bfloat16 with a 1 at the end."""
-        patches = F.unfold(images, self.patch, stride=self.stride).transpose(1, 2).flatten(0, 1)
-        whitened = _normalise(patches) @ self.whitening - self.offset
-        return F.pad(whitened, (0, 1), value=1.0).bfloat16()
-
     def _draw_patches(self, images: Tensor, count: int, rng: Generator) -> Tensor:
         """Draw (count, d) float64 normalised patches at random places of random images."""
         height, width = images.shape[2:]
@@ -119,10 +116,10 @@ class ConvFeatures:
 
     def _whitening(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean (d,) and symmetric whitening matrix (d, d) of patches (count, d), float64."""
-        mean = patches.mean(0)
-        centred = patches - mean
-        values, vectors = torch.linalg.eigh(centred.T @ centred / len(patches))
-        return mean, vectors @ torch.diag((values.clamp(min=0) + 0.1).rsqrt()) @ vectors.T
+        values, vectors = torch.linalg.eigh(torch.cov(patches.T, correction=0))
+        return patches.mean(0), vectors @ torch.diag(
+            (values.clamp(min=0) + 0.1).rsqrt()
+        ) @ vectors.T
 
 
 class ConvSystem:
@@ -163,25 +160,19 @@ class ConvSystem:
         return torch.cat(outputs, 1).div_(self._unit).add_(intercept)
 
 
-_made: dict[tuple[object, ...], ConvFeatures] = {}
-
-
-def shared(
-    train: Tensor, test: Tensor, size: Size, rng: Generator, beat: Callable[[], None]
-) -> ConvFeatures:
-    """Return the last features if only the ridge differs, else new ones; `rng` is newly seeded."""
-    content = (hashlib.sha256(images.cpu().numpy().tobytes()).digest() for images in (train, test))
-    key = size, rng.initial_seed(), train.shape, train.device, *content
-    if key not in _made:
-        _made.clear()
-        _made[key] = ConvFeatures(train, test, size, rng, beat)
-    return _made[key]
+def integer_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a·bᵀ (m, n) float64 for (m, k) and (n, k) int8, exactly, at the speed of float32."""
+    parts = zip(a.split(EXACT_TERMS, 1), b.split(EXACT_TERMS, 1), strict=True)
+    products = (product(x.float(), y.float()) for x, y in parts)
+    total = next(products).double()
+    for each in products:
+        total += each
+    return total
 
 
 def _normalise(patches: Tensor) -> Tensor:
     """Return each row minus its mean, over √(variance + 10/255²)."""
-    centred = patches - patches.mean(1, keepdim=True)
-    return centred / (centred.square().mean(1, keepdim=True) + 10 / 255**2).sqrt()
+    return F.layer_norm(patches, patches.shape[1:], eps=10 / 255**2)
 
 
 def _multiply(patches: Tensor, filters: Tensor) -> Tensor:

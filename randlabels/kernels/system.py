@@ -3,8 +3,6 @@
 Coefficients, targets and outputs have one row for each right-hand side: (r, n).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,10 +10,7 @@ import torch
 from torch import Tensor
 
 from .cholesky import Breakdown, Triangle, pieces
-from .functions import KernelFunction
-from .products import product
 from .random_conv import ConvSystem
-from .rows import Rows
 
 REFINED_RESIDUAL = 5e-7  # relative, of a right-hand side, at which its refinement ends
 MAX_RESIDUAL = 1e-6  # ‖Y - (K + λI)·A‖ / ‖Y‖ of a label set above which its solution is refused
@@ -23,14 +18,16 @@ MAX_RESIDUAL = 1e-6  # ‖Y - (K + λI)·A‖ / ‖Y‖ of a label set above whi
 
 @dataclass(frozen=True)
 class KernelSystem:
-    """K_ij = kernel(x_i, x_j) of stored rows, recomputed tile by tile at each use.
+    """K_ij = kernel(x_i, x_j) of features, recomputed tile by tile at each use.
 
+    train: (n, d) float32, a row for each training image; test: (m, d) float32.
+    kernel: returns K (m, k) between rows (m, d) and (k, d), all float64.
     `beat` is called after each tile of outputs, and may raise to stop.
     """
 
-    train: Rows
-    test: Rows
-    kernel: KernelFunction
+    train: Tensor
+    test: Tensor
+    kernel: Callable[[Tensor, Tensor], Tensor]
     ridge: float
     beat: Callable[[], None] = lambda: None
 
@@ -41,7 +38,8 @@ class KernelSystem:
 
     def tile(self, rows: slice, columns: slice) -> Tensor:
         """Return some rows and columns of K, (m, k) float64, in a new tensor."""
-        return self._tile(self.train, rows, columns)
+        left = self.train[rows].double()
+        return self.kernel(left, left if rows == columns else self.train[columns].double())
 
     def outputs(self, coefficients: Tensor) -> Tensor:
         """Return A·K (r, n) float64 on the training images, of coefficients A (r, n) float64."""
@@ -49,9 +47,9 @@ class KernelSystem:
         for columns in pieces(self.n):
             for rows in pieces(self.n, columns.start):
                 tile = self.tile(rows, columns)
-                outputs[:, rows] += product(coefficients[:, columns], tile)
+                outputs[:, rows] += coefficients[:, columns] @ tile.T
                 if rows != columns:  # K is symmetric
-                    outputs[:, columns] += product(coefficients[:, rows], tile.T)
+                    outputs[:, columns] += coefficients[:, rows] @ tile
                 self.beat()
         return outputs
 
@@ -60,14 +58,10 @@ class KernelSystem:
         outputs = coefficients.new_zeros(len(coefficients), len(self.test))
         for rows in pieces(len(self.test)):
             for columns in pieces(self.n):
-                tile = self._tile(self.test, rows, columns)
-                outputs[:, rows] += product(coefficients[:, columns], tile)
+                tile = self.kernel(self.test[rows].double(), self.train[columns].double())
+                outputs[:, rows] += coefficients[:, columns] @ tile.T
                 self.beat()
         return outputs
-
-    def _tile(self, left: Rows, rows: slice, columns: slice) -> Tensor:
-        inner = left.inner(rows, self.train, columns)
-        return self.kernel(inner, left.squares[rows], self.train.squares[columns])
 
 
 System = KernelSystem | ConvSystem
