@@ -3,8 +3,6 @@
 docs/extend.md says how to add one.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The small AlexNet of Zhang et al. 2017 (appendix A)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

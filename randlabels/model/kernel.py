@@ -1,6 +1,7 @@
 """Kernel regression: the minimum-norm interpolation of the labels, solved exactly."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from torch import Generator, Tensor
 from ..kernels import features, random_conv
 from ..kernels.cholesky import BLOCK_ROWS, Breakdown, Triangle
 from ..kernels.system import KernelSystem, Solution, System, solutions
+from ..schema import AT_LEAST_1, POSITIVE, one_of
 from . import ExactFit, ExactModel, SolveOptions
 
 log = logging.getLogger("randlabels")
@@ -41,6 +43,19 @@ class Kernel(ExactModel):
     """
 
     name = "kernel"
+    rules = {
+        "kernel": one_of("gaussian", "laplacian", "polynomial", "linear"),
+        "features": one_of("raw", "gabor", "random_conv"),
+        **dict.fromkeys(
+            ("degree", "orientations", "pool", "filters", "patch", "stride"), AT_LEAST_1
+        ),
+        "gamma": POSITIVE,
+        "ridge": (lambda x: 0 <= x < math.inf, "0 or a positive number"),
+        "wavelengths": (
+            lambda ws: ws and all(2 <= w < math.inf for w in ws),
+            "pixels, each at least 2, such as [4,8]",
+        ),
+    }
 
     kernel: str = "gaussian"
     gamma: float = 0.02
@@ -57,22 +72,7 @@ class Kernel(ExactModel):
     lr: float | None = None
 
     def __post_init__(self) -> None:
-        kernels = "gaussian", "laplacian", "polynomial", "linear"
-        for key, known in (("kernel", kernels), ("features", ("raw", "gabor", "random_conv"))):
-            if (value := getattr(self, key)) not in known:
-                raise ValueError(f"model.{key}={value} is unknown; use {', '.join(known)}")
-        for key in ("degree", "orientations", "pool", "filters", "patch", "stride"):
-            if (value := getattr(self, key)) < 1:
-                raise ValueError(f"model.{key}={value} must be at least 1")
-        if not 0 < self.gamma < float("inf"):
-            raise ValueError(f"model.gamma={self.gamma} must be a positive number")
-        if not 0 <= self.ridge < float("inf"):
-            raise ValueError(f"model.ridge={self.ridge} must be 0 or a positive number")
-        if not self.wavelengths or not all(2 <= w < float("inf") for w in self.wavelengths):
-            raise ValueError(
-                f"model.wavelengths={self.wavelengths} must list pixels, "
-                "each at least 2, such as [4,8]"
-            )
+        super().__post_init__()
         if self.features == "random_conv" and self.kernel != "linear":
             raise ValueError(
                 f"model.features=random_conv takes the linear kernel, not {self.kernel}; "

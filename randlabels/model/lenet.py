@@ -1,7 +1,5 @@
 """LeNet-5 (LeCun et al. 1998) in the form used on MNIST in work on label noise."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
