@@ -44,16 +44,18 @@ def main() -> None:
     try:
         config = compose(choices)
         if given.save:
-            check_file(config, given.save)
-        show(config)
-        if given.save:
             save(config, given.save)
+        show(config)
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"Error: {in_one_sentence(error)}")
 
 
-def check_file(config: Config, file: Path) -> None:
-    """Raise ValueError if the labels of a run cannot be saved under this name."""
+def save(config: Config, file: Path) -> None:
+    """Write the corrupted and the true labels of both whole splits.
+
+    ValueError if the corruption changes no labels, or if the file has another ending, no folder,
+    or other content, which runs may depend on.
+    """
     if file.suffix not in (".npz", ".csv"):
         raise ValueError(f"--save {file} must end in .npz or .csv; rename it")
     if not file.parent.is_dir():
@@ -63,13 +65,6 @@ def check_file(config: Config, file: Path) -> None:
             f"--save {file} must be left out for corruption={config.corruption.name}, which "
             "changes images and no labels"
         )
-
-
-def save(config: Config, file: Path) -> None:
-    """Write the corrupted and the true labels of both whole splits.
-
-    ValueError if the file exists with other content, which runs may depend on.
-    """
     data = load(config.dataset)
     arrays = {}
     for name, split in (("train", data.train), ("test", data.test)):

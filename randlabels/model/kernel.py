@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ..kernels import features, random_conv
-from ..kernels.cholesky import BLOCK_ROWS, Breakdown, Triangle
-from ..kernels.system import KernelSystem, Solution, System, solutions
+from ..kernels.cholesky import Breakdown, Triangle
+from ..kernels.features import ConvFeatures, gabor
+from ..kernels.system import ConvSystem, KernelSystem, Solution, System, solutions
 from ..schema import AT_LEAST_1, POSITIVE, one_of
 from . import ExactFit, ExactModel, SolveOptions
 
@@ -23,6 +23,8 @@ MAX_SETS_AT_ONCE = 64  # label sets that are solved as one block, if memory suff
 BYTES_PER_TARGET = 10 * 8
 """Float64 arrays (n, K) of a label set while it is solved: target, coefficients, residual, their
 successors and copies. Together 0.045 GiB at n = 60,000 with ten classes."""
+
+BYTES_OF_TILES = 2**29  # a bound on what is computed of K and of the features at once
 
 
 @dataclass
@@ -37,8 +39,8 @@ class Kernel(ExactModel):
         polynomial ⟨x/‖x‖, x′/‖x′‖⟩^degree (0 for a black image; Recht's notebook mnist_1_pt_2 has
         degree 4, with a test error of 1.18 % on MNIST), or linear ⟨x, x′⟩.
     features: what x is; see `randlabels.kernels.features` for gabor (`orientations`,
-        `wavelengths`, `pool`) and `randlabels.kernels.random_conv` for random_conv (`filters`,
-        `patch`, `stride`, `bias`), which takes the linear kernel.
+        `wavelengths`, `pool`) and random_conv (`filters`, `patch`, `stride`, `bias`), which takes
+        the linear kernel.
     ridge: λ, added to the diagonal of K.
     """
 
@@ -92,16 +94,12 @@ class Kernel(ExactModel):
                     f"model.patch={self.patch} leaves no two patches on images of "
                     f"{height}x{width} pixels; use a smaller one"
                 )
-            row = 4 * pixels + 4 * self.filters  # float32 pixels, int8 codes
-            temporary = random_conv.ROWS_AT_ONCE * 4 * self.filters * 8
+            features = 4 * self.filters  # int8
         else:
-            width = self._rows(images[:1].float()).shape[1]
-            row = 4 * pixels + 4 * width  # both float32
-            temporary = 2 * BLOCK_ROWS * width * 8  # two tiles' rows in float64
-        temporary += 6 * min(BLOCK_ROWS, n) ** 2 * 8  # inner products, K, and temporary results
-        targets = BYTES_PER_TARGET * n * classes
+            features = 4 * self._rows(images[:1].float()).shape[1]  # float32
         matrix = Triangle.size(n) * options.dtype.itemsize
-        return matrix + temporary + targets + (n + test) * row + 2**29
+        targets = BYTES_PER_TARGET * n * classes
+        return matrix + targets + (n + test) * (4 * pixels + features) + BYTES_OF_TILES
 
     def encode(self, labels: Tensor, classes: int) -> Tensor:
         return F.one_hot(labels, classes).double()
@@ -117,9 +115,13 @@ class Kernel(ExactModel):
         more = left // (BYTES_PER_TARGET * sets[0].numel())  # than the one set that is checked
         at_once = min(max(1 + more, 1), MAX_SETS_AT_ONCE)
         solved: list[Solution] = []
+        started = time.perf_counter()
         try:
-            factor = _factorise(equations, options, str(train.device))
-            started = time.perf_counter()
+            factor = Triangle(equations.n, options.dtype, str(train.device))
+            factor.fill(equations.tile, equations.ridge, equations.beat)
+            factor.factorise(options.tick)
+            seconds = time.perf_counter() - started
+            log.info("K of %d images factorised in %.1f s.", equations.n, seconds)
             for start in range(0, len(sets), at_once):
                 solved += solutions(equations, factor, sets[start : start + at_once])
         except Breakdown as error:
@@ -128,30 +130,25 @@ class Kernel(ExactModel):
                 f"K is singular in {str(options.dtype).removeprefix('torch.')}: {error}; "
                 f"use a larger model.ridge{precise}"
             ) from error
-        log.info("%d label sets solved in %.1f s.", len(sets), time.perf_counter() - started)
-        fits = []
-        for target, each in zip(sets, solved, strict=True):
-            report = {
-                "relative_residual": each.relative_residual,
-                "smallest_pivot": factor.smallest_pivot(),
-                "interpolation_error": float((each.train - target).abs().max()),
-                "norm": each.norm,
-            }
-            fits.append(ExactFit(each.train, each.test, target.numel(), report))
-        return fits
+        seconds = time.perf_counter() - started - seconds
+        log.info("%d label sets solved in %.1f s.", len(sets), seconds)
+        return [
+            ExactFit(each.train, each.test, target.numel(), each.report)
+            for target, each in zip(sets, solved, strict=True)
+        ]
 
     def _system(
         self, train: Tensor, test: Tensor, rng: Generator, beat: Callable[[], None]
     ) -> System:
         if self.features == "random_conv":
             size = self.filters, self.patch, self.stride, self.bias
-            conv = random_conv.ConvFeatures(train, test, size, rng, beat)
-            return random_conv.ConvSystem(conv, self.ridge, beat)
+            conv = ConvFeatures(train, test, size, rng, beat)
+            return ConvSystem(conv, self.ridge, beat)
         return KernelSystem(self._rows(train), self._rows(test), self.between, self.ridge, beat)
 
     def _rows(self, images: Tensor) -> Tensor:
         if self.features == "gabor":
-            images = features.gabor(images, self.orientations, self.wavelengths, self.pool)
+            images = gabor(images, self.orientations, self.wavelengths, self.pool)
         return images.flatten(1)
 
     def between(self, a: Tensor, b: Tensor) -> Tensor:
@@ -166,17 +163,3 @@ class Kernel(ExactModel):
         if self.kernel == "laplacian":
             distances.clamp_(min=0).sqrt_()
         return distances.mul_(-self.gamma).exp_()
-
-
-def _factorise(equations: System, options: SolveOptions, device: str) -> Triangle:
-    started = time.perf_counter()
-    factor = Triangle(equations.n, options.dtype, device)
-    factor.fill(equations.tile, equations.ridge, lambda: options.tick(0.0))
-    built = time.perf_counter()
-    factor.factorise(options.tick)
-    seconds = time.perf_counter() - built
-    log.info(
-        f"K of {equations.n:,} images computed in {built - started:.1f} s and factorised in "
-        f"{seconds:.1f} s ({equations.n**3 / 3 / seconds / 1e9:.0f} GFLOP/s)."
-    )
-    return factor
