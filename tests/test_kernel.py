@@ -78,7 +78,6 @@ def test_factor_in_blocks_solves_as_scipy_does(
 
 def test_triangle_uses_half_the_memory_of_its_matrix() -> None:
     assert Triangle.size(60_000) < 0.52 * 60_000**2
-    assert Triangle.size(300) == sum(panel.numel() for _, panel in Triangle(300, torch.half).panels)
 
 
 @pytest.mark.parametrize("row", [3, 77])

@@ -96,17 +96,13 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _folders(parent: Path) -> list[str]:
-    if not parent.parent.is_dir():
-        raise ValueError(
-            f"{parent.parent} must be a folder with train/<class>/*; set dataset.root, or "
-            "RANDLABELS_DATA, to it"
-        )
+    root = parent.parent
     if not parent.is_dir():
+        found = ", ".join(_visible(root)) if root.is_dir() else ""
         raise ValueError(
-            f"{parent} must be a folder, and {parent.parent} has "
-            f"{', '.join(_visible(parent.parent)) or 'none'}; image_folder reads "
-            "<root>/train/<class>/* and <root>/test/<class>/*, so move or rename them; without a "
-            "test folder, dataset.holdout=N tests on N of the training images"
+            f"{root} must be a folder with train/<class>/* and test/<class>/*, and has "
+            f"{found or 'no folder'}; set dataset.root, or RANDLABELS_DATA, to it; without a test "
+            "folder, dataset.holdout=N tests on N of the training images"
         )
     if not (names := _visible(parent)):
         raise ValueError(f"{parent} has no class folder; put the images of each class into one")

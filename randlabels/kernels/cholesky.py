@@ -29,15 +29,15 @@ class Triangle:
     def __init__(self, n: int, dtype: torch.dtype, device: str = "cpu") -> None:
         self.n = n
         self.dtype = dtype
-        self.panels = [
-            (columns, torch.empty(rows, width, dtype=dtype, device=device))
-            for columns, rows, width in _panels(n)
-        ]
+        self.panels = []
+        for columns in pieces(n):
+            shape = n - columns.start, columns.stop - columns.start
+            self.panels.append((columns, torch.empty(shape, dtype=dtype, device=device)))
 
     @staticmethod
     def size(n: int) -> int:
         """Return the number of values stored for n rows: about n²/2 + n·BLOCK_ROWS/2."""
-        return sum(rows * width for _, rows, width in _panels(n))
+        return sum(panel.numel() for _, panel in Triangle(n, torch.float32, "meta").panels)
 
     def fill(
         self,
@@ -137,9 +137,3 @@ def pieces(stop: int, start: int = 0) -> Iterator[slice]:
     """Yield the range from `start` to `stop` in pieces of BLOCK_ROWS."""
     for first in range(start, stop, BLOCK_ROWS):
         yield slice(first, min(first + BLOCK_ROWS, stop))
-
-
-def _panels(n: int) -> Iterator[tuple[slice, int, int]]:
-    """Yield the columns of each panel, and its numbers of rows and of columns."""
-    for columns in pieces(n):
-        yield columns, n - columns.start, columns.stop - columns.start

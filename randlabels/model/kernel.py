@@ -101,12 +101,6 @@ class Kernel(ExactModel):
         targets = BYTES_PER_TARGET * n * classes
         return matrix + targets + (n + test) * (4 * pixels + features) + BYTES_OF_TILES
 
-    def encode(self, labels: Tensor, classes: int) -> Tensor:
-        return F.one_hot(labels, classes).double()
-
-    def decode(self, outputs: Tensor) -> Tensor:
-        return outputs.argmax(1)
-
     def solve(
         self, train: Tensor, test: Tensor, sets: list[Tensor], rng: Generator, options: SolveOptions
     ) -> list[ExactFit]:
