@@ -86,12 +86,11 @@ def _image_files(folder: Path) -> list[Path]:
     files = [path for path in visible if path.name.lower() not in IGNORED]
     if not files:
         raise ValueError(f"{folder} has no image; add some or remove the folder")
-    for path in files:
-        if path.is_dir():
-            raise ValueError(
-                f"{path} must not be a folder in the folder of a class; move its images up, "
-                "or remove it"
-            )
+    if folders := [path for path in files if path.is_dir()]:
+        raise ValueError(
+            f"{folders[0]} must not be a folder in the folder of a class; move its images up, or "
+            "remove it"
+        )
     return files
 
 

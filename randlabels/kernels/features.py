@@ -58,11 +58,13 @@ class ConvFeatures:
         height, width = ((side - self.patch) // self.stride + 1 for side in train.shape[2:])
         self.positions = height, width
         self.images_at_once = max(1, 2 * FILTERS_AT_ONCE // (height * width))
-        mean, whitening = self._whitening(self._draw_patches(train, WHITENING_PATCHES, rng))
+        patches = self._draw_patches(train, WHITENING_PATCHES, rng)
+        mean = patches.mean(0)
+        values, vectors = torch.linalg.eigh(torch.cov(patches.T, correction=0))
+        whitening = vectors @ torch.diag((values.clamp(min=0) + 0.1).rsqrt()) @ vectors.T
         whitened = (self._draw_patches(train, filters, rng) - mean) @ whitening
-        unit = whitened / whitened.norm(dim=1, keepdim=True).clamp(min=1e-12)
         # whitened patches (p - m)·W end in a 1, which is multiplied by the bias
-        self.filters = F.pad(unit, (0, 1), value=-bias).bfloat16()
+        self.filters = F.pad(F.normalize(whitened), (0, 1), value=-bias).bfloat16()
         self.whitening, self.offset = whitening.float(), (mean @ whitening).float()
 
         order = torch.randperm(len(train), generator=rng).to(train.device)
@@ -79,12 +81,10 @@ class ConvFeatures:
         patches = F.unfold(images, self.patch, stride=self.stride).transpose(1, 2).flatten(0, 1)
         whitened = _normalise(patches) @ self.whitening - self.offset
         patches = F.pad(whitened, (0, 1), value=1.0).bfloat16()
-        size = (height + 1) // 2, (width + 1) // 2
         parts = []
         for filters in self.filters.split(FILTERS_AT_ONCE):
             active = _multiply(patches, filters).relu_().view(len(images), height, width, -1)
-            means = F.avg_pool2d(active.permute(0, 3, 1, 2), size, (height // 2, width // 2))
-            parts.append(means.flatten(1))
+            parts.append(F.adaptive_avg_pool2d(active.permute(0, 3, 1, 2), 2).flatten(1))
         return torch.cat(parts, 1)
 
     def _encode(self, images: Tensor) -> Tensor:
@@ -106,13 +106,6 @@ class ConvFeatures:
         windows = images.cpu().unfold(2, self.patch, 1).unfold(3, self.patch, 1)
         patches = windows[which, :, tops, lefts]  # (count, C, patch, patch)
         return _normalise(patches.flatten(1).to(images.device).double())
-
-    def _whitening(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean (d,) and symmetric whitening matrix (d, d) of patches (count, d), float64."""
-        values, vectors = torch.linalg.eigh(torch.cov(patches.T, correction=0))
-        return patches.mean(0), vectors @ torch.diag(
-            (values.clamp(min=0) + 0.1).rsqrt()
-        ) @ vectors.T
 
 
 def _normalise(patches: Tensor) -> Tensor:
@@ -140,13 +133,11 @@ def gabor(images: Tensor, orientations: int, wavelengths: list[float], pool: int
     scales = []
     for wavelength in wavelengths:
         filters = gabor_filters(orientations, wavelength).to(images.device)
-        margin = filters.shape[-1] // 2
         bank = filters.repeat(channels, 1, 1)[:, None]
         cells = []
         for few in images.split(500):
-            response = F.conv2d(few, bank, padding=margin, groups=channels)
-            pairs = response.unflatten(1, (channels * orientations, 2))
-            modulus = pairs.square().sum(2).sqrt()
+            response = F.conv2d(few, bank, padding=filters.shape[-1] // 2, groups=channels)
+            modulus = response.unflatten(1, (-1, 2)).norm(dim=2)
             means = F.avg_pool2d(modulus, pool, ceil_mode=True, count_include_pad=False)
             cells.append(means.flatten(1))
         scales.append(torch.cat(cells))

@@ -50,7 +50,6 @@ class AlexNet(Model):
     """
 
     name = "alexnet"
-    bf16_on_cpu = False  # gains a third, too little for another rounding
 
     lr: float | None = 0.01
 

@@ -45,7 +45,6 @@ class Linear(Model):
     """One linear layer from all pixels to the logits: logistic regression under cross-entropy."""
 
     name = "linear"
-    bf16_on_cpu = False  # slower in bf16
 
     bias: bool = True
     lr: float | None = 0.01
