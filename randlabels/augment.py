@@ -81,12 +81,9 @@ class FlipRotate(Augment):
     """
 
     name = "flip_rotate"
+    rules = {"degrees": (lambda angle: 0 <= angle <= 180, "between 0 and 180")}
 
     degrees: float = 25.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.degrees <= 180:
-            raise ValueError(f"augment.degrees={self.degrees} must be between 0 and 180")
 
     def __call__(self, images: torch.Tensor, size: Size, rng: torch.Generator) -> torch.Tensor:
         images = random_flips(images, rng)

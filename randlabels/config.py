@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from .registry import DEFAULTS, code_sha256, import_files, options
-from .schema import parse_dataclass, to_plain
+from .schema import AT_LEAST_1, PROBABILITY, Rule, check_rules, one_of, parse_dataclass, to_plain
 from .store.rundir import NOT_HASHED, SCHEMA, RunDir, device_kind
 
 if TYPE_CHECKING:
@@ -29,20 +29,18 @@ if TYPE_CHECKING:
     from .schedule import Schedule
 
 
-RULES: dict[str, tuple[Callable[[Any], object], str]] = {  # of keys whose value is checked alone
-    "corrupt": (lambda p: 0 <= p <= 1, "between 0 and 1"),
+RULES: dict[str, Rule] = {  # of keys whose value is checked alone
+    "corrupt": PROBABILITY,
     "seed": (lambda seed: 0 <= seed < 2**63, "between 0 and 2^63-1"),
-    "epochs": (lambda n: n >= 1, "at least 1"),
-    "batch_size": (lambda n: n >= 1, "at least 1"),
-    "eval_every": (lambda n: n >= 1, "at least 1"),
+    **dict.fromkeys(("epochs", "batch_size", "eval_every"), AT_LEAST_1),
     "sensitivity": (lambda n: n >= 0, "0 or more training images"),
     "fit_threshold": (lambda share: 0 < share <= 1, "above 0 and at most 1"),
     "checkpoint_every": (lambda time: 0 <= time < math.inf, "0 or more seconds"),
     "time_limit": (lambda time: time is None or 0 < time < math.inf, "above 0 seconds, or null"),
-    "on_failure": (re.compile("continue|stop").fullmatch, "continue or stop"),
+    "on_failure": one_of("continue", "stop"),
     "device": (re.compile(r"auto|cpu|cuda(:\d+)?").fullmatch, "auto, cpu, cuda or cuda:N"),
-    "precision": (re.compile("auto|fp32|bf16|fp64").fullmatch, "auto, fp32, bf16 or fp64"),
-    "compile": (re.compile("auto|true|false").fullmatch, "auto, true or false"),
+    "precision": one_of("auto", "fp32", "bf16", "fp64"),
+    "compile": one_of("auto", "true", "false"),
     "threads": (re.compile(r"auto|0*[1-9]\d*").fullmatch, "auto or a whole number of at least 1"),
 }
 
@@ -81,9 +79,7 @@ class Settings:
         """Raise ValueError for the first value that is out of range."""
         self.corrupt += 0.0  # turns -0.0 into 0.0
         self.compile = self.compile.lower()  # the text of true is True
-        for key, (holds, rule) in RULES.items():
-            if not holds(value := getattr(self, key)):
-                raise ValueError(f"{key}={value} must be {rule}")
+        check_rules(self, RULES)
         if any(not -1 <= epoch < self.epochs for epoch in self.keep):
             raise ValueError(
                 f"keep={self.keep} must list epochs from -1, the initial weights, to "

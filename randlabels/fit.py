@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import dynamics, sensitivity
+from . import dynamics
 from .config import Config
 from .dataset import Split
 from .dynamics import Dynamics
@@ -20,6 +20,7 @@ from .machine.resources import Resources
 from .model.dropout import reseed_dropout
 from .network import Classifier, memory_format
 from .randomness import derive_seed, generator
+from .sensitivity import critical, gini, loss_gradients
 from .store.checkpoint import require_like
 from .store.metrics import LOSSES, MEASURED, SENSITIVITY, Record
 
@@ -34,7 +35,7 @@ class State:
     elapsed: seconds spent on these steps.
     rngs: generators of the epoch by purpose, on the device.
     diverged_at: the epoch in which a loss stopped being finite; None if none did.
-    gradients: of `sensitivity.measure`, summed over the evaluations; None before the first.
+    gradients: `sensitivity.loss_gradients`, summed over the evaluations; None before the first.
     dynamics: of `dynamics.update`, with `examples`; None before the first evaluation.
     captured: whether training steps run as CUDA graphs; None on a CPU and before an epoch's end.
     """
@@ -219,7 +220,8 @@ def sgd(
 def _watch(
     config: Config, train: Split, classifier: Classifier, state: State, pause: Callable[[], None]
 ) -> tuple[Record, torch.Tensor]:
-    """Return `sensitivity.measure` of the images that this seed watches.
+    """Return the metrics SENSITIVITY of the images that this seed watches, null where not finite,
+    and `State.gradients` with those of this evaluation.
 
     It computes in fp32 under every precision, since bf16 would round the small changes away.
     """
@@ -228,19 +230,19 @@ def _watch(
         pause()
         return classifier.exactly(classifier.pixels(images))
 
-    rng = generator("sensitivity", config.seed)
     device = train.labels.device
-    chosen = torch.randperm(len(train.labels), generator=rng)[: config.sensitivity].to(device)
-    return sensitivity.measure(
-        logits,
-        config.loss,
-        config.preprocess.crop(train.images[chosen]).float(),
-        train.labels[chosen],
-        earlier=state.gradients,
-        times=1 + state.evaluations,
-        rng=generator("langevin", config.seed, state.epoch, device),
-        batch=config.batch_size,
-    )
+    order = torch.randperm(len(train.labels), generator=generator("sensitivity", config.seed))
+    chosen = order[: config.sensitivity].to(device)
+    images = config.preprocess.crop(train.images[chosen]).float().split(config.batch_size)
+    batches = list(zip(images, train.labels[chosen].split(config.batch_size), strict=True))
+    gradients = torch.cat([loss_gradients(logits, config.loss, *batch) for batch in batches])
+    total = gradients if state.gradients is None else state.gradients + gradients
+    rng = generator("langevin", config.seed, state.epoch, device)
+    found = torch.cat([critical(logits, batch, rng) for batch in images])
+    mean = total.mean().item() / (1 + state.evaluations)
+    values = (mean, gini(total), found.double().mean().item())
+    finite = (value if math.isfinite(value) else None for value in values)
+    return dict(zip(SENSITIVITY, finite, strict=True)), total
 
 
 def measure(

@@ -1,7 +1,5 @@
 """Losses: one value per example, from float32 logits in every training precision."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .schema import Option
+from .schema import PROBABILITY, Option
 
 
 class Loss(Option):
@@ -25,12 +23,9 @@ class CrossEntropy(Loss):
     """-log softmax(logits)[label]; with smoothing s, the target is (1-s)·one-hot + s/K."""
 
     name = "ce"
+    rules = {"label_smoothing": PROBABILITY}
 
     label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing <= 1:
-            raise ValueError(f"loss.label_smoothing={self.label_smoothing} must be between 0 and 1")
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(
@@ -66,12 +61,9 @@ class GeneralizedCrossEntropy(Loss):
     """
 
     name = "gce"
+    rules = {"q": (lambda q: 0 < q <= 1, "above 0 to 1; for its limit 0, use loss=ce")}
 
     q: float = 0.7
-
-    def __post_init__(self) -> None:
-        if not 0 < self.q <= 1:
-            raise ValueError(f"loss.q={self.q} must be above 0 to 1; for its limit 0, use loss=ce")
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return -torch.expm1(self.q * _log_p(logits, labels)) / self.q
@@ -87,12 +79,9 @@ class PartiallyHuberisedCrossEntropy(Loss):
     """
 
     name = "phuber_ce"
+    rules = {"tau": (lambda tau: 1 < tau < math.inf, "above 1; for no clipping, use loss=ce")}
 
     tau: float = 10.0
-
-    def __post_init__(self) -> None:
-        if not 1 < self.tau < math.inf:
-            raise ValueError(f"loss.tau={self.tau} must be above 1; for no clipping, use loss=ce")
 
     def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         log_p = _log_p(logits, labels)

@@ -1,7 +1,5 @@
 """A network with its preprocessing: from stored pixels to logits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,8 +1,7 @@
 """Optimizers: torch's own, built from typed keys."""
 
-from __future__ import annotations
-
 import inspect
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
@@ -22,17 +21,16 @@ class Optimizer(Option):
     """
 
     torch_class: ClassVar[type[torch.optim.Optimizer]]
+    rules = {
+        "lr": (
+            lambda lr: lr is None or 0 < lr < math.inf,
+            "a positive number, or null for the model's",
+        ),
+        "weight_decay": (lambda decay: 0 <= decay < math.inf, "at least 0"),
+    }
 
     lr: float | None = None
     weight_decay: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise ValueError(
-                f"optimizer.lr={self.lr} must be a positive number, or null for the model's"
-            )
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(f"optimizer.weight_decay={self.weight_decay} must be at least 0")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Return an optimizer over `parameters` with learning rate 0, which the fit sets."""
@@ -48,14 +46,13 @@ class SGD(Optimizer):
 
     name = "sgd"
     torch_class = torch.optim.SGD
+    rules = {"momentum": (lambda m: 0 <= m < 1, "at least 0 and below 1")}
 
     momentum: float = 0.9
     nesterov: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"optimizer.momentum={self.momentum} must be at least 0 and below 1")
         if self.nesterov and self.momentum == 0:
             raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0")
 

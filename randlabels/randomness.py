@@ -1,7 +1,5 @@
 """Generators of random draws, one per purpose, seeded by what the draw is for."""
 
-from __future__ import annotations
-
 import hashlib
 
 import torch

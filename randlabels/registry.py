@@ -10,10 +10,8 @@ import importlib
 import inspect
 import os
 import pkgutil
-import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +34,6 @@ DEFAULTS = {  # the config groups that define a run, and the default option of e
 
 _imported: dict[str, str] = {}  # sha256 of each file of `imports`, by its absolute path
 _code_sha256: dict[type[Option], str] = {}  # of the files of options outside of this package
-NAME_LINE = re.compile(r"""^    name\b[^=\n]*= *["'](.+?)["']""", re.M)  # of a class
 
 
 @cache
@@ -126,34 +123,14 @@ def _modules(group: str) -> Iterator[ModuleType]:
             yield importlib.import_module(f"{module.__name__}.{found.name}")
 
 
-@contextmanager
-def errors_in(option: Option) -> Iterator[None]:
-    """Print the file of an option's class above the traceback of a mistake in it.
-
-    A ValueError or OSError is a sentence for the user, and nothing is printed above it.
-    """
-    try:
-        yield
-    except (ValueError, OSError):
-        raise
-    except Exception:
-        print(f"Error in {option.name!r}, {_place(type(option))}:", file=sys.stderr)
-        raise
-
-
-def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield group, name and defaults of each option that has no file under `conf`.
+def imported_options() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield group, name and defaults of each option from the files of `imports`.
 
     Imports only groups that have such an option, since most of them import torch.
     """
-    extended = {base.__module__ for cls in _code_sha256 for base in cls.__mro__}
+    bases = {base.__module__ for cls in _code_sha256 for base in cls.__mro__}
     for group in DEFAULTS:
-        described = {file.stem for file in (conf / group).glob("[!.]*.yaml")}
-        sources = [*PACKAGE.glob(f"{group}.py"), *PACKAGE.glob(f"{group}/[!_]*.py")]
-        sources += PACKAGE.glob(f"{group}/__init__.py")
-        names = {name for file in sources for name in NAME_LINE.findall(file.read_text())}
-        if names <= described and f"{__package__}.{group}" not in extended:
-            continue
-        for name, cls in options(group).items():
-            if name not in described:
-                yield group, name, {"name": name, **dataclasses.asdict(cls())}
+        if f"{__package__}.{group}" in bases:
+            for name, cls in options(group).items():
+                if cls in _code_sha256:
+                    yield group, name, {"name": name, **dataclasses.asdict(cls())}

@@ -1,12 +1,10 @@
 """Learning-rate schedules: pure functions from the epoch to a factor on the base rate."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
 
-from .schema import Option
+from .schema import POSITIVE, Option
 
 
 class Schedule(Option):
@@ -27,15 +25,13 @@ class Step(Schedule):
     """
 
     name = "step"
+    rules = {
+        "milestones": (lambda epochs: all(e >= 0 for e in epochs), "epochs from 0 on"),
+        "gamma": POSITIVE,
+    }
 
     milestones: list[int] = field(default_factory=lambda: [150, 225])
     gamma: float = 0.1
-
-    def __post_init__(self) -> None:
-        if any(m < 0 for m in self.milestones):
-            raise ValueError(f"schedule.milestones={self.milestones} must be epochs from 0 on")
-        if not 0 < self.gamma < float("inf"):
-            raise ValueError(f"schedule.gamma={self.gamma} must be a positive number")
 
     def factor(self, epoch: int, epochs: int) -> float:
         return self.gamma ** sum(m <= epoch for m in self.milestones)
@@ -46,12 +42,9 @@ class Exponential(Schedule):
     """factor = gamma ** epoch. Default 0.95: Zhang et al. 2017, appendix A."""
 
     name = "exponential"
+    rules = {"gamma": POSITIVE}
 
     gamma: float = 0.95
-
-    def __post_init__(self) -> None:
-        if not 0 < self.gamma < float("inf"):
-            raise ValueError(f"schedule.gamma={self.gamma} must be a positive number")
 
     def factor(self, epoch: int, epochs: int) -> float:
         return self.gamma**epoch

@@ -2,8 +2,9 @@
 
 import copy
 import dataclasses
+import math
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -25,6 +26,11 @@ IN_WORDS = {  # types of keys, as error messages name them
     "bool | None": "true, false or null",
 }
 
+Rule = tuple[Callable[[Any], object], str]  # whether a value holds, and what it must be, in words
+POSITIVE: Rule = (lambda x: 0 < x < math.inf, "a positive number")
+PROBABILITY: Rule = (lambda x: 0 <= x <= 1, "between 0 and 1")
+AT_LEAST_1: Rule = (lambda n: n >= 1, "at least 1")
+
 _typed_fields = cache(OmegaConf.structured)  # a copy takes a third of the time of a new one
 
 
@@ -33,9 +39,18 @@ class Option(ABC):
     """Base class of the options of all config groups: dataclasses whose fields are their keys.
 
     name: the text after `GROUP=` on the command line. A class without one is not an option.
+    rules: of keys whose value is checked alone. Those of the base classes apply too.
     """
 
     name: ClassVar[str]
+    rules: ClassVar[dict[str, Rule]] = {}
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for the first key that breaks its rule."""
+        classes = type(self).__mro__
+        group = next(cls for cls in classes if Option in cls.__bases__).__name__.lower()
+        for cls in reversed(classes):
+            check_rules(self, vars(cls).get("rules", {}), f"{group}.")
 
     def pin_files(self) -> None:
         """Write checksums of the files that this option reads into its fields, to identify a run.
@@ -43,6 +58,18 @@ class Option(ABC):
         ValueError if a file cannot be read, or differs from a checksum that is given.
         """
         return
+
+
+def check_rules(options: Any, rules: Mapping[str, Rule], prefix: str = "") -> None:
+    """Raise ValueError for the first key of `options` that breaks its rule."""
+    for key, (holds, rule) in rules.items():
+        if not holds(value := getattr(options, key)):
+            raise ValueError(f"{prefix}{key}={value} must be {rule}")
+
+
+def one_of(*values: str) -> Rule:
+    """Return the rule that a key has one of these values."""
+    return values.__contains__, f"{', '.join(values[:-1])} or {values[-1]}"
 
 
 def to_plain(tree: DictConfig) -> dict[str, Any]:

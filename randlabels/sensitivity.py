@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 import torch
 
-from .store.metrics import SENSITIVITY, Record
-
 STEP, NOISE, RADIUS = 0.25, 0.2, 0.3
 """Constants of the search for stored pixels in 0..255; the paper has 0.25/255, 0.2/255 and 0.3/255
 for pixels in 0..1."""
@@ -21,34 +19,6 @@ for pixels in 0..1."""
 MAX_ITERATIONS = 100
 Logits = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def measure(
-    logits: Logits,
-    loss: Loss,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    earlier: torch.Tensor | None,
-    times: int,
-    rng: torch.Generator,
-    batch: int,
-) -> tuple[Record, torch.Tensor]:
-    """Return the metrics SENSITIVITY, null where not finite, and `loss_gradients` summed over all
-    evaluations so far.
-
-    labels: (n,) int64, as trained on.
-    earlier: (n,) float64, the sum before this evaluation; None before the first.
-    times: number of evaluations so far, this one included.
-    batch: number of images per call of `logits`.
-    """
-    parts = list(zip(images.split(batch), labels.split(batch), strict=True))
-    gradients = torch.cat([loss_gradients(logits, loss, *part) for part in parts])
-    total = gradients if earlier is None else earlier + gradients
-    found = torch.cat([critical(logits, part, rng) for part, _ in parts])
-    values = (total.mean().item() / times, gini(total), found.double().mean().item())
-    finite = (value if math.isfinite(value) else None for value in values)
-    return dict(zip(SENSITIVITY, finite, strict=True)), total
 
 
 def loss_gradients(

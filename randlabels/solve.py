@@ -1,7 +1,5 @@
 """Exact fits: a linear system solved for all label sets of the same images at once."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

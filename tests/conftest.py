@@ -243,11 +243,10 @@ def final_state(run: RunDir) -> list[bytes]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make a small matrix have many panels and tiles; one thread suffices for so little work."""
-    from randlabels.kernels import cholesky, random_conv
+    from randlabels.kernels import cholesky, system
 
-    monkeypatch.setattr(random_conv, "ROWS_AT_ONCE", 64)
-    for name, size in (("BLOCK_ROWS", 64), ("TILE_ROWS", 32), ("HEAD_COLUMNS", 8)):
-        monkeypatch.setattr(cholesky, name, size)
+    monkeypatch.setattr(system, "ROWS_AT_ONCE", 64)
+    monkeypatch.setattr(cholesky, "BLOCK_ROWS", 32)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -22,7 +22,7 @@ from randlabels.cli.compose import CONF, prepare_hydra
 from randlabels.cli.help import _keys, options_help
 from randlabels.config import Config, Settings, parse, parse_composed
 from randlabels.corruption.uniform import Uniform
-from randlabels.registry import DEFAULTS, options, without_file
+from randlabels.registry import DEFAULTS, options
 from randlabels.store.rundir import NOT_HASHED, flat_keys
 
 prepare_hydra()
@@ -44,10 +44,8 @@ def name_of(file: Path) -> str:
 
 
 def test_every_option_has_a_file_and_every_file_an_option() -> None:
-    """Options of the user's own files need none."""
     found = {f"{group}/{name}" for group in DEFAULTS for name in options(group)}
-    own = {f"{group}/{name}" for group, name, _ in without_file(CONF)}
-    assert {name_of(file) for file in OPTION_FILES} == found - own
+    assert {name_of(file) for file in OPTION_FILES} == found
 
 
 @pytest.mark.parametrize("file", OPTION_FILES, ids=name_of)
@@ -91,7 +89,7 @@ def test_sweep_file_starts_with_the_command_that_runs_it(file: Path) -> None:
 
 
 def test_help_lists_every_group_option_and_key() -> None:
-    text = options_help(CONF, without_file(CONF))
+    text = options_help(CONF)
     for group in DEFAULTS:
         assert re.search(rf"^{group}:$", text, re.M)
         for name, cls in options(group).items():

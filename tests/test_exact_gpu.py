@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from randlabels.kernels import random_conv
 from randlabels.model import SolveOptions
 from randlabels.model.kernel import Kernel
 from randlabels.model.theorem1 import Theorem1
@@ -29,7 +28,6 @@ def test_exact_fit_on_a_gpu_has_the_numbers_of_the_cpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # as GPUs
-    monkeypatch.setattr(random_conv, "_made", {})
     model = MODELS[name]
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (90, 1, 8, 8), generator=rng).float() / 255

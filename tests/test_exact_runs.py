@@ -107,7 +107,7 @@ def test_bad_input_is_one_sentence(cli: Cli) -> None:
         "loss=gce": "loss=gce has no meaning",
         "precision=bf16": "precision=bf16 must be auto, fp32 or fp64 for model=kernel",
         "model.cache=true": "cache",
-        "model.kernel=sinc": "model.kernel=sinc is unknown; use gaussian",
+        "model.kernel=sinc": "model.kernel=sinc must be gaussian, laplacian, polynomial or linear",
         "model.features=random_conv": "use model.kernel=linear",
         "model.ridge=-1": "model.ridge=-1.0 must be 0 or a positive number",
     }.items():

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from randlabels.kernels import features, random_conv, system
+from randlabels.kernels import features, system
 from randlabels.kernels.cholesky import Triangle
 from randlabels.model import SolveOptions
 from randlabels.model.kernel import Kernel
 
 
 @pytest.fixture
-def conv_features(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> random_conv.ConvFeatures:
+def conv_features(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> features.ConvFeatures:
     """70 training and 20 test images, 30 filters in two pieces."""
-    monkeypatch.setattr(random_conv, "FILTERS_AT_ONCE", 16)
+    monkeypatch.setattr(features, "FILTERS_AT_ONCE", 16)
     rng = torch.Generator().manual_seed(0)
     images = torch.rand(90, 3, 12, 12, generator=rng)
-    return random_conv.ConvFeatures(images[:70], images[70:], (30, 4, 2, 0.5), rng, lambda: None)
+    return features.ConvFeatures(images[:70], images[70:], (30, 4, 2, 0.5), rng, lambda: None)
 
 
 def test_random_convolutional_features_are_their_formula(
-    conv_features: random_conv.ConvFeatures,
+    conv_features: features.ConvFeatures,
 ) -> None:
     """Positions are 5 x 5, so that quadrants are 3 x 3 and share the middle."""
     images = torch.rand(90, 3, 12, 12, generator=torch.Generator().manual_seed(0)).double().numpy()
@@ -54,11 +54,11 @@ def test_random_convolutional_features_are_their_formula(
     assert np.abs(codes - expected).mean() < 0.5
 
 
-def test_random_convolutional_kernel_is_exact(conv_features: random_conv.ConvFeatures) -> None:
+def test_random_convolutional_kernel_is_exact(conv_features: features.ConvFeatures) -> None:
     x, z = (c.numpy().astype(np.float64) for c in (conv_features.train, conv_features.test))
     inner, cross = x @ x.T / (400 * 120) + 0.01, z @ x.T / (400 * 120) + 0.01
     beaten: list[None] = []
-    equations = random_conv.ConvSystem(conv_features, 0.25, lambda: beaten.append(None))
+    equations = system.ConvSystem(conv_features, 0.25, lambda: beaten.append(None))
     tile = equations.tile(slice(5, 70), slice(0, 40))
     np.testing.assert_allclose(tile, inner[5:, :40], rtol=1e-13, atol=1e-13)
     a = torch.randn(2, 70, dtype=torch.float64)
@@ -74,31 +74,14 @@ def test_random_convolutional_kernel_is_exact(conv_features: random_conv.ConvFea
     np.testing.assert_allclose(solution.test, cross @ exact, atol=1e-5)
 
 
-def test_ridges_share_the_random_convolutional_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[object] = []
-    original = random_conv.ConvFeatures.__init__
-
-    def counted(self: random_conv.ConvFeatures, *arguments: object) -> None:
-        made.append(arguments)
-        original(self, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(random_conv.ConvFeatures, "__init__", counted)
-    images = torch.rand(40, 3, 12, 12)
-    target = torch.randn(40, 2, dtype=torch.float64)
-
-    def fit(images: torch.Tensor, seed: int, ridge: float) -> torch.Tensor:
-        model = Kernel(kernel="linear", features="random_conv", filters=20, patch=4, ridge=ridge)
-        rng = torch.Generator().manual_seed(seed)
-        return model.solve(images, images, [target], rng, SolveOptions(torch.float64))[0].test
-
-    first, second = fit(images, 0, 0.1), fit(images, 0, 10.0)
-    assert len(made) == 1 and not torch.allclose(first, second)
-    fit(images, 1, 0.1)
-    other = images.clone()
-    other[0, 0, 0, 0] += 0.5
-    fit(other, 1, 0.1)
-    assert len(made) == 3
-    torch.testing.assert_close(fit(images, 0, 0.1), first)
+@pytest.mark.parametrize("terms", [1, system.EXACT_TERMS, 3 * system.EXACT_TERMS + 5])
+def test_integer_product_is_exact_for_random_and_for_extreme_numbers(terms: int) -> None:
+    rng = np.random.default_rng(terms)
+    a, b = (rng.integers(-128, 128, (rows, terms), dtype=np.int8) for rows in (9, 7))
+    a[0] = b[0] = -128
+    a[1] = 127
+    found = system.integer_product(torch.from_numpy(a), torch.from_numpy(b))
+    np.testing.assert_array_equal(found, a.astype(np.int64) @ b.T.astype(np.int64))
 
 
 @pytest.mark.parametrize("beats", [1, 22])

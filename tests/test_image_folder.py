@@ -164,10 +164,13 @@ def test_images_that_are_not_split_are_tested_on_held_out_ones(tree: Path) -> No
             "1.dds cannot be decoded",
         ),
         (lambda t: (t / "train" / "dog" / "x.txt").write_text("x"), "x.txt cannot be decoded"),
-        (lambda t: os.rename(t / "test", t / "tset"), "test must be a folder, .* dataset.holdout="),
+        (
+            lambda t: os.rename(t / "test", t / "tset"),
+            "test/<class>/., and has train, tset; .* dataset.holdout=",
+        ),
         (
             lambda t: os.rename(t / "train", t / "training"),
-            "has test, training; image_folder",
+            "must be a folder with train/<class>/.* and has test, training; set",
         ),
         (
             lambda t: os.rename(t, t.with_name("other")),

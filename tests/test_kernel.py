@@ -12,12 +12,31 @@ import scipy.linalg
 import torch
 from torch.nn.functional import one_hot
 
-from randlabels.kernels import functions
-from randlabels.kernels.cholesky import Breakdown, Triangle
-from randlabels.kernels.rows import Rows
+from randlabels.kernels.cholesky import Breakdown, Triangle, product
 from randlabels.kernels.system import MAX_RESIDUAL, KernelSystem, solutions
 from randlabels.model import SolveOptions, kernel
 from randlabels.model.kernel import Kernel
+
+
+def column_major(matrix: torch.Tensor) -> torch.Tensor:
+    """Return the same matrix, stored column after column."""
+    return matrix.T.contiguous().T
+
+
+@pytest.mark.parametrize("vectors", ["AVX2", "AVX512"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 65])
+def test_product_is_a_times_b_transposed_in_any_memory_layout(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rows: int, vectors: str
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    a, b = torch.randn(rows, 90, dtype=dtype), torch.randn(70, 90, dtype=dtype)
+    expected = a.double().numpy() @ b.double().numpy().T
+    for x in (a, column_major(a)):
+        for y in (b, column_major(b)):
+            found = product(x, y)
+            assert found.dtype is dtype
+            np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-5)
 
 
 def positive_definite(n: int) -> torch.Tensor:
@@ -54,12 +73,11 @@ def test_factor_in_blocks_solves_as_scipy_does(
     np.testing.assert_allclose(factor.solve(right), expected, atol=tolerance, rtol=tolerance)
     lower = scipy.linalg.cholesky(matrix.numpy(), lower=True)
     assert factor.smallest_pivot() == pytest.approx(lower.diagonal().min() ** 2, rel=1e-4)
-    assert n <= 8 or sum(shares) == pytest.approx(1)
+    assert sum(shares) == pytest.approx(1)
 
 
 def test_triangle_uses_half_the_memory_of_its_matrix() -> None:
     assert Triangle.size(60_000) < 0.52 * 60_000**2
-    assert Triangle.size(300) == sum(panel.numel() for _, panel in Triangle(300, torch.half).panels)
 
 
 @pytest.mark.parametrize("row", [3, 77])
@@ -68,37 +86,6 @@ def test_breakdown_names_the_row(small_blocks: None, row: int) -> None:
     matrix[row, row] = -1.0
     with pytest.raises(Breakdown, match=f"row {row} is not positive"):
         filled(matrix, torch.float32).factorise()
-
-
-def test_float64_head_makes_a_float32_factor_twenty_times_as_accurate() -> None:
-    """A factor of float32 products alone leaves a residual of 1.6e-2 here."""
-    rows = Rows(torch.rand(2000, 100, generator=torch.Generator().manual_seed(0)))
-    equations = KernelSystem(rows, rows, functions.gaussian(0.003), 0.0)
-    target = torch.randn(5, 2000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    residual = target - equations.outputs(factorised(equations).solve(target))
-    assert residual.norm() < 1e-3 * target.norm()
-
-
-def test_inner_products_of_pixels_are_exact() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 3072))
-    rows = Rows(torch.from_numpy(pixels).float() / 255)
-    assert rows.exact
-    found = rows.inner(slice(0, 40), rows, slice(10, 50))
-    np.testing.assert_array_equal(found, (pixels[:40] @ pixels[10:].T) / 255**2)
-    np.testing.assert_array_equal(rows.squares, (pixels**2).sum(1) / 255**2)
-
-
-@pytest.mark.parametrize("pixels", [True, False])
-def test_inner_products_with_other_rows_are_in_float64(pixels: bool) -> None:
-    rng = torch.Generator().manual_seed(0)
-    values = torch.randn(40, 30, generator=rng)
-    whole = torch.randint(0, 256, (20, 30), generator=rng).double()
-    others = whole / 255 if pixels else values.double()
-    rows = Rows(values)
-    assert not rows.exact
-    found = rows.inner(slice(3, 9), Rows(others.float()), slice(5, 20))
-    expected = values.double() @ others.T
-    np.testing.assert_allclose(found, expected[3:9, 5:20], rtol=1e-12, atol=1e-13)
 
 
 def plain_kernels(x: np.ndarray, z: np.ndarray) -> dict[str, np.ndarray]:
@@ -115,28 +102,14 @@ def plain_kernels(x: np.ndarray, z: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-FUNCTIONS = {
-    "gaussian": functions.gaussian(0.3),
-    "laplacian": functions.laplacian(0.3),
-    "polynomial": functions.polynomial(4),
-    "linear": functions.linear(),
-}
-
-
-@pytest.mark.parametrize("pixels", [True, False])
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_kernels_equal_their_formulas_also_for_a_black_image(name: str, pixels: bool) -> None:
-    rng = torch.Generator().manual_seed(0)
-    values = torch.rand(20, 6, generator=rng)
-    if pixels:
-        values = (values * 255).round() / 255
+@pytest.mark.parametrize("name", ["gaussian", "laplacian", "polynomial", "linear"])
+def test_kernels_equal_their_formulas_also_for_a_black_image(name: str) -> None:
+    values = torch.rand(20, 6, generator=torch.Generator().manual_seed(0))
     values[7] = 0.0
-    rows = Rows(values)
-    assert rows.exact == pixels
-    equations = KernelSystem(rows, rows, FUNCTIONS[name], 0.0)
+    equations = KernelSystem(values, values, Kernel(kernel=name, gamma=0.3).between, 0.0)
     expected = plain_kernels(*(values.double().numpy(),) * 2)[name]
     found = equations.tile(slice(0, 20), slice(0, 20))
-    np.testing.assert_allclose(found, expected, atol=1e-7)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
     if name in ("gaussian", "laplacian"):
         assert (found.diagonal() == 1).all()
 
@@ -166,7 +139,7 @@ def test_solution_equals_the_plain_formula_for_each_label_set(
     train, test = (torch.randn(n, 8, generator=rng) for n in (150, 70))
     labels = torch.randint(0, 3, (150,), generator=rng)
     targets = [torch.randn(150, 3, generator=rng, dtype=torch.float64), one_hot(labels, 4).double()]
-    equations = KernelSystem(Rows(train), Rows(test), functions.gaussian(0.3), ridge)
+    equations = KernelSystem(train, test, Kernel(gamma=0.3).between, ridge)
     found = solutions(equations, factorised(equations), targets)
     x, z = train.double().numpy(), test.double().numpy()
     k, cross = plain_kernels(x, x)["gaussian"], plain_kernels(z, x)["gaussian"]
@@ -174,11 +147,11 @@ def test_solution_equals_the_plain_formula_for_each_label_set(
         a = scipy.linalg.solve(k + ridge * np.eye(150), target.numpy())
         np.testing.assert_allclose(solution.train, k @ a, atol=1e-5)
         np.testing.assert_allclose(solution.test, cross @ a, atol=1e-5)
-        assert solution.norm == pytest.approx(np.sqrt(np.trace(a.T @ k @ a)), rel=1e-5)
+        assert solution.report["norm"] == pytest.approx(np.sqrt(np.trace(a.T @ k @ a)), rel=1e-5)
         residual = target.numpy() - solution.train.numpy() - ridge * a
         relative = np.linalg.norm(residual) / np.linalg.norm(target)
-        assert solution.relative_residual == pytest.approx(relative, abs=1e-6)
-        assert solution.relative_residual <= MAX_RESIDUAL
+        assert solution.report["relative_residual"] == pytest.approx(relative, abs=1e-6)
+        assert solution.report["relative_residual"] <= MAX_RESIDUAL
 
 
 def test_memory_limits_the_label_sets_solved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +178,8 @@ def test_memory_limits_the_label_sets_solved_at_once(monkeypatch: pytest.MonkeyP
 
 
 def test_factor_of_another_matrix_is_refused(small_blocks: None) -> None:
-    rows = Rows(torch.randn(80, 4))
-    equations = KernelSystem(rows, rows, functions.gaussian(0.2), 0.0)
+    rows = torch.randn(80, 4)
+    equations = KernelSystem(rows, rows, Kernel(gamma=0.2).between, 0.0)
     factor = filled(torch.eye(80, dtype=torch.float64), torch.float32)
     factor.factorise()
     with pytest.raises(Breakdown, match="stopped at a relative residual of"):
@@ -214,8 +187,8 @@ def test_factor_of_another_matrix_is_refused(small_blocks: None) -> None:
 
 
 def test_factor_of_nan_is_refused(small_blocks: None) -> None:
-    rows = Rows(torch.eye(6))
-    equations = KernelSystem(rows, rows, functions.linear(), 0.0)
+    rows = torch.eye(6)
+    equations = KernelSystem(rows, rows, Kernel(kernel="linear").between, 0.0)
     factor = Triangle(6, torch.float32)
     for _, panel in factor.panels:
         panel.fill_(math.nan)
@@ -226,22 +199,22 @@ def test_factor_of_nan_is_refused(small_blocks: None) -> None:
 def test_refinement_with_a_poor_factor_takes_more_rounds(small_blocks: None) -> None:
     """The factor is of 1.4·K, so that each round leaves 2/7 of the residual."""
     x = torch.randn(80, 200, generator=torch.Generator().manual_seed(0))
-    equations = KernelSystem(Rows(x), Rows(x), functions.linear(), 0.0)
+    equations = KernelSystem(x, x, Kernel(kernel="linear").between, 0.0)
     factor = filled(1.4 * x.double() @ x.double().T, torch.float64)
     factor.factorise()
     (solution,) = solutions(equations, factor, [torch.randn(80, 1, dtype=torch.float64)])
-    assert solution.relative_residual <= MAX_RESIDUAL
+    assert solution.report["relative_residual"] <= MAX_RESIDUAL
 
 
 def test_fit_can_be_stopped_at_every_tile(small_blocks: None) -> None:
     """While K is computed, while it is factorised, and while a residual is computed."""
     rng = torch.Generator().manual_seed(0)
-    images = torch.rand(110, 1, 5, 5, generator=rng)
-    target = torch.randn(100, 2, generator=rng, dtype=torch.float64)
+    images = torch.rand(140, 1, 5, 5, generator=rng)
+    target = torch.randn(130, 2, generator=rng, dtype=torch.float64)
 
     def fit(tick: Callable[[float], None]) -> None:
         options = SolveOptions(tick=tick)
-        Kernel(gamma=1.0).solve(images[:100], images[100:], [target], torch.Generator(), options)
+        Kernel(gamma=1.0).solve(images[:130], images[130:], [target], torch.Generator(), options)
 
     shares: list[float] = []
     fit(shares.append)

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from ..config import Config, parse_composed
-from ..registry import PACKAGE, import_files, without_file
+from ..registry import PACKAGE, import_files, imported_options
 from .help import options_help, sweeps_folder
 
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
@@ -17,7 +17,7 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 
 
 def prepare_hydra(overrides: Sequence[str] = ()) -> None:
-    """Make the help text, and options without a file in conf/, known to Hydra."""
+    """Make the help text, and the options of imported files, known to Hydra."""
     named: object = None
     for line in overrides:
         if line.startswith("imports="):
@@ -26,7 +26,7 @@ def prepare_hydra(overrides: Sequence[str] = ()) -> None:
                 raise ValueError(f"{line} must be one list; use imports=[a.py,b.py] with brackets")
             named = override.value()
     import_files(named)
-    extra = list(without_file(CONF))
+    extra = list(imported_options())
     for group, name, keys in extra:
         ConfigStore.instance().store(name, keys, group)
     if (sweeps := sweeps_folder(CONF)).parent != CONF:  # Hydra finds `sweep` only by that name

@@ -41,11 +41,9 @@ class Corruption(Option):
     seed: of all draws, independent of the run's seed.
     """
 
-    seed: int = 12345  # the original code's
+    rules = {"seed": (lambda seed: 0 <= seed < 2**32, "between 0 and 2^32-1")}
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"corruption.seed={self.seed} must be between 0 and {2**32 - 1}")
+    seed: int = 12345  # the original code's
 
     @abstractmethod
     def relabel(self, source: Source, corrupt: float) -> np.ndarray:

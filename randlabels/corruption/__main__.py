@@ -1,7 +1,8 @@
 """Show what a corruption does: `python -m randlabels.corruption KIND -p P [KEY=VALUE …]`.
 
-Prints the stated transition matrix, the one drawn over the whole training set, and the share of
-labels that changed. With `--save FILE`, writes the corrupted and the true labels of both splits.
+Prints the stated transition matrix and the one drawn over the whole training set, for up to 16
+classes, and the share of labels that changed. With `--save FILE`, writes the corrupted and the true
+labels of both splits.
 """
 
 import argparse
@@ -23,8 +24,7 @@ from .base import frequencies
 from .label_file import encode_labels
 from .pixels import PixelCorruption
 
-MAX_MATRIX_CLASSES = 16  # of a matrix that is printed whole
-MAX_CONFUSIONS = 20  # the most frequent ones, that are printed of a larger matrix
+MAX_MATRIX_CLASSES = 16  # of a matrix that is printed; larger ones do not fit a terminal
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,16 +44,18 @@ def main() -> None:
     try:
         config = compose(choices)
         if given.save:
-            check_file(config, given.save)
-        show(config)
-        if given.save:
             save(config, given.save)
+        show(config)
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"Error: {in_one_sentence(error)}")
 
 
-def check_file(config: Config, file: Path) -> None:
-    """Raise ValueError if the labels of a run cannot be saved under this name."""
+def save(config: Config, file: Path) -> None:
+    """Write the corrupted and the true labels of both whole splits.
+
+    ValueError if the corruption changes no labels, or if the file has another ending, no folder,
+    or other content, which runs may depend on.
+    """
     if file.suffix not in (".npz", ".csv"):
         raise ValueError(f"--save {file} must end in .npz or .csv; rename it")
     if not file.parent.is_dir():
@@ -63,13 +65,6 @@ def check_file(config: Config, file: Path) -> None:
             f"--save {file} must be left out for corruption={config.corruption.name}, which "
             "changes images and no labels"
         )
-
-
-def save(config: Config, file: Path) -> None:
-    """Write the corrupted and the true labels of both whole splits.
-
-    ValueError if the file exists with other content, which runs may depend on.
-    """
     data = load(config.dataset)
     arrays = {}
     for name, split in (("train", data.train), ("test", data.test)):
@@ -94,36 +89,15 @@ def show(config: Config) -> None:
     if isinstance(config.corruption, PixelCorruption):
         altered = config.corruption.altered(source, config.corrupt)
         print(f"Images altered: {altered.mean():.4%} of {len(true):,}")
-    else:
-        stated = np.asarray(config.corruption.transition(source, config.corrupt))
-        shape = data.classes, data.classes
-        if stated.shape != shape or not np.allclose(stated.sum(1), 1):
-            raise ValueError(
-                f"transition of corruption={config.corruption.name} must return {shape}, with rows "
-                f"that sum to 1, and has returned the shape {stated.shape} with rows that sum to "
-                f"{stated.sum(-1).ravel().round(6).tolist()}"
-            )
+    elif data.classes <= MAX_MATRIX_CLASSES:
+        stated = config.corruption.transition(source, config.corrupt)
+        drawn = frequencies(true, given, data.classes)
         title = f"{config.corruption.name}, p = {config.corrupt:g}, {config.dataset.name}"
-        show_matrices(title, stated, frequencies(true, given, data.classes))
-    print(f"Labels changed: {np.mean(given != true):.4%} of {len(true):,}")
-
-
-def show_matrices(title: str, stated: np.ndarray, drawn: np.ndarray) -> None:
-    """Print two transition matrices (K, K), or their largest entries if K is large."""
-    classes = len(stated)
-    if classes <= MAX_MATRIX_CLASSES:
-        columns = ["true", *map(str, range(classes))]
+        columns = ["true", *map(str, range(data.classes))]
         for name, matrix in (("stated", stated), ("drawn", drawn)):
             rows = [[str(i), *(f"{share:.3f}" for share in row)] for i, row in enumerate(matrix)]
             print_table(f"{title}: {name} share of each given label", columns, rows)
-        return
-    order = np.argsort(-stated * (1 - np.eye(classes)), axis=None, kind="stable")
-    rows = [
-        [str(i), str(j), f"{stated[i, j]:.4f}", f"{drawn[i, j]:.4f}"]
-        for i, j in (divmod(int(place), classes) for place in order[:MAX_CONFUSIONS])
-    ]
-    columns = ["true", "given", "stated", "drawn"]
-    print_table(f"{title}: the {MAX_CONFUSIONS} most frequent confusions", columns, rows)
+    print(f"Labels changed: {np.mean(given != true):.4%} of {len(true):,}")
 
 
 if __name__ == "__main__":

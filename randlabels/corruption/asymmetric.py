@@ -8,36 +8,21 @@ import numpy as np
 from . import Source
 from .base import Mixture
 
-SUPERCLASSES = (
-    (4, 30, 55, 72, 95),  # aquatic mammals
-    (1, 32, 67, 73, 91),  # fish
-    (54, 62, 70, 82, 92),  # flowers
-    (9, 10, 16, 28, 61),  # food containers
-    (0, 51, 53, 57, 83),  # fruit and vegetables
-    (22, 39, 40, 86, 87),  # household electrical devices
-    (5, 20, 25, 84, 94),  # household furniture
-    (6, 7, 14, 18, 24),  # insects
-    (3, 42, 43, 88, 97),  # large carnivores
-    (12, 17, 37, 68, 76),  # large man-made outdoor things
-    (23, 33, 49, 60, 71),  # large natural outdoor scenes
-    (15, 19, 21, 31, 38),  # large omnivores and herbivores
-    (34, 63, 64, 66, 75),  # medium-sized mammals
-    (26, 45, 77, 79, 99),  # non-insect invertebrates
-    (2, 11, 35, 46, 98),  # people
-    (27, 29, 44, 78, 93),  # reptiles
-    (36, 50, 65, 74, 80),  # small mammals
-    (47, 52, 56, 59, 96),  # trees
-    (8, 13, 48, 58, 90),  # vehicles 1
-    (41, 69, 81, 85, 89),  # vehicles 2
-)
-"""CIFAR-100's fine labels by its coarse ones (Krizhevsky 2009), in the order of the files."""
+SUPERCLASSES = """
+    4 1 14 8 0 6 7 7 18 3 3 14 9 18 7 11 3 9 7 11 6 11 5 10 7
+    6 13 15 3 15 0 11 1 10 12 14 16 9 11 5 5 19 8 8 15 13 14 17 18 10
+    16 4 17 4 2 0 17 4 18 17 10 3 2 12 12 16 12 1 9 19 2 10 0 1 16
+    12 9 13 15 13 16 19 2 4 6 19 5 5 8 19 18 1 2 15 6 0 17 8 14 13
+""".split()
+"""The coarse label of each of CIFAR-100's fine labels 0 to 99 (Krizhevsky 2009)."""
 
 MAPS = {
     # truck to automobile, bird to airplane, deer to horse, cat to dog and dog to cat
     "cifar10": {9: 1, 2: 0, 4: 7, 3: 5, 5: 3},
     "mnist": {7: 1, 2: 7, 3: 8, 5: 6, 6: 5},
     "cifar100": {
-        fine: group[(k + 1) % len(group)] for group in SUPERCLASSES for k, fine in enumerate(group)
+        fine: (SUPERCLASSES * 2).index(superclass, fine + 1) % len(SUPERCLASSES)
+        for fine, superclass in enumerate(SUPERCLASSES)
     },
 }
 """The similar class of each class, by data set; other classes keep their labels."""

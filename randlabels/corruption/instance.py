@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..schema import POSITIVE, one_of
 from . import Corruption, Source
 from .base import stream
 
@@ -33,16 +34,10 @@ class Instance(Corruption):
     """
 
     name = "instance"
+    rules = {"std": POSITIVE, "inputs": one_of("stored", "unit")}
 
     std: float = 0.1
     inputs: str = "stored"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.std < np.inf:
-            raise ValueError(f"corruption.std={self.std} must be a positive number")
-        if self.inputs not in ("stored", "unit"):
-            raise ValueError(f"corruption.inputs={self.inputs} is unknown; use stored or unit")
 
     def relabel(self, source: Source, corrupt: float) -> np.ndarray:
         labels = source.labels.copy()

@@ -8,6 +8,7 @@ import torch
 from numpy import ndarray
 
 from ..dataset import moments
+from ..schema import one_of
 from . import Corruption, Source
 from .base import draw_mask, stream, streams
 
@@ -59,13 +60,9 @@ class ShuffledPixels(PixelCorruption):
     """
 
     name = "shuffled_pixels"
+    rules = {"unit": one_of("all", "spatial")}
 
     unit: str = "all"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.unit not in ("all", "spatial"):
-            raise ValueError(f"corruption.unit={self.unit} is unknown; use all or spatial")
 
     def alter(self, images: ndarray, indices: ndarray, split: str, train: ndarray) -> ndarray:
         n, channels, height, width = images.shape
@@ -104,13 +101,9 @@ class GaussianPixels(PixelCorruption):
     """
 
     name = "gaussian_pixels"
+    rules = {"moments": one_of("channel", "scalar")}
 
     moments: str = "channel"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.moments not in ("channel", "scalar"):
-            raise ValueError(f"corruption.moments={self.moments} is unknown; use channel or scalar")
 
     def alter(self, images: ndarray, indices: ndarray, split: str, train: ndarray) -> ndarray:
         one_channel = train.reshape(len(train), 1, -1, train.shape[-1])

@@ -1,7 +1,5 @@
 """Data sets as tensors: two splits of images and labels, whole, in the order of their files."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from abc import abstractmethod
@@ -9,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -47,7 +45,7 @@ class Split:
         """(N,) bool: the corruption changed the label, or altered the image."""
         return self.labels != self.true if self.altered is None else self.altered
 
-    def to(self, device: str) -> Split:
+    def to(self, device: str) -> Self:
         """Return a copy on the device; on the same device, the same tensors."""
         tensors = {k: v for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
         moved: dict[str, Any] = {key: tensor.to(device) for key, tensor in tensors.items()}
@@ -140,18 +138,17 @@ class Dataset(Option):
     subset_seed: seed that chooses the images of these three keys.
     """
 
+    rules = dict.fromkeys(
+        ("train_size", "test_size", "holdout"),
+        (lambda size: size is None or size >= 1, "at least 1, or null"),
+    )
+
     root: str | None = None
     download: bool = True
     train_size: int | None = None
     test_size: int | None = None
     holdout: int | None = None
     subset_seed: int = 0
-
-    def __post_init__(self) -> None:
-        for key in ("train_size", "test_size", "holdout"):
-            size = getattr(self, key)
-            if size is not None and size < 1:
-                raise ValueError(f"dataset.{key}={size} must be at least 1, or null")
 
     @property
     def folder(self) -> Path:

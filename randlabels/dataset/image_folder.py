@@ -1,18 +1,13 @@
 """A tree of image files, train/<class>/* and test/<class>/*, as a data set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 
 from . import Data, Dataset, Split
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 IGNORED = ("thumbs.db", "desktop.ini")  # which Windows adds to folders of images
 
@@ -30,16 +25,13 @@ class ImageFolder(Dataset):
     """
 
     name = "image_folder"
+    rules = {
+        "size": (lambda pixels: pixels >= 1, "at least 1 pixel"),
+        "channels": ((1, 3).__contains__, "1 (grey) or 3 (colour)"),
+    }
 
     size: int = 32
     channels: int = 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.size < 1:
-            raise ValueError(f"dataset.size={self.size} must be at least 1 pixel")
-        if self.channels not in (1, 3):
-            raise ValueError(f"dataset.channels={self.channels} must be 1 (grey) or 3 (colour)")
 
     def load(self) -> Data:
         classes = _folders(self.folder / "train")
@@ -50,9 +42,8 @@ class ImageFolder(Dataset):
                 "add it to train or remove it from test"
             )
         train = self._split("train", classes)
-        if self.holdout:
-            return Data(train, Split(train.images[:0], train.labels[:0]), len(classes))
-        return Data(train, self._split("test", classes), len(classes))
+        empty = Split(train.images[:0], train.labels[:0])
+        return Data(train, empty if self.holdout else self._split("test", classes), len(classes))
 
     def _split(self, name: str, classes: list[str]) -> Split:
         folders = [self.folder / name / class_name for class_name in classes]
@@ -64,8 +55,6 @@ class ImageFolder(Dataset):
         return Split(torch.from_numpy(images), torch.tensor(labels), files=paths)
 
     def _read_image(self, file: Path) -> np.ndarray:
-        from PIL import Image
-
         try:
             with Image.open(file) as image:
                 shown = _as_shown(image).convert("RGB" if self.channels == 3 else "L")
@@ -76,10 +65,8 @@ class ImageFolder(Dataset):
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _as_shown(image: Image) -> Image:
+def _as_shown(image: Image.Image) -> Image.Image:
     """Return an image as a viewer shows it: turned upright, over white, with 8 bits per channel."""
-    from PIL import Image, ImageOps
-
     if image.mode in ("I", "F"):
         raise ValueError(f"its mode {image.mode} has no range of values; save it with 8 or 16 bits")
     image = ImageOps.exif_transpose(image)
@@ -99,27 +86,22 @@ def _image_files(folder: Path) -> list[Path]:
     files = [path for path in visible if path.name.lower() not in IGNORED]
     if not files:
         raise ValueError(f"{folder} has no image; add some or remove the folder")
-    for path in files:
-        if path.is_dir():
-            raise ValueError(
-                f"{path} must not be a folder in the folder of a class; move its images up, "
-                "or remove it"
-            )
+    if folders := [path for path in files if path.is_dir()]:
+        raise ValueError(
+            f"{folders[0]} must not be a folder in the folder of a class; move its images up, or "
+            "remove it"
+        )
     return files
 
 
 def _folders(parent: Path) -> list[str]:
-    if not parent.parent.is_dir():
-        raise ValueError(
-            f"{parent.parent} must be a folder with train/<class>/*; set dataset.root, or "
-            "RANDLABELS_DATA, to it"
-        )
+    root = parent.parent
     if not parent.is_dir():
+        found = ", ".join(_visible(root)) if root.is_dir() else ""
         raise ValueError(
-            f"{parent} must be a folder, and {parent.parent} has "
-            f"{', '.join(_visible(parent.parent)) or 'none'}; image_folder reads "
-            "<root>/train/<class>/* and <root>/test/<class>/*, so move or rename them; without a "
-            "test folder, dataset.holdout=N tests on N of the training images"
+            f"{root} must be a folder with train/<class>/* and test/<class>/*, and has "
+            f"{found or 'no folder'}; set dataset.root, or RANDLABELS_DATA, to it; without a test "
+            "folder, dataset.holdout=N tests on N of the training images"
         )
     if not (names := _visible(parent)):
         raise ValueError(f"{parent} has no class folder; put the images of each class into one")

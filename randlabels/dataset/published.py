@@ -1,6 +1,5 @@
 """The published image sets, read, downloaded and checked (md5) by torchvision."""
 
-import gzip
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,17 +11,19 @@ from . import Data, Dataset, Split
 
 @dataclass
 class _Vision(Dataset):
-    """Base class of the data sets; torchvision has a class of the same name for each."""
+    """Base class of the data sets; torchvision has a class of the same name for each.
 
+    arguments: of that class, for the training and for the test images.
+    """
+
+    arguments: ClassVar[tuple[dict[str, Any], ...]] = ({"train": True}, {"train": False})
     published_moments: ClassVar[tuple[list[float], list[float]] | None] = None
 
     def load(self) -> Data:
-        train, test = self._split(train=True), self._split(train=False)
-        classes = int(train.labels.max()) + 1
-        return Data(train, test, classes, self.published_moments)
+        train, test = map(self._split, self.arguments)
+        return Data(train, test, int(train.labels.max()) + 1, self.published_moments)
 
-    def _split(self, *, train: bool) -> Split:
-        arguments = self._arguments(train)
+    def _split(self, arguments: dict[str, Any]) -> Split:
         try:
             source = self._published()(str(self.folder), download=self.download, **arguments)
         except (OSError, RuntimeError, EOFError, ValueError) as error:
@@ -37,9 +38,6 @@ class _Vision(Dataset):
 
         names = [cls.__name__ for cls in type(self).__mro__]
         return next(getattr(datasets, name) for name in names if hasattr(datasets, name))
-
-    def _arguments(self, train: bool) -> dict[str, Any]:
-        return {"train": train}
 
     def _files(self) -> list[str]:
         """Return the paths, below the root, of the files that torchvision reads."""
@@ -81,23 +79,12 @@ class CIFAR100(_Vision):
 
 @dataclass
 class MNIST(_Vision):
-    """60,000 + 10,000 grey images, 28x28, 10 digits (LeCun, Cortes, Burges)."""
+    """60,000 + 10,000 grey images, 28x28, 10 digits (LeCun, Cortes, Burges).
+
+    torchvision checks the md5 of these files while it downloads them, and not again.
+    """
 
     name = "mnist"
-
-    def _split(self, *, train: bool) -> Split:
-        """Check the files too: torchvision checks their md5 only while downloading."""
-        from torchvision.datasets.utils import check_integrity
-
-        split = super()._split(train=train)
-        for file, (_, md5) in zip(self._files(), self._published().resources, strict=True):
-            archive = self.folder / file
-            whole = check_integrity(str(archive), md5)
-            unpacked = archive.with_suffix("")
-            if not whole or gzip.decompress(archive.read_bytes()) != unpacked.read_bytes():
-                wrong = f"{archive.name} or its unpacked copy is missing or not the published file"
-                raise ValueError(self._explain(OSError(wrong)))
-        return split
 
     def _files(self) -> list[str]:
         cls = self._published()
@@ -116,9 +103,7 @@ class SVHN(_Vision):
     """73,257 + 26,032 colour images, 32x32, 10 digits (Netzer et al. 2011)."""
 
     name = "svhn"
-
-    def _arguments(self, train: bool) -> dict[str, Any]:
-        return {"split": "train" if train else "test"}
+    arguments = ({"split": "train"}, {"split": "test"})
 
     def _files(self) -> list[str]:
         return [self._published().split_list[name][1] for name in ("train", "test")]

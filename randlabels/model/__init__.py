@@ -3,14 +3,13 @@
 docs/extend.md says how to add one.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..schema import Option
@@ -95,13 +94,13 @@ class ExactModel(Model):
             ValueError: the images cannot be fitted; one sentence.
         """
 
-    @abstractmethod
     def encode(self, labels: Tensor, classes: int) -> Tensor:
-        """Return targets (n, C) float64 for labels (n,) int64 in [0, K)."""
+        """Return targets (n, C) float64 for labels (n,) int64 in [0, K); by default one-hot."""
+        return F.one_hot(labels, classes).double()
 
-    @abstractmethod
     def decode(self, outputs: Tensor) -> Tensor:
-        """Return classes (n,) int64 for outputs (n, C) float64."""
+        """Return classes (n,) int64 for outputs (n, C) float64; by default the largest's."""
+        return outputs.argmax(1)
 
     @abstractmethod
     def solve(

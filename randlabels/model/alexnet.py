@@ -1,7 +1,5 @@
 """The small AlexNet of Zhang et al. 2017 (appendix A)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +50,6 @@ class AlexNet(Model):
     """
 
     name = "alexnet"
-    bf16_on_cpu = False  # gains a third, too little for another rounding
 
     lr: float | None = 0.01
 

@@ -1,7 +1,5 @@
 """Dropout with its own generator, so that a resumed run draws the same masks."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """The small Inception of Zhang et al. 2017 (appendix A, figure 3), with and without batch norm."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Initial weights: as in the original code (model_wideresnet.py, model_mlp.py), or Glorot's."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from torch.nn.init import kaiming_normal_, xavier_normal_

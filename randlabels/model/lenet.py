@@ -1,7 +1,5 @@
 """LeNet-5 (LeCun et al. 1998) in the form used on MNIST in work on label noise."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +23,6 @@ class LeNet(Model):
     """
 
     name = "lenet"
-    bf16_on_cpu = False  # gains a tenth, too little for another rounding
 
     lr: float | None = 0.01
 
@@ -52,11 +49,10 @@ class LeNet(Model):
             nn.ReLU(inplace=True),
             nn.Linear(84, classes),
         )
-        for layer in network:
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.trunc_normal_(
-                    layer.weight, 0.0, 1.0, -MAX_INITIAL_WEIGHT, MAX_INITIAL_WEIGHT, generator=rng
-                )
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
+        bounds = -MAX_INITIAL_WEIGHT, MAX_INITIAL_WEIGHT
+        for values in network.parameters():
+            if values.ndim > 1:
+                nn.init.trunc_normal_(values, 0.0, 1.0, *bounds, generator=rng)
+            else:  # biases
+                nn.init.zeros_(values)
         return network

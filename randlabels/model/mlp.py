@@ -1,7 +1,5 @@
 """Multi-layer perceptron, as in the original code (model_mlp.py), and a single linear layer."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -24,14 +22,11 @@ class MLP(Model):
     """
 
     name = "mlp"
+    rules = {"hidden": (lambda ws: all(w >= 1 for w in ws), "widths of at least 1; try [512]")}
 
     hidden: list[int] = field(default_factory=lambda: [512])
     bias: bool = False
     lr: float | None = 0.01
-
-    def __post_init__(self) -> None:
-        if any(width < 1 for width in self.hidden):
-            raise ValueError(f"model.hidden={self.hidden} must be widths of at least 1; try [512]")
 
     @property
     def bf16_on_cpu(self) -> bool:
@@ -50,7 +45,6 @@ class Linear(Model):
     """One linear layer from all pixels to the logits: logistic regression under cross-entropy."""
 
     name = "linear"
-    bf16_on_cpu = False  # slower in bf16
 
     bias: bool = True
     lr: float | None = 0.01

@@ -1,7 +1,5 @@
 """ResNet-18 (He et al. 2016) with the stem for small images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

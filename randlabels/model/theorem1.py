@@ -1,7 +1,5 @@
 """The two-layer ReLU network of 2n + d weights that represents any labels of n images."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,13 +1,12 @@
 """Wide residual network with pre-activation, as in the original code (model_wideresnet.py)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..schema import AT_LEAST_1
 from . import Model
 from .dropout import Dropout
 from .init import initialize
@@ -69,6 +68,10 @@ class WRN(Model):
 
     name = "wrn"
     bf16_on_cpu = True
+    rules = {
+        "widen": AT_LEAST_1,
+        "dropout": (lambda p: 0 <= p < 1, "at least 0 and below 1"),
+    }
 
     depth: int = 28
     widen: int = 1
@@ -76,15 +79,12 @@ class WRN(Model):
     lr: float | None = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.depth < 10 or (self.depth - 4) % 6:
             below = max(10, 4 + 6 * ((self.depth - 4) // 6))
             raise ValueError(
                 f"model.depth={self.depth} must be 6n+4 and at least 10; try {below} or {below + 6}"
             )
-        if self.widen < 1:
-            raise ValueError(f"model.widen={self.widen} must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout={self.dropout} must be at least 0 and below 1")
 
     def build(self, image: tuple[int, int, int], classes: int, rng: torch.Generator) -> nn.Module:
         network = WideResNet(image[0], classes, self.depth, self.widen, self.dropout)
