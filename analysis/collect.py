@@ -1,22 +1,23 @@
 """`python -m analysis.collect DIR [--out OUT]`: write the tables of all runs under DIR."""
 
-from __future__ import annotations
-
 import argparse
+import io
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 
-from randlabels.console import counted, no_folder, until_nobody_reads
-from randlabels.store.rundir import FINISHED
+from randlabels.console import counted, until_nobody_reads
+from randlabels.store.rundir import FINISHED, write_atomic
 
-from . import detection, epochs
+from . import detection
 from .formats import MAX_READABLE_ROWS, write_csv, write_for_papers
 from .rows import ORIGIN
 from .runs import Collection, read
-from .tables import TABLES, for_papers, last_epochs, shorten_runs, with_seed
+from .tables import TABLES, for_papers, last_epochs, shorten_runs
 
 MAX_PRINTED_ROWS = 60
 # Advice that is shown if runs differ in this column.
@@ -54,14 +55,15 @@ def collect(
     if fit_threshold is not None and not 0 < fit_threshold <= 1:
         sys.exit(f"Error: --fit-threshold={fit_threshold} must be above 0 and at most 1")
     try:
-        if not folder.is_dir():
-            raise FileNotFoundError(no_folder(folder))
         if (folder / "config.yaml").is_file():
             raise FileNotFoundError(f"{folder} is a single run; give the folder above it")
         found = read(folder, fit_threshold)
         out = out or folder / "summary"
         out.mkdir(parents=True, exist_ok=True)
-        epochs.write(out, found.runs, with_seed(found.swept), found.records)
+        records, parquet = found.epochs(), io.BytesIO()
+        pa.parquet.write_table(records, parquet, use_dictionary=["run_id", *found.swept])
+        write_atomic(out / "epochs.parquet", parquet.getvalue())
+        write_csv(records, out / "epochs.csv")
         tables = {name: build(found) for name, build in TABLES.items()}
         if len(scores := detection.table(found)):
             tables["detection"] = scores

@@ -1,7 +1,5 @@
 """The paper's tables from the runs that are done: means and deviations over seeds."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ KEPT_DECIMALS = 12  # of a share, so that 0 does not become -1e-17
 
 def runs(found: Collection) -> pd.DataFrame:
     """Return one row per run, finished or not: state, swept keys, metrics, cost, origin."""
-    columns = ["run_id", "state", *with_seed(found.swept)]
+    columns = ["run_id", "state", *found.swept]
     columns += [name for name in map(str, found.runs) if name.startswith(("final_", "best_"))]
     columns += [key for key in SOLUTION if key in found.runs]
     columns += ["epochs_to_fit", "parameters", "seconds", "share_changed", *ORIGIN]
@@ -126,16 +124,11 @@ def derive(found: Collection) -> pd.DataFrame:
     )
 
 
-# By file name; `analysis.epochs` writes epochs.csv.
+# By file name; epochs.csv is `Collection.epochs`.
 TABLES = {
     build.__name__: build
     for build in (runs, corruption_vs_epochs, time_to_fit, test_error, memorisation)
 }
-
-
-def with_seed(keys: list[str]) -> list[str]:
-    """Return `keys` with the seed among them, for tables of single runs."""
-    return keys if "seed" in keys else [*keys, "seed"]
 
 
 def configurations(found: Collection) -> tuple[pd.DataFrame, pd.Series]:
@@ -188,7 +181,7 @@ def shorten_runs(table: pd.DataFrame, swept: list[str]) -> pd.DataFrame:
         "epochs to fit": table["epochs_to_fit"],
         "seconds": table["seconds"],
     }
-    return table[["run_id", "state", *with_seed(swept)]].assign(**results)
+    return table[["run_id", "state", *swept]].assign(**results)
 
 
 def last_epochs(table: pd.DataFrame) -> pd.DataFrame:

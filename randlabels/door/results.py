@@ -22,9 +22,7 @@ from ..run import sweep as execute_sweep
 from ..store import checkpoint, metrics
 from ..store.rundir import RunDir
 
-epoch_table, collection, tables = (
-    import_module(f"{ANALYSIS}.{name}") for name in ("epochs", "runs", "tables")
-)
+collection, tables = (import_module(f"{ANALYSIS}.{name}") for name in ("runs", "tables"))
 
 
 def sweep(*overrides: str, **keys: Any) -> pd.DataFrame:
@@ -76,9 +74,7 @@ def epochs(dir: str | Path) -> pd.DataFrame:
 
     FileNotFoundError if the folder holds no run.
     """
-    found = collection.read(Path(dir))
-    keys = tables.with_seed(found.swept)
-    table: pd.DataFrame = epoch_table.with_keys(found.runs, keys, found.records).to_pandas()
+    table: pd.DataFrame = collection.read(Path(dir)).epochs().to_pandas()
     return table
 
 
