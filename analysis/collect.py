@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from randlabels.console import counted, until_nobody_reads
+from randlabels.console import ignore_closed_pipe, pluralize
 from randlabels.store.rundir import FINISHED, write_atomic
 
 from . import detection
@@ -89,8 +89,8 @@ def warnings(found: Collection) -> list[str]:
     sentences = list(dict.fromkeys(found.problems))
     if repeated := int(found.runs["repeated"].sum()):
         sentences.append(
-            f"{counted(repeated, 'run')} repeat the computation of another, since nothing is drawn "
-            "from the seed that differs; n and n_done count distinct computations"
+            f"{pluralize(repeated, 'run')} repeat the computation of another, since nothing is "
+            "drawn from the seed that differs; n and n_done count distinct computations"
         )
     for column in ORIGIN:
         values = finished[column].dropna().astype(str)
@@ -128,7 +128,7 @@ def states(runs: pd.DataFrame) -> str:
     text = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
     left_out = runs.loc[runs["state"] != "done", ["run_id", "state"]]
     missing = [f"  {run_id}: {state}" for run_id, state in left_out.itertuples(index=False)]
-    head = f"{counted(len(runs), 'run')}: {text}."
+    head = f"{pluralize(len(runs), 'run')}: {text}."
     return "\n".join([f"{head} Means leave out these:", *missing]) if missing else head
 
 
@@ -149,5 +149,5 @@ def parser(command: str, description: str | None) -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    with until_nobody_reads():
+    with ignore_closed_pipe():
         main()

@@ -1,7 +1,5 @@
 """Which labels are wrong: how well scores of the training examples find the changed labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Draw which labels are wrong: distributions, learning, detection, and suspicious images."""
 
-from __future__ import annotations
-
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -10,8 +8,8 @@ from matplotlib.figure import Figure
 import randlabels
 
 from .detection import LOW_IF_WRONG, SCORES, auroc, read, snapshots
-from .figures import GUIDE, draw_over_epochs
-from .panels import COLOURS, MARKERS, MAX_DRAWN_SERIES, STYLE, in_rows, lay_out, legend, series
+from .figures import GUIDE, NOTHING_CHANGED, draw_over_epochs
+from .panels import COLOURS, MARKERS, MAX_DRAWN_SERIES, STYLE, lay_out, legend, series
 from .runs import Collection
 from .tables import spread
 
@@ -61,7 +59,7 @@ def build(
             "loss_distribution": distributions(chosen, "loss", 2 * columns),
             "margin_distribution": distributions(chosen, "margin", 2 * columns),
             "first_learned": draw_over_epochs(
-                found, "learned (%)", STYLES, columns, shares, "no examples"
+                found, "learned (%)", STYLES, columns, shares, NOTHING_CHANGED
             ),
             "detection": detection(table, listed, columns),
         }
@@ -84,36 +82,37 @@ def share_learned(run: int, epochs: int, examples: pd.DataFrame) -> pd.DataFrame
 
 
 def distributions(chosen: Chosen, kind: str, columns: int) -> Figure:
-    """Draw histograms of `kind`, loss or margin, after some epochs and in the end, with AUROC."""
-    rows = [
-        (label, examples, names)
-        for label, _, examples in chosen.values()
-        for names in in_rows(spread([*snapshots(examples, kind), kind], MAX_EPOCHS), columns)
-    ]
-    figure, panels = lay_out([names for *_, names in rows], width=1.6, height=2.0)
-    remaining = iter(panels)
-    for label, examples, names in rows:
+    """Draw histograms of `kind`, loss or margin, after some epochs and in the end, with AUROC.
+
+    The panels of a run begin a row.
+    """
+    cells: list[tuple[str, pd.DataFrame, str] | None] = []
+    for label, _, examples in chosen.values():
+        names = spread([*snapshots(examples, kind), kind], MAX_EPOCHS)
+        cells += [(label, examples, name) for name in names]
+        cells += [None] * (-len(names) % columns)
+    figure, panels = lay_out(cells, columns, width=1.6, height=2.0)
+    for panel, (label, examples, name) in zip(panels, filter(None, cells), strict=True):
         changed = examples["changed"].to_numpy()
-        for name in names:
-            panel = next(remaining)
-            panel.set_ylabel(label.replace(", corrupt", "\ncorrupt") if name == names[0] else "")
-            values, (_, _, epoch) = examples[name], name.partition("_epoch_")
-            area = auroc(-values if kind in LOW_IF_WRONG else values, changed)
-            when = f"epochs: {int(epoch) + 1}" if epoch else IN_THE_END[kind]
-            panel.set_title(f"{when}\nAUROC {100 * area:.1f} %")
-            if kind == "loss":
-                values = np.log10(values.clip(SMALLEST_DRAWN_LOSS))
-            view = values.quantile(0.001), values.quantile(0.999)
-            for group, colour, of_group in zip(STYLES, COLOURS, (~changed, changed), strict=False):
-                counts, edges = np.histogram(values[of_group], 40, view)
-                panel.stairs(counts, edges, fill=True, color=colour, alpha=0.6, label=group)
-            panel.set(xlabel="log10(loss)" if kind == "loss" else kind, yticks=[])
+        values, (_, _, epoch) = examples[name], name.partition("_epoch_")
+        area = auroc(-values if kind in LOW_IF_WRONG else values, changed)
+        when = f"epochs: {int(epoch) + 1}" if epoch else IN_THE_END[kind]
+        panel.set_title(f"{when}\nAUROC {100 * area:.1f} %")
+        if kind == "loss":
+            values = np.log10(values.clip(SMALLEST_DRAWN_LOSS))
+        view = values.quantile(0.001), values.quantile(0.999)
+        for group, colour, of_group in zip(STYLES, COLOURS, (~changed, changed), strict=False):
+            counts, edges = np.histogram(values[of_group], 40, view)
+            panel.stairs(counts, edges, fill=True, color=colour, alpha=0.6, label=group)
+        panel.set(xlabel="log10(loss)" if kind == "loss" else kind, yticks=[])
+        if panel.get_subplotspec().is_first_col():
+            panel.set_ylabel(label.replace(", corrupt", "\ncorrupt"))
     return legend(figure, "")
 
 
 def detection(table: pd.DataFrame, listed: list[tuple[str, list[int]]], columns: int) -> Figure:
     """Draw the AUROC by corruption level, a panel per series, a line per score."""
-    figure, panels = lay_out(in_rows(listed, columns), "AUROC (%)")
+    figure, panels = lay_out(listed, columns, "AUROC (%)")
     for panel, (name, rows) in zip(panels, listed, strict=True):
         levels = table.loc[rows]
         for score, colour, marker in zip(SCORES, COLOURS, MARKERS, strict=False):
@@ -134,7 +133,7 @@ def suspects(label: str, folder: str, examples: pd.DataFrame, columns: int) -> t
     """
     worst = examples.nsmallest(MAX_IMAGES, "margin")
     images = randlabels.load(folder).train.images[worst.index.tolist()].clamp(0, 255).byte()
-    figure, panels = lay_out(in_rows(list(images), columns), width=0.8, height=1.1)
+    figure, panels = lay_out(images, columns, width=0.8, height=1.1)
     for panel, image, row in zip(panels, images, worst.itertuples(), strict=True):
         panel.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
         true = f"true {row.true}" if row.changed else "unchanged"

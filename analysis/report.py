@@ -19,7 +19,7 @@ import pandas as pd
 from jinja2 import StrictUndefined, Template
 
 from randlabels import __version__
-from randlabels.console import until_nobody_reads
+from randlabels.console import ignore_closed_pipe
 from randlabels.store.rundir import write_atomic
 
 from .collect import collect, parser, thresholds, warnings
@@ -180,5 +180,5 @@ def _encode(figure: Figure, kind: str) -> bytes:
 
 if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "agg"  # a notebook's, inherited, may not be installed here
-    with until_nobody_reads():
+    with ignore_closed_pipe():
         main()

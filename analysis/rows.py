@@ -44,6 +44,9 @@ def read(root: Path) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     problems: list[str] = []
     folders, plans = _find_folders(root, problems)
+    single = folders == [str(root)]
+    if single:  # its plan is next to it, and names other runs too
+        plans = list(root.parent.glob("plan.jsonl"))
     planned = _read_plans(plans, problems)
     for folder in folders:
         entry = planned.pop(folder, {})
@@ -57,7 +60,7 @@ def read(root: Path) -> tuple[list[Row], list[str]]:
             rows += [{**entry, "state": state}] if entry else []
         else:
             rows.append({**row, **entry, "state": row["state"], "keys": row["keys"]})
-    rows += planned.values()
+    rows += [] if single else planned.values()
     if not rows:
         sentences = [f"{root} holds no run; give a folder that a launch wrote to", *problems]
         raise FileNotFoundError("; ".join(sentences))

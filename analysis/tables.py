@@ -77,10 +77,7 @@ def at_true_labels(
 
 
 def test_error(found: Collection) -> pd.DataFrame:
-    """Return the final error (0..1) on the true test labels, mean and deviation.
-
-    Figure 1c, on noisy test labels, is `figures.noisy_errors`.
-    """
+    """Return the final error (0..1) on the true test labels, mean and deviation."""
     table, configuration = configurations(found)
     groups = (1 - found.runs["final_test_acc"]).where(found.counted).groupby(configuration)
     return table.assign(test_error_mean=groups.mean(), test_error_sd=groups.std())

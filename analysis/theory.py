@@ -3,15 +3,13 @@
 docs/metrics.md derives it and says where it does not hold.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from .published import SET_SIZES
 from .runs import SEEDS, Collection
 from .tables import at_true_labels, configurations, label, override
-from .verdicts import SET_SIZES
 
 # The maps of corruption=asymmetric. On CIFAR-100 its classes move in cycles: T is that of pair_flip
 # in another order, with the same closed form.

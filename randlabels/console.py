@@ -20,7 +20,6 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-MAX_LISTED = 20  # names in one sentence
 log = logging.getLogger("randlabels")
 log.addHandler(logging.NullHandler())  # messages outside `logging_to` are dropped
 
@@ -63,7 +62,7 @@ def warn_once(sentence: str) -> None:
 
 
 @contextmanager
-def until_nobody_reads() -> Iterator[None]:
+def ignore_closed_pipe() -> Iterator[None]:
     """Let the reader of a command's last output close the pipe early (`| head`)."""
     try:
         yield
@@ -96,17 +95,9 @@ def progress_bar(
         )
 
 
-def counted(number: int, thing: str) -> str:
+def pluralize(number: int, thing: str) -> str:
     """Return a number with its noun, such as `1 run` or `2 runs`."""
     return f"{number} {thing}{'s' * (number != 1)}"
-
-
-def no_folder(path: Path) -> str:
-    """Return a sentence that `path` must be a folder, and the names of folders next to it."""
-    found = sorted(p.name for p in path.parent.glob("*/") if not p.name.startswith("."))
-    more = ", …" if len(found) > MAX_LISTED else ""
-    listed = f"; {path.parent} has {', '.join(found[:MAX_LISTED])}{more}" if found else ""
-    return f"{path} must be a folder{listed}"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

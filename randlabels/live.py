@@ -1,13 +1,12 @@
 """The progress of many runs on the screen: drawn on a terminal, else in lines."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .console import counted
+from .console import pluralize
 from .store.progress import Survey, totals
 
 LOOK_SECONDS = 1.0  # between two looks at the folders of a sweep's runs
@@ -30,7 +29,22 @@ STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
 def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
     """Show the progress of runs in a thread. An error of the display ends the display alone."""
     begun, ended = threading.Event(), threading.Event()
-    thread = threading.Thread(target=_show_until, args=(look, begun, ended), daemon=True)
+
+    def show_until_ended() -> None:
+        try:
+            with display(look(), at_once=False) as show:
+                begun.set()
+                while not ended.wait(LOOK_SECONDS):
+                    show(look())
+                show(look())
+        except BrokenPipeError:  # the output's reader has closed it
+            pass
+        except Exception as error:
+            print(f"The display ended ({type(error).__name__}: {error}).", file=sys.stderr)
+        finally:
+            begun.set()
+
+    thread = threading.Thread(target=show_until_ended, daemon=True)
     thread.start()
     begun.wait()  # so that no run begins before the first look
     try:
@@ -38,24 +52,6 @@ def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def _show_until(
-    look: Callable[[], list[Survey]], begun: threading.Event, ended: threading.Event
-) -> None:
-    try:
-        known = look()
-        begun.set()
-        with display(known, at_once=False) as show:
-            while not ended.wait(LOOK_SECONDS):
-                show(look())
-            show(look())
-    except BrokenPipeError:  # the output's reader has closed it
-        pass
-    except Exception as error:
-        print(f"The display ended ({type(error).__name__}: {error}).", file=sys.stderr)
-    finally:
-        begun.set()
 
 
 @contextmanager
@@ -101,7 +97,7 @@ def _event(run: Survey) -> str:
     if run["state"] == "failed":
         return failure(run)
     accuracies = f"train acc {percent(run['train_acc'])}, test acc {percent(run['test_acc'])}"
-    return f"{run['run_id']}: {run['state']}, {counted(run['epoch'], 'epoch')}, {accuracies}"
+    return f"{run['run_id']}: {run['state']}, {pluralize(run['epoch'], 'epoch')}, {accuracies}"
 
 
 def failure(run: Survey) -> str:
@@ -129,7 +125,7 @@ def render(runs: Sequence[Survey], width: int, height: int) -> Group:
     table.add_column("model", no_wrap=True, max_width=max(5, room))
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in zip([run["label"] for run in shown], *columns.values(), strict=True):
+    for row in zip(_label_runs(runs, shown), *columns.values(), strict=True):
         table.add_row(*map(Text, row))
     if hidden := len(at_work) - len(shown):
         table.add_row(f"and {hidden} more")
@@ -148,11 +144,24 @@ def render(runs: Sequence[Survey], width: int, height: int) -> Group:
     return Group(table if shown else "", bar, Text(", ").join(parts))
 
 
+def _label_runs(runs: Sequence[Survey], shown: Sequence[Survey]) -> list[str]:
+    """Return labels such as `mlp lr=0.1`: models with the keys that differ and have no column."""
+    first: dict[str, Any] = {}
+    pairs = [pair for run in runs for pair in run["keys"].items()]
+    differing = {key for key, value in pairs if first.setdefault(key, value) != value}
+    named = [key for key in first if key in differing - {"model", "corrupt", "seed"}]
+    labels = []
+    for keys in (run["keys"] for run in shown):
+        others = (f"{key.rpartition('.')[2]}={keys[key]}" for key in named if key in keys)
+        labels.append(" ".join([keys["model"], *others]))
+    return labels
+
+
 def summary(runs: Sequence[Survey]) -> str:
     """Return a sentence on all runs: states, epochs, speed, time left."""
     summed = totals(runs)
     states = ", ".join(f"{n} {state}" for state, n in summed["states"].items())
-    line = f"{counted(len(runs), 'run')}: {states}. "
+    line = f"{pluralize(len(runs), 'run')}: {states}. "
     line += f"{summed['epochs_done']:,} epochs done, {summed['epochs_left']:,} to go"
     if summed["images_per_second"]:
         line += f"; {summed['images_per_second']:,.0f} images/s"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..cli.help import as_typed
 from ..config import Config
-from ..console import counted, log, print_table
+from ..console import log, pluralize, print_table
 from ..experiment import load
 from ..store import metrics
 from ..store.rundir import FINISHED, RunDir, flat_keys, merge_plan, planned_records, read_json
@@ -107,7 +107,7 @@ def _count_states(configs: Sequence[Config]) -> str:
     counts = Counter(config.run.state() for config in configs)
     folders = ", ".join(sorted({str(config.folder) for config in configs}))
     states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
-    return f"{counted(len(configs), 'run')} in {folders}: {states}"
+    return f"{pluralize(len(configs), 'run')} in {folders}: {states}"
 
 
 def _print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
