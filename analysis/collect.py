@@ -36,7 +36,13 @@ def main(arguments: list[str] | None = None) -> None:
     print(preview.to_string(index=False))
     if (more := len(tables["test_error"]) - MAX_PRINTED_ROWS) > 0:
         print(f"and {more} more rows")
-    print(f"\n{states(found.runs)}")
+    counts = found.runs["state"].value_counts().sort_index()
+    states = ", ".join(f"{n} {state}" for state, n in counts.items())
+    left_out = found.runs.loc[found.runs["state"] != "done", ["run_id", "state"]]
+    note = " Means leave out these:" if len(left_out) else ""
+    print(f"\n{pluralize(len(found.runs), 'run')}: {states}.{note}")
+    for run_id, state in left_out.itertuples(index=False):
+        print(f"  {run_id}: {state}")
     print(f"Fitted: a train accuracy of at least {thresholds(found.runs)} (--fit-threshold)")
     for warning in warnings(found):
         print(f"Warning: {warning}")
@@ -120,16 +126,6 @@ def thresholds(runs: pd.DataFrame) -> str:
     """Return the train accuracies from which runs count as fitted, such as `0.999`."""
     values = sorted(runs["fit_threshold"].dropna().unique())
     return ", ".join(f"{value:g}" for value in values) or "-"
-
-
-def states(runs: pd.DataFrame) -> str:
-    """Return how many runs are in which state, and a line for each that no mean includes."""
-    counts = Counter(runs["state"])
-    text = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
-    left_out = runs.loc[runs["state"] != "done", ["run_id", "state"]]
-    missing = [f"  {run_id}: {state}" for run_id, state in left_out.itertuples(index=False)]
-    head = f"{pluralize(len(runs), 'run')}: {text}."
-    return "\n".join([f"{head} Means leave out these:", *missing]) if missing else head
 
 
 def parser(command: str, description: str | None) -> argparse.ArgumentParser:

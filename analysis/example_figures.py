@@ -1,5 +1,7 @@
 """Draw which labels are wrong: distributions, learning, detection, and suspicious images."""
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -86,10 +88,10 @@ def distributions(chosen: Chosen, kind: str, columns: int) -> Figure:
 
     The panels of a run begin a row.
     """
-    cells: list[tuple[str, pd.DataFrame, str] | None] = []
+    cells: list[Any] = []
     for label, _, examples in chosen.values():
         names = spread([*snapshots(examples, kind), kind], MAX_EPOCHS)
-        cells += [(label, examples, name) for name in names]
+        cells += [("" if i % columns else label, examples, name) for i, name in enumerate(names)]
         cells += [None] * (-len(names) % columns)
     figure, panels = lay_out(cells, columns, width=1.6, height=2.0)
     for panel, (label, examples, name) in zip(panels, filter(None, cells), strict=True):
@@ -105,8 +107,7 @@ def distributions(chosen: Chosen, kind: str, columns: int) -> Figure:
             counts, edges = np.histogram(values[of_group], 40, view)
             panel.stairs(counts, edges, fill=True, color=colour, alpha=0.6, label=group)
         panel.set(xlabel="log10(loss)" if kind == "loss" else kind, yticks=[])
-        if panel.get_subplotspec().is_first_col():
-            panel.set_ylabel(label.replace(", corrupt", "\ncorrupt"))
+        panel.set_ylabel(label.replace(", corrupt", "\ncorrupt"))
     return legend(figure, "")
 
 
@@ -133,7 +134,7 @@ def suspects(label: str, folder: str, examples: pd.DataFrame, columns: int) -> t
     """
     worst = examples.nsmallest(MAX_IMAGES, "margin")
     images = randlabels.load(folder).train.images[worst.index.tolist()].clamp(0, 255).byte()
-    figure, panels = lay_out(images, columns, width=0.8, height=1.1)
+    figure, panels = lay_out(list(images), columns, width=0.8, height=1.1)
     for panel, image, row in zip(panels, images, worst.itertuples(), strict=True):
         panel.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
         true = f"true {row.true}" if row.changed else "unchanged"

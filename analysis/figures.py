@@ -81,9 +81,9 @@ def build(found: Collection, columns: int = 2, x: str = "corrupt") -> dict[str, 
                 "time_to_fit": draw_by_key(found, *ratios, NOTHING_FITTED),
             }
         else:
-            times = runs["epochs_to_fit"]
+            to_fit = runs["epochs_to_fit"]
             figures = {
-                "epochs_to_fit": draw(times, "epochs to fit", empty="no run fitted"),
+                "epochs_to_fit": draw(to_fit, "epochs to fit", empty="no run fitted"),
                 "train_error": draw(1 - runs["final_train_acc"], "train error (%)"),
                 "train_loss": draw(runs["final_train_loss"], "train loss"),
                 "test_loss": draw(runs["final_test_loss"], "test loss"),
@@ -188,7 +188,8 @@ def draw_by_key(
         points = table[table.index.isin(rows)]
         if by_level:
             panels[i].set_title(name)
-            for level, of_level in points.groupby("corrupt"):
+            for level in sorted(set(points["corrupt"])):
+                of_level = points[points["corrupt"] == level]
                 _line(panels[i], of_level, level_colour(level), "o", f"{level:g}")
         elif len(points):
             _line(panels[0], points, COLOURS[i], MARKERS[i], name)

@@ -52,13 +52,6 @@ def series(
     return table, configuration, listed
 
 
-def find_axes(found: Collection) -> list[str]:
-    """Return the keys that differ among the runs, apart from the seeds, and `parameters`."""
-    keys = [key for key in found.swept if key not in SEEDS]
-    differing = [key for key in keys if found.runs[key].nunique(dropna=False) > 1]
-    return differing + ["parameters"] * (found.runs["parameters"].nunique() > 1)
-
-
 def _count_groups(table: pd.DataFrame, keys: list[str]) -> int:
     return table.groupby(keys, dropna=False).ngroups if keys else 1
 

@@ -4,8 +4,6 @@ With `--x KEY`, the figures have another key than `corrupt` on their x axis, suc
 parameters, batch_size or dataset.train_size; the files are named after it.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import shlex
@@ -13,7 +11,7 @@ import sys
 from base64 import b64encode
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from jinja2 import StrictUndefined, Template
@@ -24,11 +22,8 @@ from randlabels.store.rundir import write_atomic
 
 from .collect import collect, parser, thresholds, warnings
 from .formats import MAX_READABLE_ROWS, numeric
-from .runs import LEADING_KEYS, Collection
+from .runs import LEADING_KEYS, SEEDS, Collection
 from .tables import for_papers, override, shorten_runs
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 WIDE_INCHES = 5.0  # figures above this width are also drawn for the screen of a phone
 
@@ -53,7 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = accepted.parse_args(given)
     out, x = options.out or options.dir / "summary", options.x
     found, tables = collect(options.dir, out, options.fit_threshold)
-    if x not in ["corrupt", *(differing := panels.find_axes(found))]:
+    keys = [key for key in found.swept if key not in SEEDS]
+    differing = [key for key in keys if found.runs[key].nunique(dropna=False) > 1]
+    differing += ["parameters"] * (found.runs["parameters"].nunique() > 1)
+    if x not in ["corrupt", *differing]:
         use = ", ".join(differing) or "corrupt"
         sys.exit(f"Error: --x={x} must be a key that differs among the runs; use {use}")
     by = "" if x == "corrupt" else f"_by_{x}"
@@ -170,7 +168,7 @@ def _list_keys(found: Collection) -> list[str]:
     return lines
 
 
-def _encode(figure: Figure, kind: str) -> bytes:
+def _encode(figure: Any, kind: str) -> bytes:
     """Return the figure's file, without a date, so that the same runs give the same bytes."""
     buffer = io.BytesIO()
     dated = {"png": {"Software": None}, "pdf": {"CreationDate": None}}

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from randlabels.store import metrics
+from randlabels.store.progress import differing_keys
 from randlabels.store.rundir import FINISHED
 
 from . import rows
@@ -86,7 +87,10 @@ def read(root: Path, fit_threshold: float | None = None) -> Collection:
         if chosen.setdefault(key, row) is not row:
             problems.append(f"{row['folder']} holds the run of another folder; it counts once")
     keys = {key for row in chosen.values() for key in row["keys"]}
-    swept = _find_swept([row["keys"] for row in chosen.values()])
+    several = differing_keys(row["keys"] for row in chosen.values())
+    others = sorted({*several} - {*LEADING_KEYS, *SEEDS})
+    seeds = [key for key in reversed(SEEDS) if key in [*several, "seed"]]
+    swept = [*LEADING_KEYS, *others, *seeds]
     runs = _build_frame(list(chosen.values()), keys)
     runs = runs.sort_values([*swept, "run_id"], kind="stable", ignore_index=True, key=rank)
     read_in_full = ~runs["state"].isin(["planned", "foreign", "damaged"])
@@ -145,11 +149,7 @@ def _read_lines(file: Path, expected: float, damage: Damage, run: int) -> bytes:
 
 
 def _parse(content: bytes, run: int) -> pa.Table:
-    """Return the records of whole lines of JSON.
-
-    Raises:
-        pa.ArrowInvalid: a line is not a record, or the epochs are not 0, 1, 2, ...
-    """
+    """Return the records of whole lines of JSON; ArrowInvalid if they are not epochs 0, 1, ..."""
     # One block, so that an error names the line of the log.
     blocks = pa.json.ReadOptions(use_threads=False, block_size=len(content))
     options = pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="infer")
@@ -166,23 +166,8 @@ def _parse(content: bytes, run: int) -> pa.Table:
     return pa.table({**columns, "run": np.full(table.num_rows, run)})
 
 
-def _find_swept(runs: list[dict[str, Any]]) -> list[str]:
-    """Return the keys that tell these runs apart, given the keys of each; seeds come last.
-
-    Null is a value. A key that an option lacks is not: the name of the option tells it apart.
-    """
-    first: dict[str, Any] = {}
-    several = {
-        key for keys in runs for key, value in keys.items() if first.setdefault(key, value) != value
-    }
-    others = sorted(several - {*LEADING_KEYS, *SEEDS})
-    drawn = ["corruption.seed"] if "corruption.seed" in several else []
-    return [*LEADING_KEYS, *others, *drawn, "seed"]
-
-
 def _build_frame(listed: list[Row], keys: set[str]) -> pd.DataFrame:
-    """Return the rows as a table with a column for each of `keys` and for every result, also for
-    results that no run has yet."""
+    """Return the rows as a table, with columns also for results that no run has yet."""
     configs = [row["keys"] for row in listed]
     frame = pd.DataFrame([{**row, **row["keys"]} for row in listed]).drop(columns="keys")
     for key in keys:

@@ -32,12 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     add = parser.add_argument
     add("dir", type=Path, metavar="DIR", help="folder of runs")
     add("--watch", action="store_true", help="show it until no run has anything to do")
-    add("--interval", type=float, default=2.0, help="seconds between two looks (default: 2)")
     add("--json", action="store_true", help="print JSON for scripts")
     options = parser.parse_args(arguments)
     try:
         if options.watch and not options.json:
-            _watch(options.dir, max(options.interval, LOOK_SECONDS))
+            _watch(options.dir)
         runs, problems = survey(options.dir)
     except FileNotFoundError as error:
         sys.exit(f"Error: {error}")
@@ -62,16 +61,13 @@ def survey(root: Path) -> tuple[list[Survey], list[str]]:
         run = progress.survey(RunDir(Path(row["folder"])), row["keys"], row["state"])
         if run.pop("torn"):
             problems.append(f"{row['folder']}: the last line of metrics.jsonl is torn")
-        found.append({**run, "command": _command(row.get("overrides"))})
+        command = None
+        if (overrides := row.get("overrides")) is not None:
+            kept = [line for line in overrides if not line.startswith("force=")]
+            # A sweep of one, so that it computes as in its sweep.
+            command = shlex.join(["python", "-m", "randlabels.run", "-m", *kept])
+        found.append({**run, "command": command})
     return found, problems
-
-
-def _command(overrides: Sequence[str] | None) -> str | None:
-    """Return the command of one run: a sweep of one, so that it computes as in its sweep."""
-    if overrides is None:
-        return None
-    kept = [line for line in overrides if not line.startswith("force=")]
-    return shlex.join(["python", "-m", "randlabels.run", "-m", *kept])
 
 
 def render(root: Path, runs: Sequence[Survey], problems: Sequence[str], width: int) -> Group:
@@ -109,7 +105,7 @@ def render(root: Path, runs: Sequence[Survey], problems: Sequence[str], width: i
     return Group(table, Text(summary(runs)), *lines)
 
 
-def _watch(root: Path, interval: float) -> None:
+def _watch(root: Path) -> None:
     active = time.monotonic()
     with contextlib.suppress(KeyboardInterrupt), display(survey(root)[0]) as show:
         while True:
@@ -122,7 +118,7 @@ def _watch(root: Path, interval: float) -> None:
                 break
             show(runs)
             # At most a tenth of a processor, also for thousands of runs.
-            time.sleep(max(interval, 9 * (time.monotonic() - began)))
+            time.sleep(max(LOOK_SECONDS, 9 * (time.monotonic() - began)))
 
 
 if __name__ == "__main__":

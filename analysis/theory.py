@@ -92,7 +92,6 @@ def numbers(found: Collection) -> pd.DataFrame:
             "uncertainty": table["theory_interval"],
             "dataset": table["dataset"],
             "test_size": sizes,
-            "fit_threshold": np.nan,
             "chosen": "",
             "note": "",
         }

@@ -10,14 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 log = logging.getLogger("randlabels")
@@ -78,16 +71,11 @@ def progress_bar(
     steps: float, done: int, *, shown: bool
 ) -> Iterator[tuple[Callable[..., None], Callable[[str], None]]]:
     """Show a bar of `steps` steps on standard error; give functions to advance and caption it."""
-    columns = (
-        BarColumn(bar_width=20),
-        TaskProgressColumn(table_column=Column(min_width=4)),
-        TimeElapsedColumn(table_column=Column(min_width=7)),
-        TextColumn("left", table_column=Column(min_width=4)),
-        TimeRemainingColumn(table_column=Column(min_width=7)),
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-    )
-    bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
-    with bar:
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    columns = BarColumn(20), TaskProgressColumn(), TimeRemainingColumn()
+    caption = TextColumn("{task.description}", table_column=rest)
+    console = Console(stderr=True)
+    with Progress(*columns, caption, console=console, expand=True, disable=not shown) as bar:
         task = bar.add_task("", total=steps, completed=done)
         yield (
             lambda amount=1: bar.advance(task, amount),

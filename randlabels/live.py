@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .console import pluralize
-from .store.progress import Survey, totals
+from .store.progress import Survey, differing_keys, totals
 
 LOOK_SECONDS = 1.0  # between two looks at the folders of a sweep's runs
 REPORT_SECONDS = 60.0  # between two lines of progress
@@ -146,10 +145,8 @@ def render(runs: Sequence[Survey], width: int, height: int) -> Group:
 
 def _label_runs(runs: Sequence[Survey], shown: Sequence[Survey]) -> list[str]:
     """Return labels such as `mlp lr=0.1`: models with the keys that differ and have no column."""
-    first: dict[str, Any] = {}
-    pairs = [pair for run in runs for pair in run["keys"].items()]
-    differing = {key for key, value in pairs if first.setdefault(key, value) != value}
-    named = [key for key in first if key in differing - {"model", "corrupt", "seed"}]
+    differing = differing_keys(run["keys"] for run in runs)
+    named = [key for key in differing if key not in ("model", "corrupt", "seed")]
     labels = []
     for keys in (run["keys"] for run in shown):
         others = (f"{key.rpartition('.')[2]}={keys[key]}" for key in named if key in keys)

@@ -1,7 +1,5 @@
 """Sweeps and their results from Python: start runs, open one, read the tables of many."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -100,8 +98,8 @@ def examples(dir: str | Path) -> pd.DataFrame:
     return pd.concat(recorded, ignore_index=True)
 
 
-def load(path: str | Path) -> Run:
-    """Return the run in a folder, `runs/<name>/<run id>`, in any state.
+class Run:
+    """A read-only view of a run's folder, `runs/<name>/<run id>`, in any state.
 
     >>> run_id = randlabels.runs("runs/default")["run_id"][0]
     >>> run = randlabels.load(f"runs/default/{run_id}")
@@ -112,16 +110,10 @@ def load(path: str | Path) -> Run:
     >>> accuracy == run.metrics["test_acc"].tolist()[-1]
     True
 
-    ValueError if the folder is not that of a run.
-    """
-    return Run(path)
-
-
-class Run:
-    """A read-only view of a run's folder.
-
     path: the folder.
     config: the resolved config as nested plain values, in the shape of conf/.
+
+    ValueError if the folder is not that of a run.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -221,3 +213,6 @@ class Run:
         labels, remedy = experiment.corruption, "restore the data that the run was computed on"
         check_earlier_results(self._typed, experiment.data_sha256, labels, remedy)
         return experiment
+
+
+load = Run

@@ -11,6 +11,7 @@ from ..config import Config
 from ..console import log, pluralize, print_table
 from ..experiment import load
 from ..store import metrics
+from ..store.progress import differing_keys
 from ..store.rundir import FINISHED, RunDir, flat_keys, merge_plan, planned_records, read_json
 from .estimate import estimate
 from .launcher import ANALYSIS, Errors, Launcher, PlannedRun
@@ -95,11 +96,7 @@ def varying(configs: Sequence[Config]) -> list[dict[str, str]]:
     """Return the values of each run, or `-`, for the keys that differ and that no run id shows."""
     runs = [flat_keys(config.tree()) for config in configs]
     in_run_id = ("model", "dataset", "corruption", "corrupt", "seed")
-    first: dict[str, Any] = {}
-    differing = {
-        key for keys in runs for key, value in keys.items() if first.setdefault(key, value) != value
-    }
-    several = [key for key in first if key in differing and key not in in_run_id]
+    several = [key for key in differing_keys(runs) if key not in in_run_id]
     return [{key: as_typed(keys.get(key, "-")) for key in several} for keys in runs]
 
 

@@ -24,6 +24,17 @@ host, folder, error (the first line of what a failed run raised), torn (whether 
 log is), keys (of its config, as `rundir.flat_keys` names them); null where unknown."""
 
 
+def differing_keys(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the keys that have several values among the `flat_keys` of runs.
+
+    Null is a value. A key that an option lacks is not: the name of the option tells it apart.
+    """
+    first: dict[str, Any] = {}
+    pairs = [pair for keys in runs for pair in keys.items()]
+    several = {key for key, value in pairs if first.setdefault(key, value) != value}
+    return [key for key in first if key in several]
+
+
 class Tracker:
     """Surveys of the runs of a launch. Runs that are finished or have no folder are read once.
 
