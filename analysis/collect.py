@@ -17,7 +17,7 @@ from . import detection
 from .formats import MAX_READABLE_ROWS, write_csv, write_for_papers
 from .rows import ORIGIN
 from .runs import Collection, read
-from .tables import TABLES, for_papers, last_epochs, shorten_runs
+from .tables import TABLES, for_papers, shorten_runs
 
 MAX_PRINTED_ROWS = 60
 # Advice that is shown if runs differ in this column.
@@ -76,10 +76,12 @@ def collect(
         else:
             for file in map(out.joinpath, ("detection.csv", "detection.md", "detection.tex")):
                 file.unlink(missing_ok=True)  # of runs that are not there any more
+        memorisation = tables["memorisation"]
+        keys = list(memorisation.columns[: memorisation.columns.get_loc("epoch")])
         readable = {
             **tables,
             "runs": shorten_runs(tables["runs"], found.swept),
-            "memorisation": last_epochs(tables["memorisation"]),
+            "memorisation": memorisation.drop_duplicates(keys, keep="last"),  # the last epoch
         }
         for name, table in tables.items():
             write_csv(table, out / f"{name}.csv")

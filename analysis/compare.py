@@ -32,7 +32,7 @@ COLUMNS += "difference verdict chosen source note".split()
 def main(arguments: list[str] | None = None) -> None:
     """Collect, compare, print, and write `compare_<target>.csv`, `.md` and `.tex`."""
     options = parser("compare", __doc__)
-    targets = [*published.targets(), "theory"]
+    targets = [*published.TARGETS, "theory"]
     options.add_argument("--to", choices=targets, required=True, help="whose numbers")
     chosen = options.parse_args(arguments)
     out = chosen.out or chosen.dir / "summary"

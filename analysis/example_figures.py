@@ -11,9 +11,9 @@ import randlabels
 
 from .detection import LOW_IF_WRONG, SCORES, auroc, read, snapshots
 from .figures import GUIDE, NOTHING_CHANGED, draw_over_epochs
-from .panels import COLOURS, MARKERS, MAX_DRAWN_SERIES, STYLE, lay_out, legend, series
+from .panels import COLOURS, MARKERS, MAX_DRAWN_SERIES, STYLE, SeriesList, lay_out, legend, series
 from .runs import Collection
-from .tables import spread
+from .tables import configurations, spread
 
 MAX_EPOCHS = 4  # whose distributions are drawn for a run
 IN_THE_END = {"loss": "last epoch", "margin": "mean of epochs"}  # what these columns hold
@@ -44,7 +44,7 @@ def build(
     table: of `detection.table`, with at least one row.
     columns: panels in a row; 2 fit the width of a page, 1 that of a phone.
     """
-    _, configuration, listed = series(found)
+    configuration, (_, listed) = configurations(found)[1], series(found)
     listed = [(name, [row for row in rows if row in table.index]) for name, rows in listed]
     listed = [(name, rows) for name, rows in listed if rows][:MAX_DRAWN_SERIES]
     middle = {rows[len(rows) // 2]: name for name, rows in listed}
@@ -111,7 +111,7 @@ def distributions(chosen: Chosen, kind: str, columns: int) -> Figure:
     return legend(figure, "")
 
 
-def detection(table: pd.DataFrame, listed: list[tuple[str, list[int]]], columns: int) -> Figure:
+def detection(table: pd.DataFrame, listed: SeriesList, columns: int) -> Figure:
     """Draw the AUROC by corruption level, a panel per series, a line per score."""
     figure, panels = lay_out(listed, columns, "AUROC (%)")
     for panel, (name, rows) in zip(panels, listed, strict=True):

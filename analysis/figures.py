@@ -122,11 +122,10 @@ def learning_curves(found: Collection, columns: int = 2) -> Figure:
     """
     figure = draw_over_epochs(found, "train loss", {"train_loss": "-"}, columns)
     drawn = [line.get_ydata() for panel in figure.axes for line in panel.lines]
-    if drawn:
-        losses, chance = np.concatenate(drawn), np.log(found.runs["classes"].max())
-        room = 1.1 * np.fmax(np.quantile(losses, SHARE_IN_VIEW), chance)
-        if losses.max() > 2 * room:
-            figure.axes[0].set_ylim(top=room)
+    losses, chance = np.concatenate([[0.0], *drawn]), np.log(found.runs["classes"].max())
+    room = 1.1 * np.fmax(np.quantile(losses, SHARE_IN_VIEW), chance)
+    if losses.max() > 2 * room:
+        figure.axes[0].set_ylim(top=room)
     return figure
 
 
@@ -144,12 +143,11 @@ def draw_over_epochs(
     records: as `over_seeds` takes them; default: those of the runs.
     empty: the text of an empty panel.
     """
-    table, configuration, listed = series(found)
+    table, listed = series(found)
     shown = listed[:MAX_DRAWN_SERIES]
     figure, panels = lay_out(shown, columns, label)
     scale = 100 if "%" in label else 1
-    records = found.metrics(*styles) if records is None else records
-    measured = over_seeds(found, records, configuration, len(table))
+    measured = over_seeds(found, found.metrics(*styles) if records is None else records)
     for panel, (name, rows) in zip(panels, shown, strict=True):
         panel.set(title=name, xlabel="epochs trained")
         for level, row in ((table["corrupt"].iloc[row], row) for row in rows):
@@ -157,7 +155,7 @@ def draw_over_epochs(
                 mean, deviation = (scale * values[row] for values in measured[metric])
                 look = {"color": level_colour(level), "label": f"{level:g}"}
                 curve(panel, mean, deviation, linestyle=style, **look)
-        panel.set_ylim(bottom=0)
+    panels[0].set_ylim(bottom=0)  # of all panels, and after the last one
     return legend(figure, empty, title="corrupt")
 
 
@@ -178,7 +176,7 @@ def draw_by_key(
 
     dashed: further values of each configuration, as dashed lines.
     """
-    table, _, listed = series(found, x)
+    table, listed = series(found, x)
     table = table.assign(y=mean, sd=sd, dashed=dashed)[table["n_done"] > 0]
     by_level, shown = x != "corrupt", listed[:MAX_DRAWN_SERIES]
     figure, panels = lay_out(shown if by_level else [x], columns, label)

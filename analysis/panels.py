@@ -25,10 +25,11 @@ MAX_TICKS = 5  # of a logarithmic axis
 LEGEND_CHARACTERS_PER_INCH = 11  # an estimate for the font size of a legend, with its handles
 
 
-def series(
-    found: Collection, x: str = "corrupt"
-) -> tuple[pd.DataFrame, pd.Series, list[tuple[str, list[int]]]]:
-    """Return the table of configurations, the row of each run in it, and the series.
+SeriesList = list[tuple[str, list[int]]]  # labels, and rows in the table of configurations
+
+
+def series(found: Collection, x: str = "corrupt") -> tuple[pd.DataFrame, SeriesList]:
+    """Return the table of configurations, and the series in it.
 
     The configurations of a series differ in their corruption level and in `x` alone. It has a
     label, which tells it from the others, and its rows in the table, by rising level. A key whose
@@ -49,7 +50,7 @@ def series(
     for values, rows in ordered.groupby(telling or ["dataset"], dropna=False, sort=False):
         texts = [label(key, value) for key, value in zip(telling, values, strict=False)]
         listed.append((", ".join(texts) or str(table["model"].iloc[0]), list(rows.index)))
-    return table, configuration, listed
+    return table, listed
 
 
 def _count_groups(table: pd.DataFrame, keys: list[str]) -> int:

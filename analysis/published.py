@@ -23,6 +23,8 @@ corrupt, metric, epoch (0-based, or `last`), value (empty where training failed 
 uncertainty (of reading a figure, or of a mean), fit_threshold, chosen (a setting chosen to match
 this row), and note."""
 
+TARGETS = sorted(file.stem for file in FOLDER.glob("*.csv") if file.stem != "experiments")
+
 # Training and test images. Published experiments use all, except double descent: losses only.
 SET_SIZES = {
     "cifar10": (50_000, 10_000),
@@ -42,11 +44,6 @@ ROUNDING = 5e-5  # half of the last digit that the sources print
 # relative one is of the error or of the accuracy, whichever is smaller.
 LARGEST_ACCURACY_TOLERANCE = 0.03
 LARGEST_RELATIVE_TOLERANCE = 0.25
-
-
-def targets() -> list[str]:
-    """Return the targets of a comparison."""
-    return sorted(file.stem for file in FOLDER.glob("*.csv") if file.stem != "experiments")
 
 
 def read(target: str) -> pd.DataFrame:

@@ -65,11 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
         png, file = _encode(figure, "png"), out / "figures" / f"{name}{by}"
         write_atomic(Path(f"{file}.png"), png)
         write_atomic(Path(f"{file}.pdf"), _encode(figure, "pdf"))
-        wide = figure.get_figwidth() > WIDE_INCHES
-        small = _encode(narrow[name][0], "png") if wide else b""
+        inches = figure.get_figwidth()
+        small = _encode(narrow[name][0], "png") if inches > WIDE_INCHES else b""
         as_text = {"png": b64encode(png).decode(), "narrow": b64encode(small).decode()}
-        width = round(96 * figure.get_figwidth())
-        images.append({"caption": caption, "width": width, "wide": wide, **as_text})
+        images.append({"caption": caption, "width": round(96 * inches), **as_text})
     text = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     page = Template(text, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     html = page.render(
@@ -78,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         figures=images,
         repetitions=figures.repetitions(found),
         shown=panels.MAX_DRAWN_SERIES,
-        hidden=max(0, len(panels.series(found, x)[2]) - panels.MAX_DRAWN_SERIES),
+        hidden=max(0, len(panels.series(found, x)[1]) - panels.MAX_DRAWN_SERIES),
         command=f"python -m {__package__}.report {shlex.join(given)}",
     )
     write_atomic(out / f"report{by}.html", html)
@@ -151,10 +150,7 @@ def _table(caption: str, table: pd.DataFrame, swept: list[str], name: str) -> di
 
 
 def _list_keys(found: Collection) -> list[str]:
-    """Return lines of config keys, as the command line takes them.
-
-    Keys with one value in all runs come first, then the options that differ, with their own keys.
-    """
+    """Return lines of config keys: those of all runs, then of each option that differs."""
     runs = found.runs
     keys = list(dict.fromkeys([*LEADING_KEYS, *sorted(found.keys)]))
     shared = [key for key in keys if runs[key].astype("str").nunique(dropna=False) == 1]

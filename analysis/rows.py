@@ -68,10 +68,7 @@ def read(root: Path) -> tuple[list[Row], list[str]]:
 
 
 def _find_folders(root: Path, problems: list[str]) -> tuple[list[str], list[Path]]:
-    """Return the run folders at or under `root` and the plans, each sorted.
-
-    Links and hidden folders are not followed, and nothing is looked for inside a run.
-    """
+    """Return the run folders and the plans, each sorted; not in links, hidden folders or runs."""
 
     def report(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):  # which was moved away in the meantime
@@ -108,14 +105,9 @@ def _read_plans(plans: Iterable[Path], problems: list[str]) -> dict[str, Row]:
             except (KeyError, TypeError, AttributeError) as error:
                 problems.append(f"{plan}, run {run_id} is skipped: no whole config ({error})")
                 continue
-            planned[folder] = {
-                "run_id": run_id,
-                "state": "planned",
-                "folder": folder,
-                "keys": keys,
-                "fit_threshold": threshold,
-                "overrides": entry.get("overrides"),
-            }
+            row: Row = {"run_id": run_id, "state": "planned", "folder": folder, "keys": keys}
+            row |= {"fit_threshold": threshold, "overrides": entry.get("overrides")}
+            planned[folder] = row
     return planned
 
 

@@ -107,20 +107,26 @@ def read(root: Path, fit_threshold: float | None = None) -> Collection:
 
 
 def _read_records(folders: pd.Series, expected: pd.Series) -> tuple[pa.Table, Damage]:
-    """Return the records of the runs in `folders`, and what is damaged.
-
-    expected: by run, the number of records of a finished run; NaN for others.
-    """
+    """Return the records of runs, and what is damaged; NaN are `expected` of unfinished ones."""
     damage: Damage = {}
     nothing = SCHEMA.empty_table().append_column("run", pa.array([], pa.int64()))
 
     def read_run(run: int) -> pa.Table:
-        content = _read_lines(Path(folders[run]) / "metrics.jsonl", expected[run], damage, run)
         try:
-            return _parse(content, run) if content else nothing
+            content = (Path(folders[run]) / "metrics.jsonl").read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            lines = whole.count(b"\n")
+            if not np.isnan(expected[run]) and lines != expected[run]:
+                raise pa.ArrowInvalid(f"{lines} of {expected[run]:.0f} records")
+            if len(whole) < len(content):
+                damage[run] = "ends with a torn line, which is skipped", False
+            return _parse(whole, run) if whole else nothing
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError) or expected[run] > 0:
+                damage[run] = f"cannot be read ({error.strerror})", expected[run] > 0
         except pa.ArrowInvalid as error:
             damage[run] = f"is damaged: {str(error).partition(chr(10))[0]}", True
-            return nothing
+        return nothing
 
     with ThreadPoolExecutor() as pool:
         tables = [nothing, *pool.map(read_run, map(int, folders.index))]
@@ -128,24 +134,6 @@ def _read_records(folders: pd.Series, expected: pd.Series) -> tuple[pa.Table, Da
     known = [name for name in metrics.SENSITIVITY if name in table.column_names]
     added = sorted(set(table.column_names) - {"run", *metrics.KEYS, *known})
     return table.select(["run", *metrics.KEYS, *known, *added]).combine_chunks(), damage
-
-
-def _read_lines(file: Path, expected: float, damage: Damage, run: int) -> bytes:
-    """Return the whole lines of a log, or nothing if it is not as long as `expected`."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError) or expected > 0:
-            damage[run] = f"cannot be read ({error.strerror})", expected > 0
-        return b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        damage[run] = "ends with a torn line, which is skipped", False
-    lines = whole.count(b"\n")
-    if not np.isnan(expected) and lines != expected:
-        damage[run] = f"is damaged: {lines} of {expected:.0f} records", True
-        return b""
-    return whole
 
 
 def _parse(content: bytes, run: int) -> pa.Table:

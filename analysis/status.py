@@ -107,7 +107,7 @@ def render(root: Path, runs: Sequence[Survey], problems: Sequence[str], width: i
 
 def _watch(root: Path) -> None:
     active = time.monotonic()
-    with contextlib.suppress(KeyboardInterrupt), display(survey(root)[0]) as show:
+    with contextlib.suppress(KeyboardInterrupt), display() as show:
         while True:
             began = time.monotonic()
             runs, _ = survey(root)

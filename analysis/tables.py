@@ -8,10 +8,10 @@ import pandas as pd
 from .rows import ORIGIN, SOLUTION
 from .runs import LEADING_KEYS, SEEDS, Collection
 
-# Shares of the changed training labels that are predicted as the label trained on, as the true one,
-# or as another class. They sum to 1 (Liu et al. 2020, ELR, Figure 1).
-SHARES = ("memorised", "true", "neither")
-DERIVED = (*SHARES, "generalization_gap")  # metrics that are computed from logged ones
+# Metrics that are computed from logged ones. The first three are the shares of the changed training
+# labels that are predicted as the label trained on, as the true one, or as another class. They sum
+# to 1 (Liu et al. 2020, ELR, Figure 1).
+DERIVED = ("memorised", "true", "neither", "generalization_gap")
 FRACTIONS = ("test_error", "auroc", "missed")  # means that a reader gets in %
 KEPT_DECIMALS = 12  # of a share, so that 0 does not become -1e-17
 
@@ -28,11 +28,9 @@ def runs(found: Collection) -> pd.DataFrame:
 
 def corruption_vs_epochs(found: Collection) -> pd.DataFrame:
     """Return the train accuracy (0..1), mean over the seeds, one column per epoch (0-based)."""
-    table, configuration = configurations(found)
-    records = found.metrics("train_acc")
-    mean, _ = over_seeds(found, records, configuration, len(table))["train_acc"]
+    mean, _ = over_seeds(found, found.metrics("train_acc"))["train_acc"]
     names = [str(epoch) for epoch in range(mean.shape[1])]
-    return pd.concat([table, pd.DataFrame(mean, columns=names)], axis=1)
+    return pd.concat([configurations(found)[0], pd.DataFrame(mean, columns=names)], axis=1)
 
 
 def time_to_fit(found: Collection) -> pd.DataFrame:
@@ -89,12 +87,11 @@ def memorisation(found: Collection) -> pd.DataFrame:
     Means over the seeds of `DERIVED`, fractions; a share is missing where no label was changed. A
     configuration without a finished run has one row without epoch.
     """
-    table, configuration = configurations(found)
-    measured = over_seeds(found, derive(found), configuration, len(table))
+    measured = over_seeds(found, derive(found))
     row, epoch = np.nonzero(~np.isnan(measured["generalization_gap"][0]))
     columns = {metric: mean[row, epoch] for metric, (mean, _) in measured.items()}
     means = pd.DataFrame({"epoch": pd.array(epoch, dtype="Int64"), **columns}, index=row)
-    return table.join(means).reset_index(drop=True)
+    return configurations(found)[0].join(means).reset_index(drop=True)
 
 
 def derive(found: Collection) -> pd.DataFrame:
@@ -143,18 +140,19 @@ def configurations(found: Collection) -> tuple[pd.DataFrame, pd.Series]:
 
 
 def over_seeds(
-    found: Collection, records: pd.DataFrame, configuration: pd.Series, size: int
+    found: Collection, records: pd.DataFrame
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return mean and sample deviation of each metric by configuration and epoch.
 
     records: columns `run` (row in the table of runs), `epoch`, then the metrics.
 
-    By metric, two arrays (size, epochs) float64, NaN where nothing was measured (or one run, for
-    the deviation).
+    By metric, two arrays (configurations, epochs) float64, NaN where nothing was measured (or one
+    run, for the deviation).
     """
+    table, configuration = configurations(found)
     run, epoch = records["run"].to_numpy(), records["epoch"].to_numpy()
     counted = found.counted.to_numpy()[run]
-    shape = (size, int(epoch[counted].max()) + 1 if counted.any() else 0)
+    shape = (len(table), int(epoch[counted].max()) + 1 if counted.any() else 0)
     cells, length = (configuration.to_numpy() * shape[1])[run] + epoch, shape[0] * shape[1]
     measured = {}
     for metric in records.columns[2:]:
@@ -179,12 +177,6 @@ def shorten_runs(table: pd.DataFrame, swept: list[str]) -> pd.DataFrame:
         "seconds": table["seconds"],
     }
     return table[["run_id", "state", *swept]].assign(**results)
-
-
-def last_epochs(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the row of the last epoch of each configuration in the table of memorisation."""
-    keys = list(table.columns[: table.columns.get_loc("epoch")])
-    return table.drop_duplicates(keys, keep="last")
 
 
 def for_papers(table: pd.DataFrame, epochs_shown: int = 8) -> pd.DataFrame:

@@ -19,7 +19,6 @@ from .store.progress import Survey, differing_keys, totals
 LOOK_SECONDS = 1.0  # between two looks at the folders of a sweep's runs
 REPORT_SECONDS = 60.0  # between two lines of progress
 WAITING = ("planned", "interrupted")
-STATES = ("done", "diverged", "failed", "damaged", "foreign", "stale", "running", "waiting")
 # Colours of states; the others are yellow.
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
 
@@ -31,7 +30,8 @@ def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
 
     def show_until_ended() -> None:
         try:
-            with display(look(), at_once=False) as show:
+            with display(at_once=False) as show:
+                show(look())
                 begun.set()
                 while not ended.wait(LOOK_SECONDS):
                     show(look())
@@ -55,24 +55,25 @@ def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
 
 @contextmanager
 def display(
-    known: Sequence[Survey] = (), console: Console | None = None, *, at_once: bool = True
+    console: Console | None = None, *, at_once: bool = True
 ) -> Iterator[Callable[[Sequence[Survey]], None]]:
     """Give a function to call with what each look of a `Tracker` returns.
 
     On a terminal it draws a line for each run at work, counts and a bar; failures stay above them.
-    Elsewhere it prints a line when a run begins and ends, and the totals once a minute.
-
-    known: surveys whose states are not news. at_once: whether their totals are.
+    Elsewhere it prints a line when a run begins and ends after the first look, and the totals once
+    a minute, or also `at_once`.
     """
     console = console or Console()
     live = Live(console=console, auto_refresh=False, transient=True)
-    states = {run["folder"]: run["state"] for run in known}
-    reported = -REPORT_SECONDS if known and at_once else time.monotonic()
+    states: dict[str, str] = {}
+    reported = -REPORT_SECONDS if at_once else time.monotonic()
 
     def show(runs: Sequence[Survey]) -> None:
         nonlocal reported
-        news = [run for run in runs if run["state"] not in ("planned", states.get(run["folder"]))]
-        states.update((run["folder"], run["state"]) for run in runs)
+        now = {run["folder"]: run["state"] for run in runs}
+        before = states or now  # nothing that the first look finds is news
+        news = [run for run in runs if run["state"] not in ("planned", before.get(run["folder"]))]
+        states.update(now)
         if console.is_interactive:
             for run in news:
                 if run["state"] not in ("running", "done", *WAITING):
@@ -139,7 +140,7 @@ def render(runs: Sequence[Survey], width: int, height: int) -> Group:
         "" if left is None else f"about {duration(left)} left",
     )
     counts = Counter("waiting" if run["state"] in WAITING else run["state"] for run in runs)
-    parts = [Text(f"{counts[s]} {s}", STYLES.get(s, "yellow")) for s in STATES if counts[s]]
+    parts = [Text(f"{n} {s}", STYLES.get(s, "yellow")) for s, n in sorted(counts.items())]
     return Group(table if shown else "", bar, Text(", ").join(parts))
 
 

@@ -410,7 +410,7 @@ def test_command_lists_what_no_run_covers(tmp_path: Path, capsys) -> None:
     assert "Table 4: 6 numbers, such as Inception, weight decay, random labels" in shown
 
 
-@pytest.mark.parametrize("target", published.targets())
+@pytest.mark.parametrize("target", published.TARGETS)
 def test_stored_verdicts_are_those_of_the_rule(target: str) -> None:
     file = Path(published.__file__).parent / "results" / f"{target}.csv"
     stored = pd.read_csv(file, dtype={"epoch": str})

@@ -83,7 +83,7 @@ def test_counts_and_lines_are_those_of_the_run_folders(tmp_path: Path) -> None:
     heading, line, _, counts = shown
     assert heading.split() == "model corrupt seed epoch train test left".split()
     assert line.split()[:1] + line.split()[-7:-2] == ["mlp", "0.5", "6", "2/2", "50.00", "56.00"]
-    assert counts == "2 done, 1 diverged, 1 failed, 1 running, 2 waiting"
+    assert counts == "1 diverged, 2 done, 1 failed, 1 running, 2 waiting"
 
 
 def test_runs_that_are_finished_or_have_no_folder_are_read_once(
@@ -129,7 +129,7 @@ def test_display_fits_the_terminal_and_obeys_no_color(
         write_run(tmp_path, [0.5] * 300, seed=seed, model=model, optimizer=rate)
     runs = [{**run, "state": "running"} for run in tracker(tmp_path).look()]
     console = terminal(width, height=10)
-    with live.display(console=console) as show:
+    with live.display(console) as show:
         show(runs)
         drawn = written(console)
     assert bool(re.search(r"\x1b\[[\d;]*3\dm", drawn)) == (not no_color)
@@ -143,7 +143,7 @@ def test_display_fits_the_terminal_and_obeys_no_color(
 def test_failure_appears_on_a_terminal_and_stays(tmp_path: Path) -> None:
     run = write_run(tmp_path, [0.5], state="interrupted")
     found, console = tracker(tmp_path), terminal(200)
-    with live.display(console=console) as show:
+    with live.display(console) as show:
         show(found.look())
         rundir.write_json(run.error, {"exception": "ValueError: bad\nworse", "traceback": ""})
         show(found.look())
@@ -163,7 +163,8 @@ def test_without_a_terminal_runs_have_a_line_at_begin_and_end_and_one_a_minute(
     finished = run.done.read_bytes()
     run.done.unlink()
     found = tracker(tmp_path)
-    with live.display(console=Console(force_terminal=False)) as show:
+    with live.display(Console(force_terminal=False), at_once=False) as show:
+        show(found.look())
         with held(run):
             for seconds in range(0, 100, 10):
                 now = seconds

@@ -60,8 +60,7 @@ def runs(dir: str | Path) -> pd.DataFrame:
 
     FileNotFoundError if the folder holds no run.
     """
-    table: pd.DataFrame = tables.runs(collection.read(Path(dir)))
-    return table
+    return pd.DataFrame(tables.runs(collection.read(Path(dir))))
 
 
 def epochs(dir: str | Path) -> pd.DataFrame:
@@ -72,8 +71,7 @@ def epochs(dir: str | Path) -> pd.DataFrame:
 
     FileNotFoundError if the folder holds no run.
     """
-    table: pd.DataFrame = collection.read(Path(dir)).epochs().to_pandas()
-    return table
+    return pd.DataFrame(collection.read(Path(dir)).epochs().to_pandas())
 
 
 def examples(dir: str | Path) -> pd.DataFrame:
@@ -86,16 +84,13 @@ def examples(dir: str | Path) -> pd.DataFrame:
     Its columns are run_id and those of examples.parquet (docs/examples.md). Epochs that a run did
     not evaluate are NaN. FileNotFoundError if the folder holds no such run.
     """
-    found = collection.read(Path(dir)).runs.dropna(subset="folder")
-    recorded = []
-    for run_id, folder in zip(found["run_id"], found["folder"], strict=True):
-        file = RunDir(Path(folder)).examples
-        if file.is_file():
-            recorded.append(pd.read_parquet(file))
-            recorded[-1].insert(0, "run_id", run_id)
-    if not recorded:
+    every = [RunDir(Path(folder)) for folder in collection.read(Path(dir)).runs["folder"]]
+    found = [run for run in every if run.examples.is_file()]
+    if not found:
         raise FileNotFoundError(f"{dir} must hold runs with examples.parquet; use examples=true")
-    return pd.concat(recorded, ignore_index=True)
+    frames = [pd.read_parquet(run.examples) for run in found]
+    table = pd.concat(frames, keys=[run.run_id for run in found], names=["run_id", None])
+    return table.reset_index("run_id").reset_index(drop=True)
 
 
 class Run:
