@@ -107,8 +107,7 @@ def build(found: Collection, columns: int = 2, x: str = "corrupt") -> dict[str, 
 
 def repetitions(found: Collection) -> str:
     """Return a sentence on the number of runs in a mean."""
-    table, _ = configurations(found)
-    numbers = sorted({int(n) for n in table["n_done"] if n})
+    numbers = sorted(set(configurations(found)[0]["n_done"]) - {0})
     if sum(numbers) < 2:
         return "One run each, so no deviation is known."
     span = " to ".join(map(str, numbers[:1] + numbers[1:][-1:]))

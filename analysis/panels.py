@@ -140,8 +140,5 @@ def place(panels: list[Axes], values: pd.Series, key: str) -> pd.Series:
 
 
 def level_colour(level: float) -> tuple[float, float, float, float]:
-    """Return the colour of a corruption level (0..1): the same in every figure.
-
-    From dark to light, so that grey print keeps the order.
-    """
-    return colormaps["viridis"](0.85 * level)
+    """Return the colour of a corruption level (0..1), the same in every figure."""
+    return colormaps["viridis"](0.85 * level)  # from dark to light, as grey print keeps the order

@@ -72,8 +72,7 @@ def read(target: str) -> pd.DataFrame:
 
 
 def covering(runs: pd.DataFrame, keys: str) -> pd.Series:
-    """Return which runs (N,) bool are finished and have all `keys`, `key=value` separated by
-    spaces."""
+    """Return which runs (N,) bool are finished and have all `keys`, as `read` returns them."""
     fits = runs["state"].isin(FINISHED)
     for key, value in (pair.split("=", 1) for pair in keys.split()):
         if key not in runs or not fits.any():
