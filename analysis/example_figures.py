@@ -89,8 +89,9 @@ def distributions(chosen: Chosen, kind: str, columns: int) -> Figure:
     The panels of a run begin a row.
     """
     cells: list[Any] = []
-    for label, _, examples in chosen.values():
-        names = spread([*snapshots(examples, kind), kind], MAX_EPOCHS)
+    shown = [spread([*snapshots(run, kind), kind], MAX_EPOCHS) for *_, run in chosen.values()]
+    columns = min(columns, max(map(len, shown)))
+    for (label, _, examples), names in zip(chosen.values(), shown, strict=True):
         cells += [("" if i % columns else label, examples, name) for i, name in enumerate(names)]
         cells += [None] * (-len(names) % columns)
     figure, panels = lay_out(cells, columns, width=1.6, height=2.0)
