@@ -1,22 +1,23 @@
 """`python -m analysis.collect DIR [--out OUT]`: write the tables of all runs under DIR."""
 
-from __future__ import annotations
-
 import argparse
+import io
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 
-from randlabels.console import counted, no_folder, until_nobody_reads
-from randlabels.store.rundir import FINISHED
+from randlabels.console import ignore_closed_pipe, pluralize
+from randlabels.store.rundir import FINISHED, write_atomic
 
-from . import detection, epochs
+from . import detection
 from .formats import MAX_READABLE_ROWS, write_csv, write_for_papers
 from .rows import ORIGIN
 from .runs import Collection, read
-from .tables import TABLES, for_papers, last_epochs, shorten_runs, with_seed
+from .tables import TABLES, for_papers, shorten_runs
 
 MAX_PRINTED_ROWS = 60
 # Advice that is shown if runs differ in this column.
@@ -35,7 +36,13 @@ def main(arguments: list[str] | None = None) -> None:
     print(preview.to_string(index=False))
     if (more := len(tables["test_error"]) - MAX_PRINTED_ROWS) > 0:
         print(f"and {more} more rows")
-    print(f"\n{states(found.runs)}")
+    counts = found.runs["state"].value_counts().sort_index()
+    states = ", ".join(f"{n} {state}" for state, n in counts.items())
+    left_out = found.runs.loc[found.runs["state"] != "done", ["run_id", "state"]]
+    note = " Means leave out these:" if len(left_out) else ""
+    print(f"\n{pluralize(len(found.runs), 'run')}: {states}.{note}")
+    for run_id, state in left_out.itertuples(index=False):
+        print(f"  {run_id}: {state}")
     print(f"Fitted: a train accuracy of at least {thresholds(found.runs)} (--fit-threshold)")
     for warning in warnings(found):
         print(f"Warning: {warning}")
@@ -54,24 +61,27 @@ def collect(
     if fit_threshold is not None and not 0 < fit_threshold <= 1:
         sys.exit(f"Error: --fit-threshold={fit_threshold} must be above 0 and at most 1")
     try:
-        if not folder.is_dir():
-            raise FileNotFoundError(no_folder(folder))
         if (folder / "config.yaml").is_file():
             raise FileNotFoundError(f"{folder} is a single run; give the folder above it")
         found = read(folder, fit_threshold)
         out = out or folder / "summary"
         out.mkdir(parents=True, exist_ok=True)
-        epochs.write(out, found.runs, with_seed(found.swept), found.records)
+        records, parquet = found.epochs(), io.BytesIO()
+        pa.parquet.write_table(records, parquet, use_dictionary=["run_id", *found.swept])
+        write_atomic(out / "epochs.parquet", parquet.getvalue())
+        write_csv(records, out / "epochs.csv")
         tables = {name: build(found) for name, build in TABLES.items()}
         if len(scores := detection.table(found)):
             tables["detection"] = scores
         else:
             for file in map(out.joinpath, ("detection.csv", "detection.md", "detection.tex")):
                 file.unlink(missing_ok=True)  # of runs that are not there any more
+        memorisation = tables["memorisation"]
+        keys = list(memorisation.columns[: memorisation.columns.get_loc("epoch")])
         readable = {
             **tables,
             "runs": shorten_runs(tables["runs"], found.swept),
-            "memorisation": last_epochs(tables["memorisation"]),
+            "memorisation": memorisation.drop_duplicates(keys, keep="last"),  # the last epoch
         }
         for name, table in tables.items():
             write_csv(table, out / f"{name}.csv")
@@ -87,8 +97,8 @@ def warnings(found: Collection) -> list[str]:
     sentences = list(dict.fromkeys(found.problems))
     if repeated := int(found.runs["repeated"].sum()):
         sentences.append(
-            f"{counted(repeated, 'run')} repeat the computation of another, since nothing is drawn "
-            "from the seed that differs; n and n_done count distinct computations"
+            f"{pluralize(repeated, 'run')} repeat the computation of another, since nothing is "
+            "drawn from the seed that differs; n and n_done count distinct computations"
         )
     for column in ORIGIN:
         values = finished[column].dropna().astype(str)
@@ -120,16 +130,6 @@ def thresholds(runs: pd.DataFrame) -> str:
     return ", ".join(f"{value:g}" for value in values) or "-"
 
 
-def states(runs: pd.DataFrame) -> str:
-    """Return how many runs are in which state, and a line for each that no mean includes."""
-    counts = Counter(runs["state"])
-    text = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
-    left_out = runs.loc[runs["state"] != "done", ["run_id", "state"]]
-    missing = [f"  {run_id}: {state}" for run_id, state in left_out.itertuples(index=False)]
-    head = f"{counted(len(runs), 'run')}: {text}."
-    return "\n".join([f"{head} Means leave out these:", *missing]) if missing else head
-
-
 def parser(command: str, description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the arguments of the commands that collect."""
     program = f"python -m {__package__}.{command}"
@@ -147,5 +147,5 @@ def parser(command: str, description: str | None) -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    with until_nobody_reads():
+    with ignore_closed_pipe():
         main()

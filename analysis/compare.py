@@ -6,8 +6,6 @@ run covers a published number if all config keys of its experiment are equal. Ou
 over the distinct runs that are done. `docs/metrics.md` explains the verdicts and the closed form.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections import Counter
@@ -16,15 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from randlabels.console import print_table, until_nobody_reads
+from randlabels.console import ignore_closed_pipe, print_table
 
 from . import published, theory
 from .collect import collect, parser
 from .formats import write_csv, write_for_papers
-from .published import covering
+from .published import Ours, covering, judge
 from .rows import SOLUTION
 from .runs import Collection, epochs_to_fit
-from .verdicts import Ours, judge
 
 # Metrics that are published as errors and logged as accuracies.
 ERRORS = {"test_error": "test_acc", "test_error_noisy": "test_acc_noisy"}
@@ -35,7 +32,7 @@ COLUMNS += "difference verdict chosen source note".split()
 def main(arguments: list[str] | None = None) -> None:
     """Collect, compare, print, and write `compare_<target>.csv`, `.md` and `.tex`."""
     options = parser("compare", __doc__)
-    targets = [*published.targets(), "theory"]
+    targets = [*published.TARGETS, "theory"]
     options.add_argument("--to", choices=targets, required=True, help="whose numbers")
     chosen = options.parse_args(arguments)
     out = chosen.out or chosen.dir / "summary"
@@ -60,8 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         kind = "numbers" if chosen.to == "theory" else "published numbers"
         print(f"{covered.sum()} of {len(table)} {kind} have runs; none covers")
     for source, missing in table[~covered].groupby("source", sort=False):
-        near = published.nearest(found.runs, numbers.loc[missing.index, "keys"].unique().tolist())
-        print(f"  {source}: {len(missing)} numbers, such as {missing['row'].iloc[0]}{near}")
+        print(f"  {source}: {len(missing)} numbers, such as {missing['row'].iloc[0]}")
     print(file)
 
 
@@ -142,5 +138,5 @@ def for_reading(table: pd.DataFrame) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    with until_nobody_reads():
+    with ignore_closed_pipe():
         main()

@@ -1,6 +1,6 @@
 """Draw which labels are wrong: distributions, learning, detection, and suspicious images."""
 
-from __future__ import annotations
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 import randlabels
 
 from .detection import LOW_IF_WRONG, SCORES, auroc, read, snapshots
-from .figures import GUIDE, draw_over_epochs
-from .panels import COLOURS, MARKERS, MAX_DRAWN_SERIES, STYLE, in_rows, lay_out, legend, series
+from .figures import GUIDE, NOTHING_CHANGED, draw_over_epochs
+from .panels import COLOURS, MARKERS, MAX_DRAWN_SERIES, STYLE, SeriesList, lay_out, legend, series
 from .runs import Collection
-from .tables import spread
+from .tables import configurations, spread
 
 MAX_EPOCHS = 4  # whose distributions are drawn for a run
 IN_THE_END = {"loss": "last epoch", "margin": "mean of epochs"}  # what these columns hold
@@ -44,7 +44,7 @@ def build(
     table: of `detection.table`, with at least one row.
     columns: panels in a row; 2 fit the width of a page, 1 that of a phone.
     """
-    _, configuration, listed = series(found)
+    configuration, (_, listed) = configurations(found)[1], series(found)
     listed = [(name, [row for row in rows if row in table.index]) for name, rows in listed]
     listed = [(name, rows) for name, rows in listed if rows][:MAX_DRAWN_SERIES]
     middle = {rows[len(rows) // 2]: name for name, rows in listed}
@@ -61,7 +61,7 @@ def build(
             "loss_distribution": distributions(chosen, "loss", 2 * columns),
             "margin_distribution": distributions(chosen, "margin", 2 * columns),
             "first_learned": draw_over_epochs(
-                found, "learned (%)", STYLES, columns, shares, "no examples"
+                found, "learned (%)", STYLES, columns, shares, NOTHING_CHANGED
             ),
             "detection": detection(table, listed, columns),
         }
@@ -84,36 +84,37 @@ def share_learned(run: int, epochs: int, examples: pd.DataFrame) -> pd.DataFrame
 
 
 def distributions(chosen: Chosen, kind: str, columns: int) -> Figure:
-    """Draw histograms of `kind`, loss or margin, after some epochs and in the end, with AUROC."""
-    rows = [
-        (label, examples, names)
-        for label, _, examples in chosen.values()
-        for names in in_rows(spread([*snapshots(examples, kind), kind], MAX_EPOCHS), columns)
-    ]
-    figure, panels = lay_out([names for *_, names in rows], width=1.6, height=2.0)
-    remaining = iter(panels)
-    for label, examples, names in rows:
+    """Draw histograms of `kind`, loss or margin, after some epochs and in the end, with AUROC.
+
+    The panels of a run begin a row.
+    """
+    cells: list[Any] = []
+    shown = [spread([*snapshots(run, kind), kind], MAX_EPOCHS) for *_, run in chosen.values()]
+    columns = min(columns, max(map(len, shown)))
+    for (label, _, examples), names in zip(chosen.values(), shown, strict=True):
+        cells += [("" if i % columns else label, examples, name) for i, name in enumerate(names)]
+        cells += [None] * (-len(names) % columns)
+    figure, panels = lay_out(cells, columns, width=1.6, height=2.0)
+    for panel, (label, examples, name) in zip(panels, filter(None, cells), strict=True):
         changed = examples["changed"].to_numpy()
-        for name in names:
-            panel = next(remaining)
-            panel.set_ylabel(label.replace(", corrupt", "\ncorrupt") if name == names[0] else "")
-            values, (_, _, epoch) = examples[name], name.partition("_epoch_")
-            area = auroc(-values if kind in LOW_IF_WRONG else values, changed)
-            when = f"epochs: {int(epoch) + 1}" if epoch else IN_THE_END[kind]
-            panel.set_title(f"{when}\nAUROC {100 * area:.1f} %")
-            if kind == "loss":
-                values = np.log10(values.clip(SMALLEST_DRAWN_LOSS))
-            view = values.quantile(0.001), values.quantile(0.999)
-            for group, colour, of_group in zip(STYLES, COLOURS, (~changed, changed), strict=False):
-                counts, edges = np.histogram(values[of_group], 40, view)
-                panel.stairs(counts, edges, fill=True, color=colour, alpha=0.6, label=group)
-            panel.set(xlabel="log10(loss)" if kind == "loss" else kind, yticks=[])
+        values, (_, _, epoch) = examples[name], name.partition("_epoch_")
+        area = auroc(-values if kind in LOW_IF_WRONG else values, changed)
+        when = f"epochs: {int(epoch) + 1}" if epoch else IN_THE_END[kind]
+        panel.set_title(f"{when}\nAUROC {100 * area:.1f} %")
+        if kind == "loss":
+            values = np.log10(values.clip(SMALLEST_DRAWN_LOSS))
+        view = values.quantile(0.001), values.quantile(0.999)
+        for group, colour, of_group in zip(STYLES, COLOURS, (~changed, changed), strict=False):
+            counts, edges = np.histogram(values[of_group], 40, view)
+            panel.stairs(counts, edges, fill=True, color=colour, alpha=0.6, label=group)
+        panel.set(xlabel="log10(loss)" if kind == "loss" else kind, yticks=[])
+        panel.set_ylabel(label.replace(", corrupt", "\ncorrupt"))
     return legend(figure, "")
 
 
-def detection(table: pd.DataFrame, listed: list[tuple[str, list[int]]], columns: int) -> Figure:
+def detection(table: pd.DataFrame, listed: SeriesList, columns: int) -> Figure:
     """Draw the AUROC by corruption level, a panel per series, a line per score."""
-    figure, panels = lay_out(in_rows(listed, columns), "AUROC (%)")
+    figure, panels = lay_out(listed, columns, "AUROC (%)")
     for panel, (name, rows) in zip(panels, listed, strict=True):
         levels = table.loc[rows]
         for score, colour, marker in zip(SCORES, COLOURS, MARKERS, strict=False):
@@ -134,7 +135,7 @@ def suspects(label: str, folder: str, examples: pd.DataFrame, columns: int) -> t
     """
     worst = examples.nsmallest(MAX_IMAGES, "margin")
     images = randlabels.load(folder).train.images[worst.index.tolist()].clamp(0, 255).byte()
-    figure, panels = lay_out(in_rows(list(images), columns), width=0.8, height=1.1)
+    figure, panels = lay_out(list(images), columns, width=0.8, height=1.1)
     for panel, image, row in zip(panels, images, worst.itertuples(), strict=True):
         panel.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
         true = f"true {row.true}" if row.changed else "unchanged"

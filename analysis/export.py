@@ -5,16 +5,13 @@ hyper-parameters. Repeat it to add what was measured since. OUT is DIR/summary/t
 given. Needs the extra: `pip install 'randlabels[tensorboard]'`.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from randlabels.console import counted, until_nobody_reads
+from randlabels.console import ignore_closed_pipe, pluralize
 
 from .runs import Collection, read
 
@@ -34,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit("Error: --to=tensorboard needs TensorBoard; pip install 'randlabels[tensorboard]'")
     except OSError as error:
         sys.exit(f"Error: {error}")
-    print(f"{counted(written, 'run')} exported: tensorboard --logdir {out}")
+    print(f"{pluralize(written, 'run')} exported: tensorboard --logdir {out}")
 
 
 def write_events(found: Collection, out: Path) -> int:
@@ -47,12 +44,12 @@ def write_events(found: Collection, out: Path) -> int:
 
     records = found.records.to_pandas()
     for run, of_run in records.groupby("run"):
-        row = found.runs.loc[run]
-        folder = out / row["run_id"]
+        folder = out / found.runs.loc[run, "run_id"]
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         writer = EventFileWriter(str(folder))
-        writer.add_event(Event(summary=hparams_pb(_hyperparameters(row, found.keys))))
+        keys = found.runs.loc[run, sorted(found.keys)].dropna().to_dict()
+        writer.add_event(Event(summary=hparams_pb(keys)))
         times = of_run["seconds"].fillna(0).cumsum()
         metrics = of_run.drop(columns=["run", "epoch"]).to_dict("records")
         for step, time, record in zip(of_run["epoch"], times, metrics, strict=True):
@@ -63,15 +60,6 @@ def write_events(found: Collection, out: Path) -> int:
     return records["run"].nunique()
 
 
-def _hyperparameters(row: pd.Series, keys: set[str]) -> dict[str, Any]:
-    """Return the config keys of a run as TensorBoard takes them: numbers, booleans and texts."""
-    values = {key: row[key] for key in sorted(keys) if pd.notna(row[key])}
-    return {
-        key: value if isinstance(value, bool | int | float | str) else value.item()
-        for key, value in values.items()
-    }
-
-
 if __name__ == "__main__":
-    with until_nobody_reads():
+    with ignore_closed_pipe():
         main()

@@ -1,7 +1,5 @@
 """Draw the paper's figures from the runs that are done, all in one style."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import matplotlib
@@ -17,19 +15,18 @@ from .panels import (
     MAX_DRAWN_SERIES,
     STYLE,
     curve,
-    in_rows,
     lay_out,
     legend,
     level_colour,
-    over_time,
     place,
     series,
 )
 from .runs import Collection
-from .tables import SHARES, configurations, derive, over_seeds, spread, time_to_fit
+from .tables import configurations, derive, over_seeds, time_to_fit
 
 NOTHING_DONE = "no run is done"
-MAX_LEVELS = 4  # of a series, in the memorisation figure
+NOTHING_CHANGED = "no run with changed labels is done"
+NOTHING_FITTED = "no level was fitted by all its runs,\nor none at corrupt = 0"
 SHARE_IN_VIEW = 0.98  # of the points of the learning curves; rare peaks are cut off
 GUIDE: Any = {"color": "#888888", "linewidth": 1, "zorder": 0}
 
@@ -37,8 +34,8 @@ CAPTIONS = {
     "learning_curves": "Training loss over the epochs (Fig. 1a); rare peaks are cut off.",
     "clean_and_corrupted": "Train accuracy on unchanged labels (solid) and on corrupted ones "
     "(dashed).",
-    "memorisation": "Predictions for the training images whose label was changed: the label "
-    f"trained on (memorised), the true one, or neither. At up to {MAX_LEVELS} levels.",
+    "memorisation": "Training images whose label was changed, by what is predicted: the label "
+    "trained on (solid, memorised) or the true one (dashed); the rest is neither.",
     "time_to_fit": "Epochs until the training set is fitted, relative to true labels (Fig. 1b); "
     "levels at which some run never fitted it are left out.",
     "epochs_to_fit": "Epochs until the training set is fitted, mean over the runs that fitted it.",
@@ -58,37 +55,59 @@ def build(found: Collection, columns: int = 2, x: str = "corrupt") -> dict[str, 
     columns: panels in a row; 2 fit the width of a page, 1 that of a phone.
     x: key or `parameters` on the x axis. Others than `corrupt` have figures of final values only.
     """
-    axis: Any = {"x": x, "columns": columns}
+    runs, configuration = found.runs, configurations(found)[1]
+
+    def draw(values: pd.Series, label: str, **more: Any) -> Figure:
+        scaled = (100 if "%" in label else 1) * values
+        groups = scaled.where(found.counted).groupby(configuration)
+        means = groups.mean(), groups.std()
+        return draw_by_key(found, *means, label, x=x, columns=columns, **more)
+
     with matplotlib.rc_context(fname=STYLE):
         if x == "corrupt":
+            accuracies = {"train_acc_clean": "-", "train_acc_corrupted": "--"}
+            shares = {"memorised": "-", "true": "--"}
+            times = time_to_fit(found)
+            ratio = times["relative"].where(times["n_fitted"] == times["n_done"])
+            ratios = ratio, times["relative_sd"], "time to fit (× true labels)"
             figures = {
                 "learning_curves": learning_curves(found, columns),
-                "clean_and_corrupted": clean_and_corrupted(found, columns),
-                "memorisation": memorisation(found, 2 * columns),
-                "time_to_fit": fit_times(found),
+                "clean_and_corrupted": draw_over_epochs(
+                    found, "train accuracy (%)", accuracies, columns
+                ),
+                "memorisation": draw_over_epochs(
+                    found, "changed labels (%)", shares, columns, derive(found), NOTHING_CHANGED
+                ),
+                "time_to_fit": draw_by_key(found, *ratios, NOTHING_FITTED),
             }
         else:
-            times, label = found.runs["epochs_to_fit"], "epochs to fit"
-            train, test = found.runs["final_train_loss"], found.runs["final_test_loss"]
+            to_fit = runs["epochs_to_fit"]
             figures = {
-                "epochs_to_fit": _draw_final(found, times, label, "no run fitted", **axis),
-                "train_error": errors(found, "final_train_acc", "train error (%)", **axis),
-                "train_loss": _draw_final(found, train, "train loss", **axis),
-                "test_loss": _draw_final(found, test, "test loss", **axis),
+                "epochs_to_fit": draw(to_fit, "epochs to fit", empty="no run fitted"),
+                "train_error": draw(1 - runs["final_train_acc"], "train error (%)"),
+                "train_loss": draw(runs["final_train_loss"], "train loss"),
+                "test_loss": draw(runs["final_test_loss"], "test loss"),
             }
+        noisy, closed_form = 1 - runs["final_test_acc_noisy"], theory.noisy_errors(found)["theory"]
+        gap = runs["final_train_acc"] - runs["final_test_acc"]
         figures |= {
-            "test_error": errors(found, "final_test_acc", "test error (%)", **axis),
-            "test_error_noisy": noisy_errors(found, **axis),
-            "generalization_gap": gaps(found, **axis),
+            "test_error": draw(1 - runs["final_test_acc"], "test error (%)"),
+            "test_error_noisy": draw(
+                noisy, "error, noisy test labels (%)", dashed=100 * closed_form
+            ),
+            "generalization_gap": draw(gap, "generalization gap (%)"),
         }
+    errors = [figure for name, figure in figures.items() if "error" in name]
+    for panel in (panel for figure in errors for panel in figure.axes):
+        for classes in sorted(runs["classes"].dropna().unique()):
+            panel.axhline(100 * (1 - 1 / classes), **GUIDE, linestyle=":")  # of guessing
     by = "" if x == "corrupt" else f" One line per corruption level, by {x}."
     return {name: (figure, CAPTIONS[name] + by) for name, figure in figures.items()}
 
 
 def repetitions(found: Collection) -> str:
     """Return a sentence on the number of runs in a mean."""
-    table, _ = configurations(found)
-    numbers = sorted({int(n) for n in table["n_done"] if n})
+    numbers = sorted(set(configurations(found)[0]["n_done"]) - {0})
     if sum(numbers) < 2:
         return "One run each, so no deviation is known."
     span = " to ".join(map(str, numbers[:1] + numbers[1:][-1:]))
@@ -102,42 +121,11 @@ def learning_curves(found: Collection, columns: int = 2) -> Figure:
     """
     figure = draw_over_epochs(found, "train loss", {"train_loss": "-"}, columns)
     drawn = [line.get_ydata() for panel in figure.axes for line in panel.lines]
-    if drawn:
-        losses, chance = np.concatenate(drawn), np.log(found.runs["classes"].max())
-        room = 1.1 * np.fmax(np.quantile(losses, SHARE_IN_VIEW), chance)
-        if losses.max() > 2 * room:
-            figure.axes[0].set_ylim(top=room)
+    losses, chance = np.concatenate([[0.0], *drawn]), np.log(found.runs["classes"].max())
+    room = 1.1 * np.fmax(np.quantile(losses, SHARE_IN_VIEW), chance)
+    if losses.max() > 2 * room:
+        figure.axes[0].set_ylim(top=room)
     return figure
-
-
-def clean_and_corrupted(found: Collection, columns: int = 2) -> Figure:
-    """Draw the train accuracy on unchanged and on corrupted labels."""
-    styles = {"train_acc_clean": "-", "train_acc_corrupted": "--"}
-    return draw_over_epochs(found, "train accuracy (%)", styles, columns)
-
-
-def memorisation(found: Collection, columns: int = 4) -> Figure:
-    """Draw rows of panels for each series, a panel per level, a line per share."""
-    table, configuration, listed = series(found)
-    measured = over_seeds(found, derive(found), configuration, len(table))
-    known = ~np.isnan(measured["memorised"][0]).all(1)
-    shown = [(label, rows) for label, rows in listed if known[rows].any()][:MAX_DRAWN_SERIES]
-    rows = [
-        (label, chosen)
-        for label, levels in shown
-        for chosen in in_rows(spread([row for row in levels if known[row]], MAX_LEVELS), columns)
-    ]
-    if not rows:
-        return over_time(lay_out([[0]])[0], "no run with changed labels is done", title="")
-    figure, panels = lay_out([chosen for _, chosen in rows], width=1.6, height=1.8)
-    drawn = [(label, chosen[0], row) for label, chosen in rows for row in chosen]
-    for panel, (label, first, row) in zip(panels, drawn, strict=True):
-        panel.set_ylabel(f"{label}\n% of changed labels" if row == first else "")
-        panel.set_title(f"corrupt {table['corrupt'].iloc[row]:g}")
-        for share, style, colour in zip(SHARES, ["-", "--", ":"], COLOURS, strict=False):
-            mean, deviation = (100 * values[row] for values in measured[share])
-            curve(panel, mean, deviation, linestyle=style, color=colour, label=share)
-    return over_time(figure, "", title="")
 
 
 def draw_over_epochs(
@@ -146,78 +134,36 @@ def draw_over_epochs(
     styles: dict[str, str],
     columns: int,
     records: pd.DataFrame | None = None,
-    empty: str = "no run with corrupted labels is done",
+    empty: str = NOTHING_DONE,
 ) -> Figure:
     """Draw one panel per series, one colour per corruption level, and bands of one deviation.
 
-    styles: line style of each metric. Runs on true labels are shown only if there is one metric.
+    styles: line style of each metric.
     records: as `over_seeds` takes them; default: those of the runs.
-    empty: the text of an empty panel, if there are several metrics.
+    empty: the text of an empty panel.
     """
-    table, configuration, listed = series(found)
+    table, listed = series(found)
     shown = listed[:MAX_DRAWN_SERIES]
-    figure, panels = lay_out(in_rows(shown, columns), label)
+    figure, panels = lay_out(shown, columns, label)
     scale = 100 if "%" in label else 1
-    records = found.metrics(*styles) if records is None else records
-    measured = over_seeds(found, records, configuration, len(table))
+    measured = over_seeds(found, found.metrics(*styles) if records is None else records)
     for panel, (name, rows) in zip(panels, shown, strict=True):
-        panel.set_title(name)
-        for row in rows:
-            level = table["corrupt"].iloc[row]
+        panel.set(title=name, xlabel="epochs trained")
+        for level, row in ((table["corrupt"].iloc[row], row) for row in rows):
             for metric, style in styles.items():
-                if len(styles) == 1 or level > 0:
-                    mean, deviation = (scale * values[row] for values in measured[metric])
-                    look = {"color": level_colour(level), "label": f"{level:g}"}
-                    curve(panel, mean, deviation, linestyle=style, **look)
-    empty = NOTHING_DONE if len(styles) == 1 else empty
-    return over_time(figure, empty, title="corrupt")
+                mean, deviation = (scale * values[row] for values in measured[metric])
+                look = {"color": level_colour(level), "label": f"{level:g}"}
+                curve(panel, mean, deviation, linestyle=style, **look)
+    panels[0].set_ylim(bottom=0)  # of all panels, and after the last one
+    return legend(figure, empty, title="corrupt")
 
 
-def fit_times(found: Collection) -> Figure:
-    """Draw the time to fit relative to that of true labels."""
-    table = time_to_fit(found)
-    mean = table["relative"].where(table["n_fitted"] == table["n_done"])
-    empty = "no level was fitted by all its runs,\nor none at corrupt = 0"
-    return _over_x(found, mean, table["relative_sd"], "time to fit (× true labels)", empty)
-
-
-def errors(found: Collection, accuracy: str, label: str, **axis: Any) -> Figure:
-    """Draw one minus a final accuracy, and the error of guessing."""
-    figure = _draw_final(found, 1 - found.runs[accuracy], label, **axis)
-    for classes in sorted(found.runs["classes"].dropna().unique()):
-        for panel in figure.axes:
-            panel.axhline(100 * (1 - 1 / classes), **GUIDE, linestyle=":")
-    return figure
-
-
-def noisy_errors(found: Collection, **axis: Any) -> Figure:
-    """Draw the error on noisy test labels, its closed form, and the error of guessing."""
-    closed_form = 100 * theory.noisy_errors(found)["theory"]
-    label = "error, noisy test labels (%)"
-    return errors(found, "final_test_acc_noisy", label, dashed=closed_form, **axis)
-
-
-def gaps(found: Collection, **axis: Any) -> Figure:
-    """Draw the final train accuracy minus the final test accuracy."""
-    values = found.runs["final_train_acc"] - found.runs["final_test_acc"]
-    return _draw_final(found, values, "generalization gap (%)", **axis)
-
-
-def _draw_final(
-    found: Collection, values: pd.Series, label: str, empty: str = NOTHING_DONE, **axis: Any
-) -> Figure:
-    """Draw the means of the runs' `values` (N,), fractions in % if the label says so."""
-    scaled = (100 if "%" in label else 1) * values
-    groups = scaled.where(found.counted).groupby(configurations(found)[1])
-    return _over_x(found, groups.mean(), groups.std(), label, empty, **axis)
-
-
-def _over_x(
+def draw_by_key(
     found: Collection,
     mean: pd.Series,
     sd: pd.Series,
     label: str,
-    empty: str,
+    empty: str = NOTHING_DONE,
     x: str = "corrupt",
     columns: int = 2,
     dashed: pd.Series | None = None,
@@ -229,34 +175,33 @@ def _over_x(
 
     dashed: further values of each configuration, as dashed lines.
     """
-    table, _, listed = series(found, x)
+    table, listed = series(found, x)
     table = table.assign(y=mean, sd=sd, dashed=dashed)[table["n_done"] > 0]
-    levels, shown = x != "corrupt", listed[:MAX_DRAWN_SERIES]
-    figure, panels = lay_out(in_rows(shown, columns) if levels else [[0]], label)
+    by_level, shown = x != "corrupt", listed[:MAX_DRAWN_SERIES]
+    figure, panels = lay_out(shown if by_level else [x], columns, label)
     table = table.assign(at=place(panels, table[x], x)).dropna(subset="y")
+    table = table.sort_values("at", kind="stable")
     for i, (name, rows) in enumerate(shown):
-        of_series = table[table.index.isin(rows)]
-        if levels:
+        points = table[table.index.isin(rows)]
+        if by_level:
             panels[i].set_title(name)
-            for level in sorted(set(of_series["corrupt"])):
-                points = of_series[of_series["corrupt"] == level]
-                _line(panels[i], points, level_colour(level), "o", f"{level:g}")
-        else:
-            _line(panels[0], of_series, COLOURS[i], MARKERS[i], name)
-    if not levels:
+            for level in sorted(set(points["corrupt"])):
+                of_level = points[points["corrupt"] == level]
+                _line(panels[i], of_level, level_colour(level), "o", f"{level:g}")
+        elif len(points):
+            _line(panels[0], points, COLOURS[i], MARKERS[i], name)
+    if not by_level:
         panels[0].set_xlim(-0.03, 1.03)
     if mean.min() < 0:  # a gap, where a model fits wrong labels less than the true ones
         for panel in panels:
             panel.axhline(0, **GUIDE)
     else:
         panels[0].set_ylim(bottom=0)
-    return legend(figure, empty, title="corrupt" if levels else "")
+    return legend(figure, empty, title="corrupt" if by_level else "")
 
 
 def _line(panel: Axes, points: pd.DataFrame, color: Any, marker: str, name: str) -> None:
     """Draw the columns `y`, with bars of `sd` where known, and `dashed` by the column `at`."""
-    points = points.sort_values("at")
     bars = points["sd"] if points["sd"].notna().any() else None
-    if len(points):
-        panel.errorbar(points["at"], points["y"], bars, color=color, marker=marker, label=name)
-        panel.plot(points["at"], points["dashed"], "--", color=color, linewidth=1)
+    panel.errorbar(points["at"], points["y"], bars, color=color, marker=marker, label=name)
+    panel.plot(points["at"], points["dashed"], "--", color=color, linewidth=1)

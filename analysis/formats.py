@@ -1,15 +1,9 @@
 """Write tables as CSV, Markdown and LaTeX; names are escaped in each."""
 
-from __future__ import annotations
-
 import csv
 import html
 import io
-import os
 import re
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -23,48 +17,33 @@ MAX_READABLE_ROWS = 200  # of a table that is also written as Markdown and LaTeX
 FORMULA = r"^([=+\-@\t\r])"  # how a text begins that a spreadsheet takes for a formula
 
 
-def as_csv(table: pa.Table, *, header: bool = True) -> bytes:
-    """Return a table as CSV with all digits of numbers; a missing value is an empty cell.
+def write_csv(table: pa.Table | pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV with all digits of numbers; a missing value is an empty cell.
 
-    An apostrophe is put before a text that a spreadsheet would take for a formula (`=cmd`).
+    An apostrophe is put before a text that a spreadsheet would take for a formula (`=cmd`). The
+    file is replaced as a whole.
     """
-    texts = [i for i, kind in enumerate(table.schema.types) if is_text(kind)]
+    if isinstance(table, pd.DataFrame):
+        table = pa.Table.from_pandas(table, preserve_index=False)
     quotes = "none"
-    for i in texts:
+    for i, kind in enumerate(table.schema.types):
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            continue
         values = table.column(i).unique()
         if pc.any(pc.match_substring_regex(values, FORMULA)).as_py():
             column = pc.replace_substring_regex(table.column(i), FORMULA, r"'\1")
             table = table.set_column(i, table.field(i), column)
         if pc.any(pc.match_substring_regex(values, r'[",\r\n]')).as_py():
             quotes = "needed"
-    names, rows = io.StringIO(), io.BytesIO()
-    if header:
-        heads = [re.sub(FORMULA, r"'\1", name) for name in table.column_names]
-        csv.writer(names, lineterminator="\n").writerow(heads)
+    heads = io.StringIO()
+    names = [re.sub(FORMULA, r"'\1", name) for name in table.column_names]
+    csv.writer(heads, lineterminator="\n").writerow(names)
+    content = io.BytesIO(heads.getvalue().encode())
+    content.seek(0, io.SEEK_END)
     table = table.combine_chunks()  # an empty first chunk would be written as stale memory
-    pa.csv.write_csv(table, rows, pa.csv.WriteOptions(include_header=False, quoting_style=quotes))
-    return names.getvalue().encode() + rows.getvalue()
-
-
-def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write `table` as CSV; the file is replaced as a whole."""
-    write_atomic(path, as_csv(pa.Table.from_pandas(table, preserve_index=False)))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write to that replaces `path` at the end, or is removed after an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Return whether a column of this type holds text."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    options = pa.csv.WriteOptions(include_header=False, quoting_style=quotes)
+    pa.csv.write_csv(table, content, options)
+    write_atomic(path, content.getvalue())
 
 
 def write_for_papers(table: pd.DataFrame, path: Path) -> None:

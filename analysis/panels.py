@@ -1,7 +1,7 @@
 """The look of figures: one style, series, panels in rows, curves with bands, one legend."""
 
-from __future__ import annotations
-
+import itertools
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +25,11 @@ MAX_TICKS = 5  # of a logarithmic axis
 LEGEND_CHARACTERS_PER_INCH = 11  # an estimate for the font size of a legend, with its handles
 
 
-def series(
-    found: Collection, x: str = "corrupt"
-) -> tuple[pd.DataFrame, pd.Series, list[tuple[str, list[int]]]]:
-    """Return the table of configurations, the row of each run in it, and the series.
+SeriesList = list[tuple[str, list[int]]]  # labels, and rows in the table of configurations
+
+
+def series(found: Collection, x: str = "corrupt") -> tuple[pd.DataFrame, SeriesList]:
+    """Return the table of configurations, and the series in it.
 
     The configurations of a series differ in their corruption level and in `x` alone. It has a
     label, which tells it from the others, and its rows in the table, by rising level. A key whose
@@ -49,14 +50,7 @@ def series(
     for values, rows in ordered.groupby(telling or ["dataset"], dropna=False, sort=False):
         texts = [label(key, value) for key, value in zip(telling, values, strict=False)]
         listed.append((", ".join(texts) or str(table["model"].iloc[0]), list(rows.index)))
-    return table, configuration, listed
-
-
-def find_axes(found: Collection) -> list[str]:
-    """Return the keys that differ among the runs, apart from the seeds, and `parameters`."""
-    keys = [key for key in found.swept if key not in SEEDS]
-    differing = [key for key in keys if found.runs[key].nunique(dropna=False) > 1]
-    return differing + ["parameters"] * (found.runs["parameters"].nunique() > 1)
+    return table, listed
 
 
 def _count_groups(table: pd.DataFrame, keys: list[str]) -> int:
@@ -64,26 +58,24 @@ def _count_groups(table: pd.DataFrame, keys: list[str]) -> int:
 
 
 def lay_out(
-    items: Sequence[Sequence[Any]], label: str = "", width: float = 2.9, height: float = 2.6
+    items: Sequence[Any], columns: int, label: str = "", width: float = 2.9, height: float = 2.6
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a panel for each of the `items`, given in rows, and its panels.
+    """Return a figure with a panel for each of the `items`, and its panels.
 
+    items: in the order of reading; a place whose item is None stays empty.
     label: on the first panel of each row.
     width, height: of a panel, inches.
     """
-    rows, columns = len(items), max(map(len, items))
+    columns = min(columns, len(items))
+    rows = math.ceil(len(items) / columns)
     figure = Figure(figsize=(0.8 + width * columns, 0.3 + height * rows))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for panels, shown in zip(axes, items, strict=True):
-        panels[0].set_ylabel(label)
-        for unused in panels[len(shown) :]:
-            unused.remove()
+    for panel in axes[:, 0]:
+        panel.set_ylabel(label)
+    for panel, item in itertools.zip_longest(axes.flat, items):
+        if item is None:
+            panel.remove()
     return figure, figure.axes
-
-
-def in_rows(items: Sequence[Any], columns: int) -> list[Sequence[Any]]:
-    """Return the items in rows of at most `columns`."""
-    return [items[i : i + columns] for i in range(0, len(items), columns)]
 
 
 def curve(panel: Axes, mean: np.ndarray, deviation: np.ndarray, **look: Any) -> None:
@@ -94,14 +86,6 @@ def curve(panel: Axes, mean: np.ndarray, deviation: np.ndarray, **look: Any) -> 
     x, y, band = np.flatnonzero(known) + 1, mean[known], deviation[known]
     panel.plot(x, y, marker="o" if len(x) < 3 else "", **look)
     panel.fill_between(x, y - band, y + band, color=look["color"], alpha=0.2, linewidth=0)
-
-
-def over_time(figure: Figure, empty: str, title: str) -> Figure:
-    """Label the axes of a figure over the epochs, and add its legend."""
-    for panel in figure.axes:
-        panel.set_xlabel("epochs trained")
-        panel.set_ylim(bottom=0)
-    return legend(figure, empty, title)
 
 
 def legend(figure: Figure, empty: str, title: str = "") -> Figure:
@@ -156,8 +140,5 @@ def place(panels: list[Axes], values: pd.Series, key: str) -> pd.Series:
 
 
 def level_colour(level: float) -> tuple[float, float, float, float]:
-    """Return the colour of a corruption level (0..1): the same in every figure.
-
-    From dark to light, so that grey print keeps the order.
-    """
-    return colormaps["viridis"](0.85 * level)
+    """Return the colour of a corruption level (0..1), the same in every figure."""
+    return colormaps["viridis"](0.85 * level)  # from dark to light, as grey print keeps the order

@@ -4,8 +4,6 @@ With `--x KEY`, the figures have another key than `corrupt` on their x axis, suc
 parameters, batch_size or dataset.train_size; the files are named after it.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import shlex
@@ -13,22 +11,19 @@ import sys
 from base64 import b64encode
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from jinja2 import StrictUndefined, Template
 
 from randlabels import __version__
-from randlabels.console import until_nobody_reads
+from randlabels.console import ignore_closed_pipe
 from randlabels.store.rundir import write_atomic
 
 from .collect import collect, parser, thresholds, warnings
 from .formats import MAX_READABLE_ROWS, numeric
-from .runs import LEADING_KEYS, Collection
+from .runs import LEADING_KEYS, SEEDS, Collection
 from .tables import for_papers, override, shorten_runs
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 WIDE_INCHES = 5.0  # figures above this width are also drawn for the screen of a phone
 
@@ -53,7 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = accepted.parse_args(given)
     out, x = options.out or options.dir / "summary", options.x
     found, tables = collect(options.dir, out, options.fit_threshold)
-    if x not in ["corrupt", *(differing := panels.find_axes(found))]:
+    keys = [key for key in found.swept if key not in SEEDS]
+    differing = [key for key in keys if found.runs[key].nunique(dropna=False) > 1]
+    differing += ["parameters"] * (found.runs["parameters"].nunique() > 1)
+    if x not in ["corrupt", *differing]:
         use = ", ".join(differing) or "corrupt"
         sys.exit(f"Error: --x={x} must be a key that differs among the runs; use {use}")
     by = "" if x == "corrupt" else f"_by_{x}"
@@ -67,11 +65,10 @@ def main(arguments: list[str] | None = None) -> None:
         png, file = _encode(figure, "png"), out / "figures" / f"{name}{by}"
         write_atomic(Path(f"{file}.png"), png)
         write_atomic(Path(f"{file}.pdf"), _encode(figure, "pdf"))
-        wide = figure.get_figwidth() > WIDE_INCHES
-        small = _encode(narrow[name][0], "png") if wide else b""
+        inches = figure.get_figwidth()
+        small = _encode(narrow[name][0], "png") if inches > WIDE_INCHES else b""
         as_text = {"png": b64encode(png).decode(), "narrow": b64encode(small).decode()}
-        width = round(96 * figure.get_figwidth())
-        images.append({"caption": caption, "width": width, "wide": wide, **as_text})
+        images.append({"caption": caption, "width": round(96 * inches), **as_text})
     text = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     page = Template(text, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     html = page.render(
@@ -80,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         figures=images,
         repetitions=figures.repetitions(found),
         shown=panels.MAX_DRAWN_SERIES,
-        hidden=max(0, len(panels.series(found, x)[2]) - panels.MAX_DRAWN_SERIES),
+        hidden=max(0, len(panels.series(found, x)[1]) - panels.MAX_DRAWN_SERIES),
         command=f"python -m {__package__}.report {shlex.join(given)}",
     )
     write_atomic(out / f"report{by}.html", html)
@@ -153,10 +150,7 @@ def _table(caption: str, table: pd.DataFrame, swept: list[str], name: str) -> di
 
 
 def _list_keys(found: Collection) -> list[str]:
-    """Return lines of config keys, as the command line takes them.
-
-    Keys with one value in all runs come first, then the options that differ, with their own keys.
-    """
+    """Return lines of config keys: those of all runs, then of each option that differs."""
     runs = found.runs
     keys = list(dict.fromkeys([*LEADING_KEYS, *sorted(found.keys)]))
     shared = [key for key in keys if runs[key].astype("str").nunique(dropna=False) == 1]
@@ -170,7 +164,7 @@ def _list_keys(found: Collection) -> list[str]:
     return lines
 
 
-def _encode(figure: Figure, kind: str) -> bytes:
+def _encode(figure: Any, kind: str) -> bytes:
     """Return the figure's file, without a date, so that the same runs give the same bytes."""
     buffer = io.BytesIO()
     dated = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
@@ -180,5 +174,5 @@ def _encode(figure: Figure, kind: str) -> bytes:
 
 if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "agg"  # a notebook's, inherited, may not be installed here
-    with until_nobody_reads():
+    with ignore_closed_pipe():
         main()

@@ -1,7 +1,5 @@
 """Run folders as rows of plain values."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
@@ -17,6 +15,7 @@ from randlabels.store.rundir import SCHEMA, RunDir, device_kind, flat_keys, read
 # With what a run was computed: what `auto` was resolved to, versions, commit.
 ORIGIN = [f"used_{name}" for name in ("device", "precision", "threads", "torch", "numpy")] + ["git"]
 SOLUTION = ["relative_residual", "norm"]  # what done.json of an exact fit has besides its metrics
+MAX_LISTED = 20  # names in one sentence
 COMMANDS = ("run.py", "randlabels")  # how argv begins where a user, not a worker, started a run
 # Exceptions that reading a file with unexpected content may raise.
 READING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
@@ -32,13 +31,25 @@ class Foreign(ValueError):
 
 def read(root: Path) -> tuple[list[Row], list[str]]:
     """Return the row of each run folder at or under `root` and of each planned run without a
-    folder, and a sentence for each folder that is skipped."""
+    folder, and a sentence for each folder that is skipped.
+
+    Raises:
+        FileNotFoundError: `root` is not a folder, or holds no run; with what was skipped.
+    """
+    if not root.is_dir():
+        near = sorted(p.name for p in root.parent.glob("*/") if not p.name.startswith("."))
+        more = ", …" if len(near) > MAX_LISTED else ""
+        listed = f"; {root.parent} has {', '.join(near[:MAX_LISTED])}{more}" if near else ""
+        raise FileNotFoundError(f"{root} must be a folder{listed}")
     rows: list[Row] = []
     problems: list[str] = []
     folders, plans = _find_folders(root, problems)
+    single = folders == [str(root)]
+    if single:  # its plan is next to it, and names other runs too
+        plans = list(root.parent.glob("plan.jsonl"))
     planned = _read_plans(plans, problems)
     for folder in folders:
-        entry = planned.pop(folder, None)
+        entry = planned.pop(folder, {})
         try:
             row = _read_run(RunDir(Path(folder)))
         except READING_ERRORS as error:
@@ -46,19 +57,18 @@ def read(root: Path) -> tuple[list[Row], list[str]]:
             first_line = f"{type(error).__name__}: {error}".partition("\n")[0]
             reason = error if state == "foreign" else f"damaged ({first_line})"
             problems.append(f"{folder} is skipped: {reason}")
-            if entry is not None:
-                rows.append({**entry, "state": state})
+            rows += [{**entry, "state": state}] if entry else []
         else:
-            asked = {} if entry is None else {"fit_threshold": entry["fit_threshold"]}
-            rows.append({**row, **asked, "folder": folder})
-    return [*rows, *planned.values()], problems
+            rows.append({**row, **entry, "state": row["state"], "keys": row["keys"]})
+    rows += [] if single else planned.values()
+    if not rows:
+        sentences = [f"{root} holds no run; give a folder that a launch wrote to", *problems]
+        raise FileNotFoundError("; ".join(sentences))
+    return rows, problems
 
 
 def _find_folders(root: Path, problems: list[str]) -> tuple[list[str], list[Path]]:
-    """Return the run folders at or under `root` and the plans, each sorted.
-
-    Links and hidden folders are not followed, and nothing is looked for inside a run.
-    """
+    """Return the run folders and the plans, each sorted; not in links, hidden folders or runs."""
 
     def report(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):  # which was moved away in the meantime
@@ -90,14 +100,14 @@ def _read_plans(plans: Iterable[Path], problems: list[str]) -> dict[str, Row]:
             continue
         for run_id, entry in entries.items():
             folder = str(plan.parent / run_id)
-            row: Row = {"run_id": run_id, "state": "planned", "folder": folder}
             try:
-                row["keys"] = flat_keys(entry["config"])
-                row["fit_threshold"] = entry["config"].get("fit_threshold")
+                keys, threshold = flat_keys(entry["config"]), entry["config"].get("fit_threshold")
             except (KeyError, TypeError, AttributeError) as error:
                 problems.append(f"{plan}, run {run_id} is skipped: no whole config ({error})")
-            else:
-                planned[folder] = row
+                continue
+            row: Row = {"run_id": run_id, "state": "planned", "folder": folder, "keys": keys}
+            row |= {"fit_threshold": threshold, "overrides": entry.get("overrides")}
+            planned[folder] = row
     return planned
 
 
@@ -129,6 +139,7 @@ def _read_run(run: RunDir) -> Row:
     by_user = Path(command).name in COMMANDS
     row = {
         "run_id": run.run_id,
+        "folder": str(run.path),
         "state": str(result["state"]) if result else run.state(),
         "fit_threshold": config["fit_threshold"],
         "host": environment.get("host"),

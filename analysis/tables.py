@@ -1,7 +1,5 @@
 """The paper's tables from the runs that are done: means and deviations over seeds."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -10,17 +8,17 @@ import pandas as pd
 from .rows import ORIGIN, SOLUTION
 from .runs import LEADING_KEYS, SEEDS, Collection
 
-# Shares of the changed training labels that are predicted as the label trained on, as the true one,
-# or as another class. They sum to 1 (Liu et al. 2020, ELR, Figure 1).
-SHARES = ("memorised", "true", "neither")
-DERIVED = (*SHARES, "generalization_gap")  # metrics that are computed from logged ones
+# Metrics that are computed from logged ones. The first three are the shares of the changed training
+# labels that are predicted as the label trained on, as the true one, or as another class. They sum
+# to 1 (Liu et al. 2020, ELR, Figure 1).
+DERIVED = ("memorised", "true", "neither", "generalization_gap")
 FRACTIONS = ("test_error", "auroc", "missed")  # means that a reader gets in %
 KEPT_DECIMALS = 12  # of a share, so that 0 does not become -1e-17
 
 
 def runs(found: Collection) -> pd.DataFrame:
     """Return one row per run, finished or not: state, swept keys, metrics, cost, origin."""
-    columns = ["run_id", "state", *with_seed(found.swept)]
+    columns = ["run_id", "state", *found.swept]
     columns += [name for name in map(str, found.runs) if name.startswith(("final_", "best_"))]
     columns += [key for key in SOLUTION if key in found.runs]
     columns += ["epochs_to_fit", "parameters", "seconds", "share_changed", *ORIGIN]
@@ -30,11 +28,9 @@ def runs(found: Collection) -> pd.DataFrame:
 
 def corruption_vs_epochs(found: Collection) -> pd.DataFrame:
     """Return the train accuracy (0..1), mean over the seeds, one column per epoch (0-based)."""
-    table, configuration = configurations(found)
-    records = found.metrics("train_acc")
-    mean, _ = over_seeds(found, records, configuration, len(table))["train_acc"]
+    mean, _ = over_seeds(found, found.metrics("train_acc"))["train_acc"]
     names = [str(epoch) for epoch in range(mean.shape[1])]
-    return pd.concat([table, pd.DataFrame(mean, columns=names)], axis=1)
+    return pd.concat([configurations(found)[0], pd.DataFrame(mean, columns=names)], axis=1)
 
 
 def time_to_fit(found: Collection) -> pd.DataFrame:
@@ -79,10 +75,7 @@ def at_true_labels(
 
 
 def test_error(found: Collection) -> pd.DataFrame:
-    """Return the final error (0..1) on the true test labels, mean and deviation.
-
-    Figure 1c, on noisy test labels, is `figures.noisy_errors`.
-    """
+    """Return the final error (0..1) on the true test labels, mean and deviation."""
     table, configuration = configurations(found)
     groups = (1 - found.runs["final_test_acc"]).where(found.counted).groupby(configuration)
     return table.assign(test_error_mean=groups.mean(), test_error_sd=groups.std())
@@ -94,12 +87,11 @@ def memorisation(found: Collection) -> pd.DataFrame:
     Means over the seeds of `DERIVED`, fractions; a share is missing where no label was changed. A
     configuration without a finished run has one row without epoch.
     """
-    table, configuration = configurations(found)
-    measured = over_seeds(found, derive(found), configuration, len(table))
+    measured = over_seeds(found, derive(found))
     row, epoch = np.nonzero(~np.isnan(measured["generalization_gap"][0]))
     columns = {metric: mean[row, epoch] for metric, (mean, _) in measured.items()}
     means = pd.DataFrame({"epoch": pd.array(epoch, dtype="Int64"), **columns}, index=row)
-    return table.join(means).reset_index(drop=True)
+    return configurations(found)[0].join(means).reset_index(drop=True)
 
 
 def derive(found: Collection) -> pd.DataFrame:
@@ -126,16 +118,11 @@ def derive(found: Collection) -> pd.DataFrame:
     )
 
 
-# By file name; `analysis.epochs` writes epochs.csv.
+# By file name; epochs.csv is `Collection.epochs`.
 TABLES = {
     build.__name__: build
     for build in (runs, corruption_vs_epochs, time_to_fit, test_error, memorisation)
 }
-
-
-def with_seed(keys: list[str]) -> list[str]:
-    """Return `keys` with the seed among them, for tables of single runs."""
-    return keys if "seed" in keys else [*keys, "seed"]
 
 
 def configurations(found: Collection) -> tuple[pd.DataFrame, pd.Series]:
@@ -153,18 +140,19 @@ def configurations(found: Collection) -> tuple[pd.DataFrame, pd.Series]:
 
 
 def over_seeds(
-    found: Collection, records: pd.DataFrame, configuration: pd.Series, size: int
+    found: Collection, records: pd.DataFrame
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return mean and sample deviation of each metric by configuration and epoch.
 
     records: columns `run` (row in the table of runs), `epoch`, then the metrics.
 
-    By metric, two arrays (size, epochs) float64, NaN where nothing was measured (or one run, for
-    the deviation).
+    By metric, two arrays (configurations, epochs) float64, NaN where nothing was measured (or one
+    run, for the deviation).
     """
+    table, configuration = configurations(found)
     run, epoch = records["run"].to_numpy(), records["epoch"].to_numpy()
     counted = found.counted.to_numpy()[run]
-    shape = (size, int(epoch[counted].max()) + 1 if counted.any() else 0)
+    shape = (len(table), int(epoch[counted].max()) + 1 if counted.any() else 0)
     cells, length = (configuration.to_numpy() * shape[1])[run] + epoch, shape[0] * shape[1]
     measured = {}
     for metric in records.columns[2:]:
@@ -188,13 +176,7 @@ def shorten_runs(table: pd.DataFrame, swept: list[str]) -> pd.DataFrame:
         "epochs to fit": table["epochs_to_fit"],
         "seconds": table["seconds"],
     }
-    return table[["run_id", "state", *with_seed(swept)]].assign(**results)
-
-
-def last_epochs(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the row of the last epoch of each configuration in the table of memorisation."""
-    keys = list(table.columns[: table.columns.get_loc("epoch")])
-    return table.drop_duplicates(keys, keep="last")
+    return table[["run_id", "state", *swept]].assign(**results)
 
 
 def for_papers(table: pd.DataFrame, epochs_shown: int = 8) -> pd.DataFrame:

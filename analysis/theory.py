@@ -3,15 +3,13 @@
 docs/metrics.md derives it and says where it does not hold.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from .published import SET_SIZES
 from .runs import SEEDS, Collection
 from .tables import at_true_labels, configurations, label, override
-from .verdicts import SET_SIZES
 
 # The maps of corruption=asymmetric. On CIFAR-100 its classes move in cycles: T is that of pair_flip
 # in another order, with the same closed form.
@@ -50,9 +48,8 @@ def transition(corruption: str, dataset: str, corrupt: float, classes: float) ->
 def noisy_errors(found: Collection) -> pd.DataFrame:
     """Return the table of configurations with the closed form in `theory`, 0..1.
 
-    `theory_sd` is its deviation, from that of the clean error over the seeds, and
-    `theory_interval` the half width of the 95 % interval of its mean (Student's t). All are
-    missing where no transition matrix is known, or no run on true labels is done.
+    `theory_interval` is the half width of the 95 % interval of its mean over the seeds (Student's
+    t). Both are missing where no transition matrix is known, or no run on true labels is done.
     """
     table, configuration = configurations(found)
     clean, deviation, n = at_true_labels(found, table, 1 - found.runs["final_test_acc"])
@@ -65,9 +62,7 @@ def noisy_errors(found: Collection) -> pd.DataFrame:
     low, high = np.array(ends).T
     spread = np.abs(high - low) * deviation
     interval = stdtrit(n - 1, 0.975) * spread / np.sqrt(n)
-    return table.assign(
-        theory=low + (high - low) * clean, theory_sd=spread, theory_interval=interval
-    )
+    return table.assign(theory=low + (high - low) * clean, theory_interval=interval)
 
 
 def numbers(found: Collection) -> pd.DataFrame:
@@ -94,7 +89,6 @@ def numbers(found: Collection) -> pd.DataFrame:
             "uncertainty": table["theory_interval"],
             "dataset": table["dataset"],
             "test_size": sizes,
-            "fit_threshold": np.nan,
             "chosen": "",
             "note": "",
         }

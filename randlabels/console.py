@@ -10,17 +10,9 @@ from functools import cache
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-MAX_LISTED = 20  # names in one sentence
 log = logging.getLogger("randlabels")
 log.addHandler(logging.NullHandler())  # messages outside `logging_to` are dropped
 
@@ -63,7 +55,7 @@ def warn_once(sentence: str) -> None:
 
 
 @contextmanager
-def until_nobody_reads() -> Iterator[None]:
+def ignore_closed_pipe() -> Iterator[None]:
     """Let the reader of a command's last output close the pipe early (`| head`)."""
     try:
         yield
@@ -79,16 +71,11 @@ def progress_bar(
     steps: float, done: int, *, shown: bool
 ) -> Iterator[tuple[Callable[..., None], Callable[[str], None]]]:
     """Show a bar of `steps` steps on standard error; give functions to advance and caption it."""
-    columns = (
-        BarColumn(bar_width=20),
-        TaskProgressColumn(table_column=Column(min_width=4)),
-        TimeElapsedColumn(table_column=Column(min_width=7)),
-        TextColumn("left", table_column=Column(min_width=4)),
-        TimeRemainingColumn(table_column=Column(min_width=7)),
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-    )
-    bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
-    with bar:
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    columns = BarColumn(20), TaskProgressColumn(), TimeRemainingColumn()
+    caption = TextColumn("{task.description}", table_column=rest)
+    console = Console(stderr=True)
+    with Progress(*columns, caption, console=console, expand=True, disable=not shown) as bar:
         task = bar.add_task("", total=steps, completed=done)
         yield (
             lambda amount=1: bar.advance(task, amount),
@@ -96,17 +83,9 @@ def progress_bar(
         )
 
 
-def counted(number: int, thing: str) -> str:
+def pluralize(number: int, thing: str) -> str:
     """Return a number with its noun, such as `1 run` or `2 runs`."""
     return f"{number} {thing}{'s' * (number != 1)}"
-
-
-def no_folder(path: Path) -> str:
-    """Return a sentence that `path` must be a folder, and the names of folders next to it."""
-    found = sorted(p.name for p in path.parent.glob("*/") if not p.name.startswith("."))
-    more = ", …" if len(found) > MAX_LISTED else ""
-    listed = f"; {path.parent} has {', '.join(found[:MAX_LISTED])}{more}" if found else ""
-    return f"{path} must be a folder{listed}"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

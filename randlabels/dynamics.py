@@ -1,7 +1,5 @@
 """Training dynamics, the statistics of each example over the evaluations of a fit."""
 
-from __future__ import annotations
-
 import torch
 
 from .dataset import Split

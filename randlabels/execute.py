@@ -11,7 +11,7 @@ import torch
 from . import dynamics, fit, journal, solve
 from .checks import check_earlier_results, check_recorded
 from .config import Config
-from .console import counted, log, logging_to, progress_bar
+from .console import log, logging_to, pluralize, progress_bar
 from .experiment import Experiment, assemble
 from .machine import gpu, stopping
 from .machine.resources import Resources, resolve
@@ -165,7 +165,7 @@ def _solve(
             advance(share)
             watch()
 
-        caption(f"{counted(len(configs), 'set')} of labels")
+        caption(f"{pluralize(len(configs), 'set')} of labels")
         try:
             solved = solve.solve(experiments, resources, tick)
         except Interrupted as reason:

@@ -9,7 +9,7 @@ import yaml
 from filelock import Timeout
 
 from .config import Config
-from .console import counted, log, logging_to
+from .console import log, logging_to, pluralize
 from .experiment import Experiment
 from .machine.gpu import is_out_of_memory
 from .machine.resources import Resources
@@ -145,6 +145,6 @@ def report_finished(run: RunDir, prefix: str | None) -> None:
         for key in ("train_acc", "test_acc")
         if result["final"][key] is not None
     )
-    after = f"{result['state']} after {counted(result['epochs'], 'epoch')}"
+    after = f"{result['state']} after {pluralize(result['epochs'], 'epoch')}"
     with logging_to(prefix=prefix):
         log.info("Already %s: %s.", after, accuracies or "no metrics")

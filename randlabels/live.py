@@ -1,7 +1,5 @@
 """The progress of many runs on the screen: drawn on a terminal, else in lines."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time
@@ -15,13 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .console import counted
-from .store.progress import Survey, totals
+from .console import pluralize
+from .store.progress import Survey, differing_keys, totals
 
 LOOK_SECONDS = 1.0  # between two looks at the folders of a sweep's runs
 REPORT_SECONDS = 60.0  # between two lines of progress
 WAITING = ("planned", "interrupted")
-STATES = ("done", "diverged", "failed", "damaged", "foreign", "stale", "running", "waiting")
 # Colours of states; the others are yellow.
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
 
@@ -30,7 +27,23 @@ STYLES = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}
 def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
     """Show the progress of runs in a thread. An error of the display ends the display alone."""
     begun, ended = threading.Event(), threading.Event()
-    thread = threading.Thread(target=_show_until, args=(look, begun, ended), daemon=True)
+
+    def show_until_ended() -> None:
+        try:
+            with display(at_once=False) as show:
+                show(look())
+                begun.set()
+                while not ended.wait(LOOK_SECONDS):
+                    show(look())
+                show(look())
+        except BrokenPipeError:  # the output's reader has closed it
+            pass
+        except Exception as error:
+            print(f"The display ended ({type(error).__name__}: {error}).", file=sys.stderr)
+        finally:
+            begun.set()
+
+    thread = threading.Thread(target=show_until_ended, daemon=True)
     thread.start()
     begun.wait()  # so that no run begins before the first look
     try:
@@ -40,44 +53,27 @@ def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
         thread.join()
 
 
-def _show_until(
-    look: Callable[[], list[Survey]], begun: threading.Event, ended: threading.Event
-) -> None:
-    try:
-        known = look()
-        begun.set()
-        with display(known, at_once=False) as show:
-            while not ended.wait(LOOK_SECONDS):
-                show(look())
-            show(look())
-    except BrokenPipeError:  # the output's reader has closed it
-        pass
-    except Exception as error:
-        print(f"The display ended ({type(error).__name__}: {error}).", file=sys.stderr)
-    finally:
-        begun.set()
-
-
 @contextmanager
 def display(
-    known: Sequence[Survey] = (), console: Console | None = None, *, at_once: bool = True
+    console: Console | None = None, *, at_once: bool = True
 ) -> Iterator[Callable[[Sequence[Survey]], None]]:
     """Give a function to call with what each look of a `Tracker` returns.
 
     On a terminal it draws a line for each run at work, counts and a bar; failures stay above them.
-    Elsewhere it prints a line when a run begins and ends, and the totals once a minute.
-
-    known: surveys whose states are not news. at_once: whether their totals are.
+    Elsewhere it prints a line when a run begins and ends after the first look, and the totals once
+    a minute, or also `at_once`.
     """
     console = console or Console()
     live = Live(console=console, auto_refresh=False, transient=True)
-    states = {run["folder"]: run["state"] for run in known}
-    reported = -REPORT_SECONDS if known and at_once else time.monotonic()
+    states: dict[str, str] = {}
+    reported = -REPORT_SECONDS if at_once else time.monotonic()
 
     def show(runs: Sequence[Survey]) -> None:
         nonlocal reported
-        news = [run for run in runs if run["state"] not in ("planned", states.get(run["folder"]))]
-        states.update((run["folder"], run["state"]) for run in runs)
+        now = {run["folder"]: run["state"] for run in runs}
+        before = states or now  # nothing that the first look finds is news
+        news = [run for run in runs if run["state"] not in ("planned", before.get(run["folder"]))]
+        states.update(now)
         if console.is_interactive:
             for run in news:
                 if run["state"] not in ("running", "done", *WAITING):
@@ -101,7 +97,7 @@ def _event(run: Survey) -> str:
     if run["state"] == "failed":
         return failure(run)
     accuracies = f"train acc {percent(run['train_acc'])}, test acc {percent(run['test_acc'])}"
-    return f"{run['run_id']}: {run['state']}, {counted(run['epoch'], 'epoch')}, {accuracies}"
+    return f"{run['run_id']}: {run['state']}, {pluralize(run['epoch'], 'epoch')}, {accuracies}"
 
 
 def failure(run: Survey) -> str:
@@ -129,7 +125,7 @@ def render(runs: Sequence[Survey], width: int, height: int) -> Group:
     table.add_column("model", no_wrap=True, max_width=max(5, room))
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in zip([run["label"] for run in shown], *columns.values(), strict=True):
+    for row in zip(_label_runs(runs, shown), *columns.values(), strict=True):
         table.add_row(*map(Text, row))
     if hidden := len(at_work) - len(shown):
         table.add_row(f"and {hidden} more")
@@ -144,15 +140,26 @@ def render(runs: Sequence[Survey], width: int, height: int) -> Group:
         "" if left is None else f"about {duration(left)} left",
     )
     counts = Counter("waiting" if run["state"] in WAITING else run["state"] for run in runs)
-    parts = [Text(f"{counts[s]} {s}", STYLES.get(s, "yellow")) for s in STATES if counts[s]]
+    parts = [Text(f"{n} {s}", STYLES.get(s, "yellow")) for s, n in sorted(counts.items())]
     return Group(table if shown else "", bar, Text(", ").join(parts))
+
+
+def _label_runs(runs: Sequence[Survey], shown: Sequence[Survey]) -> list[str]:
+    """Return labels such as `mlp lr=0.1`: models with the keys that differ and have no column."""
+    differing = differing_keys(run["keys"] for run in runs)
+    named = [key for key in differing if key not in ("model", "corrupt", "seed")]
+    labels = []
+    for keys in (run["keys"] for run in shown):
+        others = (f"{key.rpartition('.')[2]}={keys[key]}" for key in named if key in keys)
+        labels.append(" ".join([keys["model"], *others]))
+    return labels
 
 
 def summary(runs: Sequence[Survey]) -> str:
     """Return a sentence on all runs: states, epochs, speed, time left."""
     summed = totals(runs)
     states = ", ".join(f"{n} {state}" for state, n in summed["states"].items())
-    line = f"{counted(len(runs), 'run')}: {states}. "
+    line = f"{pluralize(len(runs), 'run')}: {states}. "
     line += f"{summed['epochs_done']:,} epochs done, {summed['epochs_left']:,} to go"
     if summed["images_per_second"]:
         line += f"; {summed['images_per_second']:,.0f} images/s"

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from analysis import collect, epochs, formats, status
+from analysis import collect, formats, status
 from randlabels import fit
 from randlabels.store import metrics
 
@@ -51,23 +51,6 @@ def test_collecting_after_changes_equals_collecting_for_the_first_time(tmp_path:
     assert contents(tmp_path / "first") == contents(summary)
 
 
-def test_records_written_in_batches_give_the_same_tables(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "runs"
-    write_seeds(root, range(5))
-    damaged = write_run(root, [0.5, 0.6], seed=5)
-    damaged.metrics.write_text("{}\n{}\n")
-    collect.main([str(root), "--out", str(tmp_path / "whole")])
-    monkeypatch.setattr(epochs, "ROWS_WRITTEN_AT_ONCE", 4)
-    collect.main([str(root), "--out", str(tmp_path / "parts")])
-    whole, parts = contents(tmp_path / "whole"), contents(tmp_path / "parts")
-    assert whole.pop("epochs.parquet") != parts.pop("epochs.parquet")
-    assert whole == parts
-    frames = [pd.read_parquet(tmp_path / name / "epochs.parquet") for name in ("whole", "parts")]
-    pd.testing.assert_frame_equal(*frames)
-
-
 def test_failed_write_keeps_the_earlier_tables(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +60,7 @@ def test_failed_write_keeps_the_earlier_tables(
     def fail(*arguments: object, **keys: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(epochs, "as_csv", fail)
+    monkeypatch.setattr("pyarrow.csv.write_csv", fail)
     with pytest.raises(SystemExit, match="No space left"):
         collect.main([str(sweep)])
     assert contents(sweep / "summary") == before
@@ -196,7 +179,8 @@ def test_damaged_run_leaves_no_trace_in_the_records(tmp_path: Path) -> None:
     assert found == [line for line in lines if not line.startswith(first)]
     records = pa.table({"epoch": [0, 1]})
     parts = pa.concat_tables([records.slice(2), records])
-    assert formats.as_csv(parts, header=False) == b"0\n1\n"
+    formats.write_csv(parts, tmp_path / "parts.csv")
+    assert (tmp_path / "parts.csv").read_text() == "epoch\n0\n1\n"
 
 
 def test_plan_that_cannot_be_read_is_a_warning(sweep: Path, capsys) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import compare, published, verdicts
+from analysis import compare, published
 from analysis.collect import collect
 
 from .synthetic import OTHER_METRICS, write_run
@@ -205,7 +205,7 @@ EVERY_NUMBER = [
 
 def verdict(number: Any, values: list[float]) -> str:
     deviation = np.std(values, ddof=1) if len(values) > 1 else math.nan
-    return verdicts.judge(number, verdicts.Ours(np.mean(values), deviation, len(values)), 0)
+    return published.judge(number, published.Ours(np.mean(values), deviation, len(values)), 0)
 
 
 def agreeing(number: Any, wrong: float) -> list[list[float]]:
@@ -296,9 +296,9 @@ def published_number(metric: str, value: float, uncertainty: float = math.nan) -
 def test_verdicts_are_the_stated_rule() -> None:
     """The numbers are those of tables: 1.96·√(p(1-p)/10,000), and Student's t for 2 runs more."""
     half = published_number("test_acc", 0.5)
-    assert verdicts.measurement_error(half) == pytest.approx(0.0098, abs=1e-4)
-    three = verdicts.Ours(0.5, 0.004, 3)
-    assert verdicts.seed_error(three) == pytest.approx(4.3027 * 0.004 * math.sqrt(4 / 3), rel=1e-4)
+    assert published.measurement_error(half) == pytest.approx(0.0098, abs=1e-4)
+    three = published.Ours(0.5, 0.004, 3)
+    assert published.seed_error(three) == pytest.approx(4.3027 * 0.004 * math.sqrt(4 / 3), rel=1e-4)
     for number, values, expected in [
         (half, [0.509], "agrees"),  # within the binomial error
         (half, [0.515], "too few runs"),
@@ -410,18 +410,13 @@ def test_command_lists_what_no_run_covers(tmp_path: Path, capsys) -> None:
     assert "Table 4: 6 numbers, such as Inception, weight decay, random labels" in shown
 
 
-def test_command_names_what_the_nearest_run_lacks(tmp_path: Path, capsys) -> None:
-    """A look at a published sweep, shortened, covers nothing; it says by which keys."""
-    keys = {**FIGURE_1, "preprocess": {"name": "paper"}}
-    write_run(tmp_path, [0.1] * 64, **keys, state="failed")
-    short = write_run(tmp_path, [0.1] * 5, **keys)
-    compare.main([str(tmp_path), "--to", "paper"])
-    lines = {line.split(":")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
-    assert lines["Figure 1c"].endswith(f"; nearest is {short.run_id} with epochs=5, not 64")
-    assert "nearest" not in lines["Table 3"]
-
-
-@pytest.mark.parametrize("target", published.targets())
+@pytest.mark.parametrize("target", published.TARGETS)
 def test_stored_verdicts_are_those_of_the_rule(target: str) -> None:
-    stored = pd.read_csv(verdicts.RESULTS / f"{target}.csv", dtype={"epoch": str})
-    pd.testing.assert_frame_equal(verdicts.judge_stored(target), stored)
+    file = Path(published.__file__).parent / "results" / f"{target}.csv"
+    stored = pd.read_csv(file, dtype={"epoch": str})
+    keys = ["source", "row", "metric", "epoch"]
+    numbers = stored[keys].merge(published.read(target), on=keys, validate="one_to_one")
+    ours = map(published.Ours, stored["ours"], stored["sd"], stored["n"])
+    pairs = zip(numbers.itertuples(index=False), ours, strict=True)
+    found = [published.judge(number, mine, 0) for number, mine in pairs]
+    assert found == stored["verdict"].tolist()

@@ -36,7 +36,8 @@ def test_number_of_seeds_is_stated_once_and_bars_are_of_several(
         write_run(one, [0.5, 1.0], corrupt=level)
     single = collect.collect(one)[0]
     for found, expected in ((several, True), (single, False)):
-        assert figures.gaps(found).axes[0].containers[0].has_yerr == expected
+        figure, _ = figures.build(found)["generalization_gap"]
+        assert figure.axes[0].containers[0].has_yerr == expected
     assert figures.repetitions(several) == "Means over 2 runs, with their sample deviation."
     assert figures.repetitions(single) == "One run each, so no deviation is known."
     for seed in (1, 2):
@@ -119,7 +120,7 @@ def test_legend_names_a_level_whose_labels_are_all_corrupted(tmp_path: Path) -> 
             line |= {"train_acc_corrupted": 0.5, "train_acc_clean": None if level == 1 else 0.5}
         run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found, _ = collect.collect(tmp_path)
-    figure = figures.clean_and_corrupted(found)
+    figure, _ = figures.build(found)["clean_and_corrupted"]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["0.5", "1"]
 
@@ -135,7 +136,7 @@ def test_single_run_has_no_error_bar_next_to_several(tmp_path: Path) -> None:
 
 
 def test_level_has_one_colour_in_all_figures(tmp_path: Path) -> None:
-    """Level 0 is not among the corrupted ones, and some series lack a level."""
+    """Levels are in all figures, and some series lack a level."""
     for level in (0.0, 0.2, 1.0):
         run = write_run(tmp_path, [0.5, 0.75], corrupt=level)
         lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
@@ -144,8 +145,9 @@ def test_level_has_one_colour_in_all_figures(tmp_path: Path) -> None:
         run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found, _ = collect.collect(tmp_path)
     colours: dict[str, set[str]] = {}
-    for draw in (figures.learning_curves, figures.clean_and_corrupted):
-        for line in draw(found).axes[0].lines:
+    drawn = figures.build(found)
+    for name in ("learning_curves", "clean_and_corrupted"):
+        for line in drawn[name][0].axes[0].lines:
             colours.setdefault(line.get_label(), set()).add(to_hex(line.get_color()))
     assert sorted(colours) == ["0", "0.2", "1"]
     assert {len(of_level) for of_level in colours.values()} == {1}

@@ -45,14 +45,11 @@ class Failing(CrossEntropy):
 """A file of own parts whose loss fails in its first step, once AT_WORK runs have begun."""
 
 
-def tracker(root: Path, *planned: dict, launched: bool = False) -> Tracker:
+def tracker(root: Path, *planned: dict) -> Tracker:
     """Return a tracker of all runs of a folder and of planned ones without a folder."""
     trees = [yaml.safe_load(file.read_text()) for file in sorted(root.glob("*/config.yaml"))]
     configs = [parse({**tree, "imports": None}) for tree in [*trees, *planned]]
-    return Tracker(
-        [(RunDir(root / config.run_id), flat_keys(config.tree())) for config in configs],
-        launched=launched,
-    )
+    return Tracker((RunDir(root / config.run_id), flat_keys(config.tree())) for config in configs)
 
 
 def terminal(width: int, height: int = 24) -> Console:
@@ -73,28 +70,27 @@ def as_lines(console: Console, runs: list[progress.Survey]) -> list[str]:
 def test_counts_and_lines_are_those_of_the_run_folders(tmp_path: Path) -> None:
     write_run(tmp_path, [0.5, 1.0], seed=1)
     write_run(tmp_path, [0.5, 1.0], seed=2)
-    write_run(tmp_path, [0.5], state="failed", seed=3)
+    failed = write_run(tmp_path, [0.5], state="interrupted", seed=3)
     write_run(tmp_path, [0.5], state="diverged", seed=4)
     write_run(tmp_path, [0.5], state="interrupted", seed=5)
     running = write_run(tmp_path, [0.25, 0.5], state="interrupted", seed=6, corrupt=0.5)
     planned = {"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "seed": 7}
+    found = tracker(tmp_path, planned)
+    rundir.write_json(failed.error, {"exception": "OSError: no"})
     with held(running):
-        runs = tracker(tmp_path, planned).look()
+        runs = found.look()
     shown = as_lines(terminal(80), runs)
     heading, line, _, counts = shown
     assert heading.split() == "model corrupt seed epoch train test left".split()
     assert line.split()[:1] + line.split()[-7:-2] == ["mlp", "0.5", "6", "2/2", "50.00", "56.00"]
-    assert counts == "2 done, 1 diverged, 1 failed, 1 running, 2 waiting"
+    assert counts == "1 diverged, 2 done, 1 failed, 1 running, 2 waiting"
 
 
-def test_look_reads_a_run_only_after_a_change(
+def test_runs_that_are_finished_or_have_no_folder_are_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [write_run(tmp_path, [0.5, 1.0], seed=seed) for seed in range(3)]
-    long_ago = time.time() - 60
-    for run in runs:
-        for path in (run.metrics, run.path):
-            os.utime(path, (long_ago, long_ago))
+    write_run(tmp_path, [0.5, 1.0])
+    keys = {"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "epochs": 2, "seed": 1}
     read, survey = [], progress.survey
 
     def record_and_survey(run: RunDir, *arguments: Any) -> object:
@@ -102,17 +98,17 @@ def test_look_reads_a_run_only_after_a_change(
         return survey(run, *arguments)
 
     monkeypatch.setattr(progress, "survey", record_and_survey)
-    found = tracker(tmp_path)
-    found.look()
-    assert found.look() == found.look() and len(read) == 3
-    runs[1].done.unlink()
-    assert [run["state"] for run in found.look()].count("interrupted") == 1
-    assert read[3:] == [runs[1].path]
+    found = tracker(tmp_path, keys)
+    assert found.look() == found.look() and len(read) == 2
+    begun = write_run(tmp_path, [0.5, 1.0], state="interrupted", seed=1)
+    for _ in range(2):
+        assert [run["state"] for run in found.look()] == ["done", "interrupted"]
+    assert read[2:] == [begun.path] * 2
 
 
 def test_failure_of_an_earlier_launch_waits_until_it_fails_again(tmp_path: Path) -> None:
     run = write_run(tmp_path, [0.5], state="failed")
-    again = tracker(tmp_path, launched=True)
+    again = tracker(tmp_path)
     (before,) = again.look()
     rundir.write_json(run.error, {"exception": "ValueError: again", "traceback": ""})
     (after,) = again.look()
@@ -133,7 +129,7 @@ def test_display_fits_the_terminal_and_obeys_no_color(
         write_run(tmp_path, [0.5] * 300, seed=seed, model=model, optimizer=rate)
     runs = [{**run, "state": "running"} for run in tracker(tmp_path).look()]
     console = terminal(width, height=10)
-    with live.display(console=console) as show:
+    with live.display(console) as show:
         show(runs)
         drawn = written(console)
     assert bool(re.search(r"\x1b\[[\d;]*3\dm", drawn)) == (not no_color)
@@ -147,7 +143,7 @@ def test_display_fits_the_terminal_and_obeys_no_color(
 def test_failure_appears_on_a_terminal_and_stays(tmp_path: Path) -> None:
     run = write_run(tmp_path, [0.5], state="interrupted")
     found, console = tracker(tmp_path), terminal(200)
-    with live.display(console=console) as show:
+    with live.display(console) as show:
         show(found.look())
         rundir.write_json(run.error, {"exception": "ValueError: bad\nworse", "traceback": ""})
         show(found.look())
@@ -167,7 +163,8 @@ def test_without_a_terminal_runs_have_a_line_at_begin_and_end_and_one_a_minute(
     finished = run.done.read_bytes()
     run.done.unlink()
     found = tracker(tmp_path)
-    with live.display(console=Console(force_terminal=False)) as show:
+    with live.display(Console(force_terminal=False), at_once=False) as show:
+        show(found.look())
         with held(run):
             for seconds in range(0, 100, 10):
                 now = seconds

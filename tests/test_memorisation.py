@@ -116,28 +116,14 @@ def test_readable_table_holds_the_last_epoch_in_percent(tmp_path: Path) -> None:
     ]
 
 
-def test_figure_shows_at_most_four_levels_of_each_series_with_changed_labels(
-    tmp_path: Path,
-) -> None:
-    for level in range(1, 8):
-        noisy(tmp_path, 3, corrupt=level / 10)
-    noisy(tmp_path, 3, corrupt=0.5, model={"name": "linear"})
+def test_figure_shows_the_shares_of_each_level_with_changed_labels(tmp_path: Path) -> None:
     write_run(tmp_path, [0.5] * 3, corrupt=0.0)
-    write_run(tmp_path, [0.5] * 3, corrupt=0.0, model={"name": "wrn"})
-    found, _ = collect.collect(tmp_path)
-    figure = figures.memorisation(found)
-    titles = [panel.get_title() for panel in figure.axes]
-    assert titles == [f"corrupt {level}" for level in (0.5, 0.1, 0.3, 0.5, 0.7)]
-    first = figure.axes[0]
-    assert first.get_ylabel().startswith("linear")
-    drawn = {line.get_label(): line.get_ydata().tolist() for line in first.lines}
-    assert drawn == {"memorised": [75.0] * 3, "true": [12.5] * 3, "neither": [12.5] * 3}
-    (legend,) = figure.legends
-    assert sorted(text.get_text() for text in legend.get_texts()) == sorted(SHARES)
-
-
-def test_figure_without_changed_labels_says_so(tmp_path: Path) -> None:
-    write_run(tmp_path, [0.5] * 3, corrupt=0.0)
-    found, _ = collect.collect(tmp_path)
-    (panel,) = figures.memorisation(found).axes
+    (panel,) = figures.build(collect.collect(tmp_path)[0])["memorisation"][0].axes
     assert [text.get_text() for text in panel.texts] == ["no run with changed labels is done"]
+    for level, model in ((0.1, "mlp"), (0.5, "mlp"), (0.5, "linear")):
+        noisy(tmp_path, 3, corrupt=level, model={"name": model})
+    figure, _ = figures.build(collect.collect(tmp_path)[0])["memorisation"]
+    assert [panel.get_title("left") for panel in figure.axes] == ["linear", "mlp"]
+    lines = figure.axes[1].lines
+    assert [line.get_label() for line in lines] == ["0.1", "0.1", "0.5", "0.5"]
+    assert [line.get_ydata().tolist() for line in lines] == [[75.0] * 3, [12.5] * 3] * 2

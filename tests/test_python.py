@@ -219,7 +219,7 @@ def test_unusable_folders_are_refused_in_one_sentence(cli: Cli, folder: Path) ->
     assert "must be named" in refusal(randlabels.load(moved).model)
     (moved / "config.yaml").write_text("- a list\n")
     assert "must be the folder of a run" in refusal(lambda: randlabels.load(moved))
-    with pytest.raises(FileNotFoundError, match="holds no run"):
+    with pytest.raises(FileNotFoundError, match="must be a folder"):
         randlabels.runs(folder / "nowhere")
 
 

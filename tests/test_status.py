@@ -198,7 +198,8 @@ def test_watching_ends_some_time_after_an_interrupted_launch(
 
     monkeypatch.setattr("analysis.status.time.sleep", sleep)
     monkeypatch.setattr("analysis.status.time.monotonic", lambda: now)
-    status.main([str(tmp_path), "--watch", "--interval", str(status.IDLE_SECONDS / 2)])
+    monkeypatch.setattr(status, "LOOK_SECONDS", status.IDLE_SECONDS / 2)
+    status.main([str(tmp_path), "--watch"])
     assert begun_at + status.IDLE_SECONDS <= now <= begun_at + 3 * status.IDLE_SECONDS
     assert "2 runs: 1 interrupted, 1 planned" in capsys.readouterr().out
 

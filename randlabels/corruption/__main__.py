@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..cli.compose import compose
 from ..cli.errors import in_one_sentence
 from ..config import Config
-from ..console import print_table, until_nobody_reads
+from ..console import ignore_closed_pipe, print_table
 from ..experiment import corrupt_labels, load, source_of
 from ..store.files import write_atomic
 from .base import frequencies
@@ -101,5 +101,5 @@ def show(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    with until_nobody_reads():
+    with ignore_closed_pipe():
         main()

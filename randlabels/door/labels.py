@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..corruption import Corruption, Source
+from ..corruption import Source
 from ..corruption.pixels import PixelCorruption
 from ..dataset import Split
 from ..dataset.published import stored_images
@@ -63,9 +63,15 @@ def corrupt(
     Raises:
         ValueError: one sentence with the value, the rule and the remedy.
     """
-    corruption = _label_noise(kind, {"seed": seed, **keys})
+    known = options("corruption")
+    noises = sorted(name for name in known if not issubclass(known[name], PixelCorruption))
+    if kind not in noises:
+        why = "alters images and leaves their labels" if kind in known else "is unknown"
+        raise ValueError(f"kind={kind} {why}; use {', '.join(noises)}")
     if not 0 <= p <= 1:
         raise ValueError(f"p={p} must be between 0 and 1")
+    corruption = parse_dataclass(known[kind], {"seed": seed, **keys}, prefix="corruption.")
+    corruption.pin_files()
     field = next((name for name in ("targets", "labels") if hasattr(labels, name)), None)
     if field is None:
         if isinstance(labels, Dataset):
@@ -82,17 +88,6 @@ def corrupt(
     split = "test" if test else "train"
     source = _source(getattr(labels, field), classes, images, kind, dataset, split)
     return _relabelled(labels, field, relabel(corruption, source, p))
-
-
-def _label_noise(kind: str, keys: dict[str, Any]) -> Corruption:
-    known = options("corruption")
-    noises = sorted(name for name in known if not issubclass(known[name], PixelCorruption))
-    if kind not in noises:
-        why = "alters images and leaves their labels" if kind in known else "is unknown"
-        raise ValueError(f"kind={kind} {why}; use {', '.join(noises)}")
-    corruption: Corruption = parse_dataclass(known[kind], keys, prefix="corruption.")
-    corruption.pin_files()
-    return corruption
 
 
 def _source(

@@ -1,7 +1,5 @@
 """Sweeps and their results from Python: start runs, open one, read the tables of many."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -22,9 +20,7 @@ from ..run import sweep as execute_sweep
 from ..store import checkpoint, metrics
 from ..store.rundir import RunDir
 
-epoch_table, collection, tables = (
-    import_module(f"{ANALYSIS}.{name}") for name in ("epochs", "runs", "tables")
-)
+collection, tables = (import_module(f"{ANALYSIS}.{name}") for name in ("runs", "tables"))
 
 
 def sweep(*overrides: str, **keys: Any) -> pd.DataFrame:
@@ -64,8 +60,7 @@ def runs(dir: str | Path) -> pd.DataFrame:
 
     FileNotFoundError if the folder holds no run.
     """
-    table: pd.DataFrame = tables.runs(collection.read(Path(dir)))
-    return table
+    return pd.DataFrame(tables.runs(collection.read(Path(dir))))
 
 
 def epochs(dir: str | Path) -> pd.DataFrame:
@@ -76,10 +71,7 @@ def epochs(dir: str | Path) -> pd.DataFrame:
 
     FileNotFoundError if the folder holds no run.
     """
-    found = collection.read(Path(dir))
-    keys = tables.with_seed(found.swept)
-    table: pd.DataFrame = epoch_table.with_keys(found.runs, keys, found.records).to_pandas()
-    return table
+    return pd.DataFrame(collection.read(Path(dir)).epochs().to_pandas())
 
 
 def examples(dir: str | Path) -> pd.DataFrame:
@@ -92,20 +84,17 @@ def examples(dir: str | Path) -> pd.DataFrame:
     Its columns are run_id and those of examples.parquet (docs/examples.md). Epochs that a run did
     not evaluate are NaN. FileNotFoundError if the folder holds no such run.
     """
-    found = collection.read(Path(dir)).runs.dropna(subset="folder")
-    recorded = []
-    for run_id, folder in zip(found["run_id"], found["folder"], strict=True):
-        file = RunDir(Path(folder)).examples
-        if file.is_file():
-            recorded.append(pd.read_parquet(file))
-            recorded[-1].insert(0, "run_id", run_id)
-    if not recorded:
+    every = [RunDir(Path(folder)) for folder in collection.read(Path(dir)).runs["folder"]]
+    found = [run for run in every if run.examples.is_file()]
+    if not found:
         raise FileNotFoundError(f"{dir} must hold runs with examples.parquet; use examples=true")
-    return pd.concat(recorded, ignore_index=True)
+    frames = [pd.read_parquet(run.examples) for run in found]
+    table = pd.concat(frames, keys=[run.run_id for run in found], names=["run_id", None])
+    return table.reset_index("run_id").reset_index(drop=True)
 
 
-def load(path: str | Path) -> Run:
-    """Return the run in a folder, `runs/<name>/<run id>`, in any state.
+class Run:
+    """A read-only view of a run's folder, `runs/<name>/<run id>`, in any state.
 
     >>> run_id = randlabels.runs("runs/default")["run_id"][0]
     >>> run = randlabels.load(f"runs/default/{run_id}")
@@ -116,16 +105,10 @@ def load(path: str | Path) -> Run:
     >>> accuracy == run.metrics["test_acc"].tolist()[-1]
     True
 
-    ValueError if the folder is not that of a run.
-    """
-    return Run(path)
-
-
-class Run:
-    """A read-only view of a run's folder.
-
     path: the folder.
     config: the resolved config as nested plain values, in the shape of conf/.
+
+    ValueError if the folder is not that of a run.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -225,3 +208,6 @@ class Run:
         labels, remedy = experiment.corruption, "restore the data that the run was computed on"
         check_earlier_results(self._typed, experiment.data_sha256, labels, remedy)
         return experiment
+
+
+load = Run

@@ -10,7 +10,7 @@ import torch
 
 from .. import fit
 from ..config import Config
-from ..console import counted
+from ..console import pluralize
 from ..experiment import assemble, load
 from ..live import duration
 from ..machine import gpu
@@ -41,13 +41,13 @@ def estimate(configs: Sequence[Config], epochs: Sequence[int], launcher: Launche
             times.append(to_go * length)
             sources.append(source)
     unknown = sum(map(bool, epochs)) - len(times)
-    more = f" {counted(unknown, 'run')} come on top, once one like it is done." if unknown else ""
+    more = f" {pluralize(unknown, 'run')} come on top, once one like it is done." if unknown else ""
     if not times:
         return "The time is unknown until one run like it is done." if unknown else ""
     workers = min(len(times), launcher.count_workers(configs) if launcher else 1)
     total = duration(max(sum(times) / workers, *times))
     source = " and ".join(dict.fromkeys(sources))
-    return f"About {total} with {counted(workers, 'worker')}, an estimate from {source}.{more}"
+    return f"About {total} with {pluralize(workers, 'worker')}, an estimate from {source}.{more}"
 
 
 def _seconds_of_done_runs(configs: Sequence[Config]) -> dict[str, tuple[float, str]]:

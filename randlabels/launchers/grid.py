@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..cli.help import as_typed
 from ..config import parse_composed
-from ..console import counted, log, logging_to
+from ..console import log, logging_to, pluralize
 from ..live import showing
 from ..machine.stopping import exit_code, reason
 from ..schema import parse_dataclass, to_plain
@@ -88,11 +88,11 @@ class GridSweeper(Sweeper):
             return 0
         with logging_to():
             launch.begin(runs)
-            log.info("%s, %d of them to do", counted(len(runs), "run"), len(to_do))
+            log.info("%s, %d of them to do", pluralize(len(runs), "run"), len(to_do))
             for folder in sorted({run.config.folder for run in to_do}):
                 log.info("Progress: python -m %s.status %s --watch", ANALYSIS, folder)
         limit = configs[0].time_limit
-        progress = Tracker(((c.run, flat_keys(c.tree())) for c, _ in to_do), launched=True)
+        progress = Tracker(((c.run, flat_keys(c.tree())) for c, _ in to_do))
         shown = to_do and self.executor.local and not configs[0].verbose
         with showing(progress.look) if shown else nullcontext():
             errors = self.executor.start(to_do, partial(reason, limit)) if to_do else {}

@@ -8,9 +8,10 @@ from typing import Any
 
 from ..cli.help import as_typed
 from ..config import Config
-from ..console import counted, log, print_table
+from ..console import log, pluralize, print_table
 from ..experiment import load
 from ..store import metrics
+from ..store.progress import differing_keys
 from ..store.rundir import FINISHED, RunDir, flat_keys, merge_plan, planned_records, read_json
 from .estimate import estimate
 from .launcher import ANALYSIS, Errors, Launcher, PlannedRun
@@ -95,11 +96,7 @@ def varying(configs: Sequence[Config]) -> list[dict[str, str]]:
     """Return the values of each run, or `-`, for the keys that differ and that no run id shows."""
     runs = [flat_keys(config.tree()) for config in configs]
     in_run_id = ("model", "dataset", "corruption", "corrupt", "seed")
-    first: dict[str, Any] = {}
-    differing = {
-        key for keys in runs for key, value in keys.items() if first.setdefault(key, value) != value
-    }
-    several = [key for key in first if key in differing and key not in in_run_id]
+    several = [key for key in differing_keys(runs) if key not in in_run_id]
     return [{key: as_typed(keys.get(key, "-")) for key in several} for keys in runs]
 
 
@@ -107,7 +104,7 @@ def _count_states(configs: Sequence[Config]) -> str:
     counts = Counter(config.run.state() for config in configs)
     folders = ", ".join(sorted({str(config.folder) for config in configs}))
     states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
-    return f"{counted(len(configs), 'run')} in {folders}: {states}"
+    return f"{pluralize(len(configs), 'run')} in {folders}: {states}"
 
 
 def _print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..config import Config
-from ..console import counted
+from ..console import pluralize
 from .job import Job
 from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until
 
@@ -86,7 +86,9 @@ class Slurm(Launcher):
         names = ("partition", "account", "qos", "cpus", "gpus", "memory_gb", "minutes")
         keys = {key: getattr(self, key) for key in names} | self.sbatch
         listed = ", ".join(f"{key}={value}" for key, value in keys.items() if value)
-        return f"Of Slurm, an array of {counted(len(self.split(runs)), 'job')} with {listed} each."
+        return (
+            f"Of Slurm, an array of {pluralize(len(self.split(runs)), 'job')} with {listed} each."
+        )
 
     def count_workers(self, configs: Sequence[Config]) -> int:
         return self.at_once
@@ -130,8 +132,8 @@ class Slurm(Launcher):
                 ids.append(self.submit(logs, commands, after, "-tables"))
         finally:
             print(
-                f"Submitted {counted(len(runs), 'run')} as Slurm job {ids[0]} ({len(jobs)} in its "
-                f"array). Follow: python -m {ANALYSIS}.status {folder} --watch; "
+                f"Submitted {pluralize(len(runs), 'run')} as Slurm job {ids[0]} ({len(jobs)} in "
+                f"its array). Follow: python -m {ANALYSIS}.status {folder} --watch; "
                 f"cancel: scancel {' '.join(ids)}; logs: {folder / LOG_FOLDER}",
                 flush=True,
             )
@@ -171,7 +173,7 @@ class Slurm(Launcher):
         except FailedJobError as error:
             reasons = re.findall(r"sbatch: error: (.+)", str(error)) or [str(error)]
             raise ValueError(
-                f"Slurm refuses {counted(len(jobs), 'job')}: {'; '.join(reasons)}"
+                f"Slurm refuses {pluralize(len(jobs), 'job')}: {'; '.join(reasons)}"
             ) from error
         return str(submitted[0].job_id).partition("_")[0]
 
