@@ -23,39 +23,31 @@ from .store.rundir import FINISHED, RunDir, read_json, write_json
 FIXED_RESOURCES = ("precision", "compile", "threads")  # they change the numbers
 
 
-def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
-    """Bring one run to its end unless it is finished, and return its state.
+def execute(configs: Sequence[Config], job: int | None = None, cores: int = 1) -> None:
+    """Bring runs to their ends unless they are finished; exact fits of one system together.
 
-    An exception of the fit is written to error.json, so that the other runs of a sweep go on. The
-    state is "running" where another process executes the run, and "interrupted" where it was
-    stopped; the same call then continues it. A process that was asked to stop begins no run. One
-    whose GPU fails for good exits with `gpu.DEVICE_LOST_EXIT_CODE`.
+    An exception of the fit is written to error.json, so that the other runs of a sweep go on.
+    Afterwards the state of a run is "running" where another process executes it, "interrupted"
+    where it was stopped; the same call then continues it. A process that was asked to stop begins
+    no run. One whose GPU fails for good exits with `gpu.DEVICE_LOST_EXIT_CODE`.
 
     ValueError if the run is refused, before its folder is made. The exception of the fit if its
     error.json could not be written.
 
     job: the run's number in a sweep, None for a single run. cores: CPU threads of a run of a sweep.
     """
-    if config.run.state() in FINISHED:
-        journal.report_finished(config.run, journal.prefix(config, job is not None))
-    else:
-        _compute([config], job, cores, several=job is not None)
-    return config.run.state()
-
-
-def execute_exact(configs: Sequence[Config], job: int | None = None, cores: int = 1) -> list[str]:
-    """`execute` for exact fits; those of one system are solved together."""
-    systems: dict[tuple[str, str], list[Config]] = {}
+    groups: dict[object, list[Config]] = {}
     for config in configs:
-        if config.run.state() not in FINISHED:
-            key = solve.system_key(config), str(config.dataset.folder)
-            systems.setdefault(key, []).append(config)
-    for group in systems.values():
-        _compute(group, job, cores, several=True)
-    return [config.run.state() for config in configs]
+        if config.run.state() in FINISHED:
+            journal.report_finished(config.run, journal.prefix(config, job is not None))
+        else:
+            same = solve.system_key(config) if config.exact else config.run_id
+            groups.setdefault((same, config.dataset.folder), []).append(config)
+    for group in groups.values():
+        _compute(group, job, cores)
 
 
-def _compute(configs: Sequence[Config], job: int | None, cores: int, *, several: bool) -> None:
+def _compute(configs: Sequence[Config], job: int | None, cores: int) -> None:
     if stopping.reason(configs[0].time_limit):
         return
     experiments = [assemble(config) for config in configs]
@@ -63,6 +55,7 @@ def _compute(configs: Sequence[Config], job: int | None, cores: int, *, several:
         check_earlier_results(each.config, each.data_sha256, each.corruption)
         check_recorded(each.config)
     resources = resolve(configs[0], job, cores)
+    several = job is not None
     bar = not several and sys.stderr.isatty()
     with journal.open_runs(configs, several=several, quiet=bar) as mine:
         experiments = [each for each in experiments if each.config in mine]

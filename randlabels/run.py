@@ -15,15 +15,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from . import __version__, launchers
+from . import __version__
 from .cli.compose import CONF, prepare_hydra
 from .cli.errors import in_one_sentence
 from .config import parse_composed
-from .launchers.grid import own_launcher
-from .launchers.launcher import PlannedRun
+from .launchers.grid import GridSweeper, build_launcher, register
 from .machine import stopping
 from .store.rundir import FINISHED
 
@@ -49,7 +48,7 @@ def main() -> None:
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
     try:
-        launchers.register()
+        register()
         completed = os.environ.get("COMP_LINE", "").rpartition(" ")[0]  # for tab completion
         prepare_hydra([*sys.argv[1:], *completed.split()])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
@@ -76,54 +75,37 @@ def main() -> None:
             del os.environ["HYDRA_FULL_ERROR"]
 
 
-def task(tree: DictConfig) -> str:
-    """Execute the run of a composed config, alone or in a worker of a sweep; return its state."""
-    from . import journal  # imports torch, which --help and tab completion do not need
-    from .execute import execute
-
-    settings = HydraConfig.get()
-    if OmegaConf.is_missing(settings.job, "num"):
-        try:
-            return single_run(tree)
-        except (ValueError, OSError) as error:  # Hydra would print more than the sentence
-            raise SystemExit(f"Error: {in_one_sentence(error)}") from error
+def task(tree: DictConfig) -> None:
+    """Check and execute the single run of a composed config; Hydra calls it."""
     try:
-        stopping.follow()
-        config = parse_composed(tree, settings.runtime.choices.get("sweep"))
-        return execute(config, job=settings.job.num)
-    except Exception as error:
-        if tree.on_failure == "stop":
-            stopping.stop_launch()
-        journal.show_unforeseen(error)
-        raise
+        single_run(tree)
+    except (ValueError, OSError) as error:  # Hydra would print more than the sentence
+        raise SystemExit(f"Error: {in_one_sentence(error)}") from error
 
 
-def single_run(tree: DictConfig) -> str:
-    """Check and execute a run, and return its state; ValueError before anything is written."""
-    from .checks import check
+def single_run(tree: DictConfig) -> None:
+    from .checks import check  # imports torch, which --help and tab completion do not need
     from .execute import execute
     from .launchers import launch
 
     global _exit_code
     settings = HydraConfig.get()
-    launcher = own_launcher(settings)
-    if launcher and not launcher.local:
+    if not build_launcher(settings).local:
         name = settings.runtime.choices["hydra/launcher"]
         raise ValueError(f"hydra/launcher={name} submits sweeps; add -m, for one run too")
     config = parse_composed(tree, settings.runtime.choices.get("sweep"))
     check([config])
     if config.plan:
         launch.show_plan([config])
-        return "planned"
-    launch.begin([PlannedRun(config, list(settings.overrides.task))])
+        return
+    launch.begin([(config, list(settings.overrides.task))])
     with stopping.listening():
-        state = execute(config)
-    if state not in (*FINISHED, "running"):
+        execute([config])
+    if (state := config.run.state()) not in (*FINISHED, "running"):
         _exit_code = 1
         if reason := stopping.reason(config.time_limit):
             print(f"Stopped by {reason}: {config.run.path} is {state}.", file=sys.stderr)
             _exit_code = stopping.exit_code()
-    return state
 
 
 def sweep(overrides: Sequence[str]) -> list[Path]:
@@ -131,9 +113,9 @@ def sweep(overrides: Sequence[str]) -> list[Path]:
 
     ValueError if a run is refused and nothing was started. KeyboardInterrupt after a Ctrl-C.
     """
-    import torch  # imported here, see `task`
+    import torch  # imported here, see `single_run`
 
-    launchers.register()
+    register()
     prepare_hydra()
     stopping.begin()
     threads = torch.get_num_threads()
@@ -146,7 +128,7 @@ def sweep(overrides: Sequence[str]) -> list[Path]:
             sweeper = Plugins.instance().instantiate_sweeper(
                 hydra_context=context, task_function=task, config=tree
             )
-            assert isinstance(sweeper, launchers.GridSweeper)
+            assert isinstance(sweeper, GridSweeper)
             runs = sweeper.compose(list(tree.hydra.overrides.task))
             code = sweeper.launch(runs)
     except (ValueError, HydraException, OmegaConfBaseException) as error:
@@ -155,10 +137,8 @@ def sweep(overrides: Sequence[str]) -> list[Path]:
         torch.set_num_threads(threads)
     if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt
-    return sorted({run.config.folder for run in runs})
+    return sorted({config.folder for config, _ in runs})
 
 
 if __name__ == "__main__":
-    from . import run  # by its real name, so that worker processes find `task` there
-
-    run.main()
+    main()

@@ -15,7 +15,6 @@ import torch
 
 from randlabels.config import Config, parse
 from randlabels.launchers import packed
-from randlabels.launchers.launcher import PlannedRun
 from randlabels.launchers.packed import Packed, by_data
 from randlabels.machine import resources
 from randlabels.store import metrics
@@ -143,8 +142,7 @@ def test_run_that_is_refused_in_its_worker_is_reported(tmp_path: Path) -> None:
     small = {"name": "digits", "train_size": 64}
     model = {"name": "mlp", "hidden": [8]}
     good = parse({"dataset": small, "model": model, "epochs": 1, "out": out})
-    runs = [PlannedRun(config, []) for config in (gone, good)]
-    errors = Packed(workers="1").start(runs, until=lambda: None)
+    errors = Packed(workers="1").start([gone, good], until=lambda: None)
     assert list(errors) == [gone.run.path] and "gone" in errors[gone.run.path]
     assert good.run.state() == "done"
 

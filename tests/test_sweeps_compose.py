@@ -22,9 +22,9 @@ from analysis import published
 from randlabels import experiment, fit, solve
 from randlabels.cli.compose import CONF, prepare_hydra
 from randlabels.cli.help import options_help
-from randlabels.config import Config, parse_composed
+from randlabels.config import Config
 from randlabels.dataset import Data, Split
-from randlabels.launchers.grid import Composer, expand
+from randlabels.launchers.grid import compose_run, expand
 from randlabels.randomness import generator
 from randlabels.registry import DEFAULTS
 from randlabels.store.rundir import flat_keys
@@ -49,11 +49,9 @@ def runs(sweep: str) -> list[Config]:
         assert hydra is not None
         arguments, loader = [f"sweep={sweep}"], hydra.config_loader
         launch = hydra.compose_config("config", arguments, run_mode=RunMode.MULTIRUN)
-        composer = Composer(loader, launch)
         grids = OmegaConf.to_object(launch.hydra.sweeper.runs)
         return [
-            parse_composed(*composer.tree(overrides))
-            for overrides in expand(arguments, grids, loader)
+            compose_run(loader, launch, overrides) for overrides in expand(arguments, grids, loader)
         ]
 
 

@@ -6,6 +6,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from ..config import Config, parse_composed
@@ -17,7 +18,7 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 
 
 def prepare_hydra(overrides: Sequence[str] = ()) -> None:
-    """Make the help text, and options without a file in conf/, known to Hydra."""
+    """Make the help text, and launchers and options without a file in conf/, known to Hydra."""
     named: object = None
     for line in overrides:
         if line.startswith("imports="):
@@ -26,6 +27,10 @@ def prepare_hydra(overrides: Sequence[str] = ()) -> None:
                 raise ValueError(f"{line} must be one list; use imports=[a.py,b.py] with brackets")
             named = override.value()
     import_files(named)
+    Plugins.instance()  # which adds launchers of the same names
+    for name, processes in (("joblib", -1), ("basic", 1)):
+        keys = {"_target_": "hydra_plugins.randlabels.JoblibLauncher", "n_jobs": processes}
+        ConfigStore.instance().store(name, keys, "hydra/launcher")
     extra = list(without_file(CONF))
     for group, name, keys in extra:
         ConfigStore.instance().store(name, keys, group)

@@ -3,20 +3,84 @@
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..checks import check
 from ..cli.help import as_typed
 from ..config import Config
-from ..console import counted, log, print_table
+from ..console import counted, log, logging_to, print_table
 from ..experiment import load
+from ..live import showing
+from ..machine.resources import cpu_count
+from ..machine.stopping import exit_code, launching, reason
 from ..store import metrics
+from ..store.progress import Tracker
 from ..store.rundir import FINISHED, RunDir, flat_keys, merge_plan, planned_records, read_json
 from .estimate import estimate
-from .launcher import ANALYSIS, Errors, Launcher, PlannedRun
+from .launcher import ANALYSIS, Errors, Launcher, Until, perform
 
 
-def begin(runs: Sequence[PlannedRun]) -> None:
+def launch(runs: Sequence[tuple[Config, Sequence[str]]], launcher: Launcher) -> int:
+    """Check all runs, start those without a result, report, and return the exit code.
+
+    It is 0 if all runs are done, diverged, skipped, or submitted without waiting, else 1, or
+    that of the signal that ended the launch. ValueError if a run is refused; none was started.
+
+    runs: configs with their overrides.
+    """
+    configs = [config for config, _ in runs]
+    to_do = [config for config in configs if config.force or config.run.state() not in FINISHED]
+    limit, plan, verbose = configs[0].time_limit, configs[0].plan, configs[0].verbose
+    if not launcher.local and any(config.on_failure == "stop" for config in to_do):
+        raise ValueError(
+            "on_failure=stop must be continue with hydra/launcher=slurm, whose jobs this process "
+            "cannot stop; use basic, joblib or packed"
+        )
+    if not plan:
+        launcher.check()
+    check(configs, here=launcher.local)
+    if plan:
+        show_plan(configs, launcher)
+        if request := launcher.request(len(to_do)):
+            print(request)
+        return 0
+    with logging_to():
+        begin(runs)
+        log.info("%s, %d of them to do", counted(len(runs), "run"), len(to_do))
+        for folder in sorted({config.folder for config in to_do}):
+            log.info("Progress: python -m %s.status %s --watch", ANALYSIS, folder)
+    errors: Errors | None = {}
+    if to_do and launcher.local:
+        progress = Tracker(((c.run, flat_keys(c.tree())) for c in to_do), launched=True)
+        shown = contextlib.nullcontext() if verbose else showing(progress.look)
+        with shown, launching():
+            errors = execute_here(to_do, launcher, partial(reason, limit))
+    elif to_do:
+        errors = launcher.start(to_do, partial(reason, limit))
+    if errors is None:
+        return 0
+    stopped = reason(limit)
+    if limit and any(config.run.state() == "interrupted" for config in configs):
+        stopped = stopped or f"time_limit={limit:g}"  # a worker stops before the limit
+    code = close(configs, errors, stopped)
+    return exit_code() if stopped and code else code
+
+
+def execute_here(configs: Sequence[Config], launcher: Launcher, until: Until) -> Errors:
+    """Solve exact fits in this process, where they share factorisations, then start the others."""
+    exact = [config for config in configs if config.exact]
+    others = [config for config in configs if not config.exact]
+    errors: Errors = {}
+    if exact and (error := perform([config.tree() for config in exact], 0, cpu_count())):
+        errors = {config.run.path: error for config in exact}
+    if others:
+        errors |= launcher.start(others, until) or {}
+    return errors
+
+
+def begin(runs: Sequence[tuple[Config, Sequence[str]]]) -> None:
     """Set earlier results aside where `force` asks for it, and write the plan."""
     folders: dict[Path, list[dict[str, Any]]] = {}
     for config, overrides in runs:
