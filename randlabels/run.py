@@ -19,8 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from . import __version__
-from .cli.compose import CONF, prepare_hydra
-from .cli.errors import in_one_sentence
+from .cli import CONF, in_one_sentence, prepare_hydra
 from .config import parse_composed
 from .launchers.grid import GridSweeper, build_launcher, register
 from .machine import stopping

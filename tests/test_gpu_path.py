@@ -16,8 +16,13 @@ from randlabels.config import parse
 from randlabels.console import warn_once
 from randlabels.journal import open_runs
 from randlabels.machine import gpu
-from randlabels.machine.cuda_graph import Step, graphs
-from randlabels.machine.gpu import DEVICE_LOST_EXIT_CODE, MAX_QUEUED_STEPS, Pace
+from randlabels.machine.gpu import (
+    DEVICE_LOST_EXIT_CODE,
+    MAX_QUEUED_STEPS,
+    Pace,
+    Step,
+    graphs,
+)
 from randlabels.machine.resources import check_machine, resolve
 
 from .conftest import TINY

@@ -18,7 +18,7 @@ import randlabels.model
 from analysis.collect import collect, warnings
 from randlabels import registry
 from randlabels.checks import check, check_model
-from randlabels.cli.compose import CONF
+from randlabels.cli import CONF
 from randlabels.config import Config, parse
 from randlabels.corruption.base import frequencies
 from randlabels.experiment import build_model, corrupt_labels, load, source_of

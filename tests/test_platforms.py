@@ -36,7 +36,7 @@ def test_sweeps_are_found_where_links_are_plain_files(
     shutil.copytree(ROOT / "conf", conf, ignore=shutil.ignore_patterns("sweep"))
     (conf / "sweep").write_text("../sweeps")
     shutil.copytree(ROOT / "sweeps", conf.parent / "sweeps")
-    for module in ("cli.compose", "run"):
+    for module in ("cli", "run"):
         monkeypatch.setattr(f"randlabels.{module}.CONF", conf)
     store = ConfigStore.instance()
     monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))

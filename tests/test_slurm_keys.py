@@ -30,7 +30,7 @@ SLURM = "hydra/launcher=slurm"
         ("+sbatch.open_mode=append", "hydra.launcher.sbatch.open_mode is set by the launcher"),
         ("+sbatch.wait=true", "hydra.launcher.sbatch.wait is set by the launcher; leave it out"),
         ("nosuch=1", "hydra.launcher.nosuch is an unknown key"),
-        ("time=1", "takes workers; slurm takes partition, account, qos, cpus, gpus, "),
+        ("mem=1", "key; did you mean hydra.launcher.memory_gb? "),
         ("setup=module", "has the wrong type; give a list of texts such as ['module load cuda']"),
         (
             "+nosuch=1",

@@ -20,8 +20,7 @@ from omegaconf import OmegaConf
 
 from analysis import published
 from randlabels import experiment, fit, solve
-from randlabels.cli.compose import CONF, prepare_hydra
-from randlabels.cli.help import options_help
+from randlabels.cli import CONF, options_help, prepare_hydra
 from randlabels.config import Config
 from randlabels.dataset import Data, Split
 from randlabels.launchers.grid import compose_run, expand
@@ -220,7 +219,7 @@ def test_both_figures_of_corruption_levels_share_their_runs(ending: str) -> None
 
 
 def test_help_lists_a_sweep_by_its_first_sentence_alone() -> None:
-    shown = options_help(CONF)
+    shown = options_help()
     assert all(f"  {sweep} " in shown for sweep in SWEEPS) and "sweep.hydra" not in shown
     listed = shown.split("sweep:\n")[1].split("\n\n")[0].splitlines()
     assert len(listed) == len(SWEEPS) and all(line.endswith(".") for line in listed)

@@ -15,14 +15,13 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from ..cli.help import as_typed
+from ..cli import HYDRA_NAME, as_typed
 from ..config import Config, parse_composed
 from ..schema import parse_dataclass, to_plain
 from .launcher import Joblib, Launcher
 from .packed import Packed
 from .slurm import Slurm
 
-HYDRA_NAME = "hydra_plugins.randlabels"  # Hydra builds plugins only if `_target_` has this prefix
 LAUNCHERS: dict[str, type[Launcher]] = {  # by `_target_`; Hydra itself never builds them
     f"{HYDRA_NAME}.JoblibLauncher": Joblib,
     f"{HYDRA_NAME}.PackedLauncher": Packed,

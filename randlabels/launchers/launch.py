@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import check
-from ..cli.help import as_typed
+from ..cli import as_typed
 from ..config import Config
 from ..console import counted, log, logging_to, print_table
 from ..experiment import load

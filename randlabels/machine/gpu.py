@@ -1,4 +1,4 @@
-"""GPU support of a run: arithmetic, streams, the length of the queue, and loss of the device.
+"""GPU support of a run: arithmetic, streams, captured training steps, and loss of the device.
 
 If the device is "cpu", every function does nothing, or returns the right value for a CPU.
 """
@@ -7,18 +7,20 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from ..console import log
+
 DEVICE_LOST_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 MAX_QUEUED_STEPS = 8  # enough to keep the GPU busy, few enough to stop within a second
-
-OUT_OF_MEMORY = re.compile(
-    r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|CUDA error: out of memory"
-)
+WARM_UP_STEPS = 3  # full batches before a capture, as in PyTorch's notes on CUDA graphs
+Work = Callable[[], None]
 
 
 def set_arithmetic() -> None:
@@ -62,9 +64,87 @@ class Pace:
             self.steps += 1
 
 
+@dataclass
+class Step:
+    """Call `body` with the positions of a batch, (B,) int64 on the device.
+
+    With `capture`, the body of a full batch of `size` is captured after WARM_UP_STEPS calls and
+    replayed from then on: one launch instead of hundreds. Callers must change its tensors and
+    reseed its generators in place. A body that cannot be captured, because its model waits for the
+    device for instance, is called in every step. torch.OutOfMemoryError is raised in a capture too.
+
+    captured: whether steps are replayed; None before the first capture.
+    """
+
+    body: Callable[[torch.Tensor], None]
+    size: int
+    capture: Callable[[Work], Work] | None = None
+    captured: bool | None = None
+    called: int = 0
+    batch: torch.Tensor = field(init=False)
+    replay: Work = field(init=False)
+
+    def __call__(self, batch: torch.Tensor) -> None:
+        full = self.capture is not None and len(batch) == self.size
+        if full and self.captured is None and self.called == WARM_UP_STEPS:
+            self._capture(batch.clone())
+        if full and self.captured:
+            self.batch.copy_(batch)
+            self.replay()
+        else:
+            self.called += full
+            self.body(batch)
+
+    def _capture(self, positions: torch.Tensor) -> None:
+        """Record the body, without executing it, for the positions that this copy will hold."""
+        assert self.capture is not None
+        self.batch = positions
+        try:
+            self.replay = self.capture(lambda: self.body(positions))
+        except RuntimeError as error:
+            # After an exception in the body, torch raises one that says only that there was one.
+            cause = error.__context__ or error
+            if is_out_of_memory(cause):
+                raise cause from None
+            log.warning("Training steps run without a CUDA graph: %s", cause)
+            self.captured = False
+        else:
+            self.captured = True
+
+
+def graphs(
+    device: str, optimizer: torch.optim.Optimizer, generators: Iterable[torch.Generator]
+) -> Callable[[Work], Work] | None:
+    """Return a `capture` for steps of `optimizer` that draw from `generators`; None on a CPU.
+
+    It captures on the current stream, which must not be the default one. By itself, torch captures
+    on one stream for the whole process, of the device that was current first.
+    """
+
+    def capture(work: Work) -> Work:
+        graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        groups = [group for group in optimizer.param_groups if "capturable" in group]
+        for group in groups:
+            group["capturable"] = True
+        try:
+            stream = torch.cuda.current_stream()
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                work()
+        finally:
+            for group in groups:
+                group["capturable"] = False
+        return graph.replay
+
+    return None if device == "cpu" else capture
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether a GPU had too little memory, as torch or one of its libraries says."""
-    return isinstance(error, torch.OutOfMemoryError) or bool(OUT_OF_MEMORY.search(str(error)))
+    return isinstance(error, RuntimeError) and bool(
+        re.search("CUDA.* out of memory|STATUS_ALLOC_FAILED", str(error))
+    )
 
 
 def exit_if_lost(device: str) -> None:
@@ -84,12 +164,11 @@ def exit_if_lost(device: str) -> None:
         os._exit(DEVICE_LOST_EXIT_CODE)
 
 
-def count() -> int:
-    """Return the number of GPUs that torch sees."""
+def _count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def is_supported(index: int) -> bool:
+def _is_supported(index: int) -> bool:
     """Return whether this build of torch has code for the GPU's architecture.
 
     A binary for sm_86 runs on 8.6 and later 8.x; intermediate code for compute_86 on all later
@@ -106,13 +185,13 @@ def is_supported(index: int) -> bool:
 
 def supported() -> list[int]:
     """Return the GPUs that this build of torch can compute on, by index."""
-    return [index for index in range(count()) if is_supported(index)]
+    return [index for index in range(_count()) if _is_supported(index)]
 
 
 def why_unused() -> str | None:
     """Return a sentence if an NVIDIA GPU is here that this build of torch cannot use, else None."""
-    for index in range(count()):
-        if not is_supported(index):
+    for index in range(_count()):
+        if not _is_supported(index):
             major, minor = torch.cuda.get_device_capability(index)
             return (
                 f"{torch.cuda.get_device_name(index)} has compute capability {major}.{minor} and "
@@ -121,7 +200,7 @@ def why_unused() -> str | None:
             )
     driver = shutil.which("nvidia-smi") or any(Path("/proc/driver/nvidia/gpus").glob("*"))
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if count() or hidden or not driver:
+    if _count() or hidden or not driver:
         return None
     cuda = torch.version.cuda
     wanted = f"a driver for CUDA {cuda}" if cuda else "a build with CUDA"
