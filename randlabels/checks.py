@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from .config import Config
@@ -12,7 +11,6 @@ from .dataset import Data
 from .experiment import build_model, image_shape, label_checksums, load
 from .machine.resources import check_machine, free_memory, resolve
 from .model import ExactModel, SolveOptions
-from .registry import errors_in
 from .solve import dtype_of
 from .store.rundir import read_json
 
@@ -99,19 +97,15 @@ def check_model(config: Config, data: Data, *, here: bool = True) -> None:
 
 def _check_network(config: Config, data: Data) -> None:
     name, image = f"model={config.model.name}", image_shape(config, data)
-    with errors_in(config.model):
-        model = build_model(config, data)
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"{name} builds {model!r}; build must return an nn.Module")
+    model = build_model(config, data)
     if any(isinstance(layer, _DropoutNd) for layer in model.modules()):
         raise ValueError(
             f"{name} has torch's dropout, which a resumed run could not repeat; use Dropout from "
             "randlabels.model.dropout"
         )
-    with torch.no_grad(), errors_in(config.model):
+    with torch.no_grad():
         logits = model.eval()(torch.zeros(2, *image))
-    is_tensor = isinstance(logits, torch.Tensor)
-    given = tuple(logits.shape) if is_tensor else f"a {type(logits).__name__}"
+    given = getattr(logits, "shape", f"a {type(logits).__name__}")
     if given != (2, data.classes):
         raise ValueError(
             f"{name} returns {given} for 2 images of shape {image}; it must return "

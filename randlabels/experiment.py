@@ -16,7 +16,6 @@ from .corruption.pixels import PixelCorruption
 from .dataset import Data, Dataset, Split
 from .preprocess import Moments
 from .randomness import derive_seed, generator
-from .registry import errors_in
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,7 @@ def corrupt_labels(config: Config, data: Data, name: str) -> torch.Tensor:
 
 def relabel(corruption: Corruption, source: Source, corrupt: float) -> np.ndarray:
     """Return the corrupted labels (N,) int64 of a split; ValueError as `corrupt_labels`."""
-    with errors_in(corruption):
-        labels = np.asarray(corruption.relabel(source, corrupt))
+    labels = np.asarray(corruption.relabel(source, corrupt))
     if misfit := describe_misfit(labels, source):
         raise ValueError(
             f"corruption={corruption.name} returned {misfit} for the {source.split} split; relabel "
@@ -163,8 +161,7 @@ def _alter(config: Config, data: Data, name: str, keep: np.ndarray, split: Split
     assert isinstance(corruption, PixelCorruption)
     mask = corruption.altered(source_of(config, data, name), config.corrupt)[keep]
     images, train = crop(split.images).numpy(), crop(data.train.images).numpy()
-    with errors_in(corruption):
-        changed = corruption.alter(images[mask], keep[mask], name, train)
+    changed = corruption.alter(images[mask], keep[mask], name, train)
     images = images.astype(changed.dtype)  # a copy
     images[mask] = changed
     altered = torch.from_numpy(mask)

@@ -131,12 +131,6 @@ def _fail(runs: Sequence[RunDir], error: Exception) -> None:
             raise error from None
 
 
-def show_unforeseen(error: BaseException) -> None:
-    """Print the traceback of an exception before a run had files, unless it is a refusal."""
-    if not isinstance(error, ValueError | OSError | SystemExit):
-        traceback.print_exception(error)
-
-
 def report_finished(run: RunDir, prefix: str | None) -> None:
     """Print the result of a finished run in one line."""
     result = run.result() or {}

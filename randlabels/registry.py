@@ -13,7 +13,6 @@ import pkgutil
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -124,21 +123,6 @@ def _modules(group: str) -> Iterator[ModuleType]:
     for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
         if found.name[0] != "_":  # drafts, and code that several options share
             yield importlib.import_module(f"{module.__name__}.{found.name}")
-
-
-@contextmanager
-def errors_in(option: Option) -> Iterator[None]:
-    """Print the file of an option's class above the traceback of a mistake in it.
-
-    A ValueError or OSError is a sentence for the user, and nothing is printed above it.
-    """
-    try:
-        yield
-    except (ValueError, OSError):
-        raise
-    except Exception:
-        print(f"Error in {option.name!r}, {_place(type(option))}:", file=sys.stderr)
-        raise
 
 
 def without_file(conf: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -9,19 +9,17 @@ from pathlib import Path
 
 import hydra
 from hydra import initialize_config_dir
-from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.types import HydraContext, RunMode
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from . import __version__
 from .cli import CONF, in_one_sentence, prepare_hydra
 from .config import parse_composed
-from .launchers.grid import GridSweeper, build_launcher, register
+from .launchers.grid import build_launcher, execute_sweep, register
 from .machine import stopping
 from .store.rundir import FINISHED
 
@@ -123,20 +121,15 @@ def sweep(overrides: Sequence[str]) -> list[Path]:
             hydra_of_app = GlobalHydra.instance().hydra
             assert hydra_of_app is not None
             tree = hydra_of_app.compose_config("config", list(overrides), RunMode.MULTIRUN)
-            context = HydraContext(hydra_of_app.config_loader, Callbacks(tree))
-            sweeper = Plugins.instance().instantiate_sweeper(
-                hydra_context=context, task_function=task, config=tree
-            )
-            assert isinstance(sweeper, GridSweeper)
-            runs = sweeper.compose(list(tree.hydra.overrides.task))
-            code = sweeper.launch(runs)
+            loader, arguments = hydra_of_app.config_loader, list(tree.hydra.overrides.task)
+            configs, code = execute_sweep(loader, tree, arguments)
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         raise ValueError(in_one_sentence(error)) from error
     finally:
         torch.set_num_threads(threads)
     if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt
-    return sorted({config.folder for config, _ in runs})
+    return sorted({config.folder for config in configs})
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def test_control_c_stops_the_workers_and_exits_with_130(tmp_path: Path) -> None:
 
 
 def test_control_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None:
-    many = "seed=range(0,300)"  # more than end before the signal, also on a slow machine
+    many = "seed=range(0,60)"  # more than end before the signal, also on a slow machine
     with started(tmp_path, "-m", *TINY, PACKED, many) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         wait_until(lambda: len(children.read_text().split()) == 2)  # with the resource tracker

@@ -29,7 +29,7 @@ def test_sweeps_are_found_where_links_are_plain_files(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such are checkouts on some file systems, and unpacked archives."""
-    monkeypatch.setattr("randlabels.launchers.estimate.measure_epoch", lambda config, job: 1.0)
+    monkeypatch.setattr("randlabels.launchers.launch.measure_epoch", lambda config, job: 1.0)
     commands = ("sweep=seed/readme_mini", "plan=true", "out=runs"), ("--help",)
     expected = [cli(*command) for command in commands]
     conf = tmp_path / "checkout" / "conf"

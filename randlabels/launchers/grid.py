@@ -27,16 +27,9 @@ LAUNCHERS: dict[str, type[Launcher]] = {  # by `_target_`; Hydra itself never bu
     f"{HYDRA_NAME}.PackedLauncher": Packed,
     f"{HYDRA_NAME}.SlurmLauncher": Slurm,
 }
-PlannedRun = tuple[Config, Sequence[str]]  # with its overrides
-
-
-class OtherSweeper(Plugin):
-    """Replaces every other sweeper, which would start runs without checks and without a plan."""
-
-    def __init__(self, **keys: object) -> None:
-        raise ValueError(
-            "hydra/sweeper must be grid, which checks and plans all runs; leave hydra/sweeper out"
-        )
+OTHER_SWEEPER = (
+    "hydra/sweeper must be grid, which checks and plans all runs; leave hydra/sweeper out"
+)
 
 
 class GridSweeper(Sweeper):
@@ -46,54 +39,63 @@ class GridSweeper(Sweeper):
         line replaces theirs, and an option given there also replaces their keys of that group.
     """
 
+    context: HydraContext
     config: DictConfig
-    hydra_context: HydraContext
 
-    def __init__(self, runs: Sequence[Mapping[str, Any]]) -> None:
-        self.runs = runs
+    def __init__(self, runs: Sequence[Mapping[str, Any]]) -> None: ...
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Choose the launcher; ValueError if one of its keys or of Hydra's has a wrong value."""
-        self.config = config
-        self.hydra_context = hydra_context
-        self.executor = build_launcher(config.hydra)
+        self.context, self.config = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> None:
         """Execute the runs that the arguments describe, and exit with `launch`'s code."""
-        code = self.launch(self.compose(arguments))
-        self.hydra_context.callbacks.on_multirun_end(config=self.config, config_name="config")
+        _, code = execute_sweep(self.context.config_loader, self.config, arguments)
+        self.context.callbacks.on_multirun_end(config=self.config, config_name="config")
         sys.exit(code)
 
-    def launch(self, runs: Sequence[PlannedRun]) -> int:
-        from .launch import launch  # imports torch
 
-        return launch(runs, self.executor)
+class OtherLauncher(Plugin):
+    """Stands for our launchers in Hydra's other sweepers, which check and plan no runs."""
 
-    def compose(self, arguments: list[str]) -> list[PlannedRun]:
-        """Return the runs that the arguments describe, each once; ValueError if there are none."""
-        loader = self.hydra_context.config_loader
-        runs: dict[Path, PlannedRun] = {}
-        for overrides in expand(arguments, self.runs, loader):
-            config = compose_run(loader, self.config, overrides)
-            same, _ = runs.setdefault(config.run.path, (config, overrides))
-            if same.dataset.folder != config.dataset.folder:
-                raise ValueError(
-                    f"dataset.root={config.dataset.root} and {same.dataset.root} would share "
-                    f"the folder {config.run.path}; launch them with different values of name"
-                )
-        if not runs:
-            raise ValueError(f"{' '.join(arguments)} describes no run: one of its lists is empty")
-        return list(runs.values())
+    def __init__(self, **keys: object) -> None:
+        raise ValueError(OTHER_SWEEPER)
 
 
 def register() -> None:
-    """Make `_target_: hydra_plugins.randlabels.GridSweeper` the only sweeper of Hydra."""
-    plugins = Plugins.instance()
-    for other in plugins.discover(Sweeper):
-        plugins.class_name_to_class[f"{other.__module__}.{other.__name__}"] = OtherSweeper
-    plugins.class_name_to_class[f"{HYDRA_NAME}.GridSweeper"] = GridSweeper
+    """Make `_target_: hydra_plugins.randlabels.GridSweeper` the only sweeper that starts runs."""
+    classes = Plugins.instance().class_name_to_class
+    classes.update({target: OtherLauncher for target in LAUNCHERS})
+    classes[f"{HYDRA_NAME}.GridSweeper"] = GridSweeper
+
+
+def execute_sweep(
+    loader: ConfigLoader, composed: DictConfig, arguments: Sequence[str]
+) -> tuple[list[Config], int]:
+    """Execute each run that the arguments describe; return their configs and `launch`'s code.
+
+    ValueError if there are none, or one is refused; nothing was started.
+
+    composed: the config of the launch, in which Hydra's own keys count.
+    """
+    from .launch import launch  # imports torch
+
+    launcher = build_launcher(composed.hydra)
+    if "runs" not in composed.hydra.sweeper:
+        raise ValueError(OTHER_SWEEPER)
+    runs: dict[Path, tuple[Config, Sequence[str]]] = {}
+    for overrides in expand(arguments, composed.hydra.sweeper.runs, loader):
+        config = compose_run(loader, composed, overrides)
+        same, _ = runs.setdefault(config.run.path, (config, overrides))
+        if same.dataset.folder != config.dataset.folder:
+            raise ValueError(
+                f"dataset.root={config.dataset.root} and {same.dataset.root} would share "
+                f"the folder {config.run.path}; launch them with different values of name"
+            )
+    if not runs:
+        raise ValueError(f"{' '.join(arguments)} describes no run: one of its lists is empty")
+    return [config for config, _ in runs.values()], launch([*runs.values()], launcher)
 
 
 def build_launcher(settings: HydraConf) -> Launcher:
@@ -116,13 +118,13 @@ def build_launcher(settings: HydraConf) -> Launcher:
     return launcher
 
 
-def compose_run(loader: ConfigLoader, launch: DictConfig, overrides: Sequence[str]) -> Config:
-    """Return the config of one run; `launch` is the composed config of the command line."""
-    composed = loader.load_sweep_config(launch, list(overrides))
-    sweep = composed.hydra.runtime.choices.get("sweep")
-    with open_dict(composed):  # interpolations in `hydra` need a running job
-        del composed["hydra"]
-    return parse_composed(composed, sweep)
+def compose_run(loader: ConfigLoader, composed: DictConfig, overrides: Sequence[str]) -> Config:
+    """Return the config of one run of a launch."""
+    tree = loader.load_sweep_config(composed, list(overrides))
+    sweep = tree.hydra.runtime.choices.get("sweep")
+    with open_dict(tree):  # interpolations in `hydra` need a running job
+        del tree["hydra"]
+    return parse_composed(tree, sweep)
 
 
 def expand(

@@ -2,24 +2,32 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from .. import fit
 from ..checks import check
 from ..cli import as_typed
 from ..config import Config
 from ..console import counted, log, logging_to, print_table
-from ..experiment import load
-from ..live import showing
-from ..machine.resources import cpu_count
+from ..experiment import assemble, load
+from ..live import duration, showing
+from ..machine import gpu
+from ..machine.resources import cpu_count, resolve
 from ..machine.stopping import exit_code, launching, reason
-from ..store import metrics
+from ..store import metrics, rundir
 from ..store.progress import Tracker
-from ..store.rundir import FINISHED, RunDir, flat_keys, merge_plan, planned_records, read_json
-from .estimate import estimate
+from ..store.rundir import FINISHED, RunDir, flat_keys, planned_records, read_json
 from .launcher import ANALYSIS, Errors, Launcher, Until, perform
+
+# Keys and groups that hardly change the time of an epoch.
+COSTLESS = ("corrupt", "seed", "epochs", "corruption", "schedule", "optimizer", "loss")
+MEASURED_STEPS = 4  # in an epoch; on a GPU, all of the second epoch are then captured
 
 
 def launch(runs: Sequence[tuple[Config, Sequence[str]]], launcher: Launcher) -> int:
@@ -89,7 +97,7 @@ def begin(runs: Sequence[tuple[Config, Sequence[str]]]) -> None:
         entry = {"run_id": config.run_id, "overrides": overrides, "config": config.tree()}
         folders.setdefault(config.folder, []).append(entry)
     for folder, entries in folders.items():
-        merge_plan(folder, entries)
+        rundir.merge_plan(folder, entries)
 
 
 def show_plan(configs: Sequence[Config], launcher: Launcher | None = None) -> None:
@@ -111,6 +119,75 @@ def show_plan(configs: Sequence[Config], launcher: Launcher | None = None) -> No
         print(time)
 
 
+def estimate(configs: Sequence[Config], epochs: Sequence[int], launcher: Launcher | None) -> str:
+    """Return a sentence on how long runs take that have `epochs` to go, and how this is known.
+
+    launcher: None for a single run.
+    """
+    seconds = _seconds_of_done_runs({config.folder for config in configs})
+    times, sources = [], []
+    for config, to_go in zip(configs, epochs, strict=True):
+        kind = _kind(config.tree())
+        if to_go and kind not in seconds and (not launcher or launcher.local) and not config.exact:
+            if measured := measure_epoch(config, 0 if launcher else None):
+                seconds[kind] = measured, "a short measurement"
+        if to_go and kind in seconds:
+            length, source = seconds[kind]
+            times.append(to_go * length)
+            sources.append(source)
+    unknown = sum(map(bool, epochs)) - len(times)
+    more = f" {counted(unknown, 'run')} come on top, once one like it is done." if unknown else ""
+    if not times:
+        return "The time is unknown until one run like it is done." if unknown else ""
+    workers = min(len(times), launcher.count_workers(configs) if launcher else 1)
+    total = duration(max(sum(times) / workers, *times))
+    source = " and ".join(dict.fromkeys(sources))
+    return f"About {total} with {counted(workers, 'worker')}, an estimate from {source}.{more}"
+
+
+def _seconds_of_done_runs(folders: Iterable[Path]) -> dict[str, tuple[float, str]]:
+    """Return the seconds of an epoch by kind, and which runs show it."""
+    found = {}
+    for folder in folders:
+        for run_id, entry in rundir.read_plan(folder).items():
+            result = RunDir(folder / run_id).result()
+            if result and result["epochs"] and "config" in entry:
+                length = result["seconds"] / result["epochs"]
+                found[_kind(entry["config"])] = length, f"runs done in {folder}"
+    return found
+
+
+def _kind(tree: Mapping[str, Any]) -> str:
+    """Return what the time of an epoch depends on."""
+    keys = flat_keys(tree)
+    return repr({key: keys[key] for key in keys if key.partition(".")[0] not in COSTLESS})
+
+
+def measure_epoch(config: Config, job: int | None) -> float | None:
+    """Return the seconds of an epoch of a run, its evaluation counted; None if it diverges.
+
+    The second of two epochs of MEASURED_STEPS is measured, and scaled to all images.
+    job: as `resources.resolve` takes it.
+    """
+    data = load(config.dataset)
+    train = config.dataset.train_size or len(data.train.labels)
+    test = config.dataset.test_size or len(data.test.labels)
+    size = min(train, MEASURED_STEPS * config.batch_size)
+    dataset = replace(config.dataset, train_size=size, test_size=min(size, test))
+    experiment = assemble(replace(config, dataset=dataset, epochs=2, eval_every=1, keep=[]))
+    resources, threads = resolve(config, job), torch.get_num_threads()
+    torch.set_num_threads(resources.threads)
+    with gpu.stream(resources.device):
+        records = [*fit.sgd(experiment, fit.start(experiment, resources), resources)]
+    torch.set_num_threads(threads)
+    if not records:
+        return None
+    seconds, speed = records[-1]["seconds"], records[-1]["images_per_second"]
+    assert seconds and speed
+    evaluation = (seconds - size / speed) * (train + test) / (size + min(size, test))
+    return train / speed + evaluation / config.eval_every
+
+
 def close(configs: Sequence[Config], errors: Errors, stopped: str | None = None) -> int:
     """Print the result of each run from its files, and return the exit code.
 
@@ -119,19 +196,17 @@ def close(configs: Sequence[Config], errors: Errors, stopped: str | None = None)
     errors: by folder, what the runs' own files do not say. stopped: what ended the launch early.
     """
     rows, failures, unfinished = [], [], 0
+    shown = {"train_acc": ".2%", "test_acc": ".2%", "epochs_to_fit": "d", "seconds": ".1f"}
     for config, values in zip(configs, varying(configs), strict=True):
         run, state = config.run, config.run.state()
         result = run.result() or _measured_so_far(run)
-        final = result.get("final", {})
-        measured = {
-            "epochs": str(result.get("epochs", values.get("epochs", "-"))),
-            "train acc": _number(final.get("train_acc"), ".2%"),
-            "test acc": _number(final.get("test_acc"), ".2%"),
-            "epochs to fit": _number(result.get("epochs_to_fit"), "d"),
-            "seconds": _number(result.get("seconds"), ".1f"),
-        }
-        shown = f"diverged in epoch {result['diverged_at']}" if state == "diverged" else state
-        rows.append({"run": config.run_id, "state": shown, **values, **measured})
+        found = {**result, **result.get("final", {})}
+        measured = {"epochs": str(found.get("epochs", values.get("epochs", "-")))}
+        for key, spec in shown.items():
+            value = found.get(key)
+            measured[key.replace("_", " ")] = "-" if value is None else format(value, spec)
+        ended = f"diverged in epoch {result['diverged_at']}" if state == "diverged" else state
+        rows.append({"run": config.run_id, "state": ended, **values, **measured})
         if state not in (*FINISHED, "running"):
             unfinished += 1
             error = (read_json(run.error) or {}).get("exception") or errors.get(run.path)
@@ -176,7 +251,3 @@ def _count_states(configs: Sequence[Config]) -> str:
 
 def _print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
     print_table(title, list(rows[0]), [list(row.values()) for row in rows])
-
-
-def _number(value: Any, spec: str) -> str:
-    return "-" if value is None else format(value, spec)

@@ -1,6 +1,7 @@
 """Launchers, which execute the runs of a sweep: the base class, and that of joblib."""
 
 import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,6 @@ def perform(trees: Sequence[Mapping[str, Any]], number: int, cores: int = 1) -> 
     trees: of `Config.tree`. number, cores: see `execute`.
     """
     from ..execute import execute  # imports torch
-    from ..journal import show_unforeseen
 
     follow()
     try:
@@ -105,7 +105,8 @@ def perform(trees: Sequence[Mapping[str, Any]], number: int, cores: int = 1) -> 
     except (Exception, SystemExit) as error:
         if trees[0]["on_failure"] == "stop":
             stop_launch()
-        show_unforeseen(error)
+        if not isinstance(error, ValueError | OSError | SystemExit):  # a refusal
+            traceback.print_exception(error)
         return f"{type(error).__name__}: {error}"
     return None
 
