@@ -105,7 +105,7 @@ def _check_network(config: Config, data: Data) -> None:
         )
     with torch.no_grad():
         logits = model.eval()(torch.zeros(2, *image))
-    given = getattr(logits, "shape", f"a {type(logits).__name__}")
+    given = tuple(logits.shape) if torch.is_tensor(logits) else f"a {type(logits).__name__}"
     if given != (2, data.classes):
         raise ValueError(
             f"{name} returns {given} for 2 images of shape {image}; it must return "
