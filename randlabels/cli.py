@@ -147,8 +147,6 @@ def in_one_sentence(error: Exception) -> str:
         return _unknown_key(unknown[1])
     if "--multirun" in text and (values := re.search(r"(?:argument|parameters) '([^']+)'", text)):
         return f"{values[1]} lists several values; add -m to sweep over them"
-    if "`_target_`" in text:  # a name stands where a group's keys belong
-        return "a launcher is chosen with a slash, hydra/launcher=NAME; its keys have dots"
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     return " ".join(f"{text} {error.__cause__ or ''}".split())

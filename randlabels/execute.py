@@ -6,8 +6,6 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from . import dynamics, fit, journal, solve
 from .checks import check_earlier_results, check_recorded
 from .config import Config
@@ -26,13 +24,10 @@ FIXED_RESOURCES = ("precision", "compile", "threads")  # they change the numbers
 def execute(configs: Sequence[Config], job: int | None = None, cores: int = 1) -> None:
     """Bring runs to their ends unless they are finished; exact fits of one system together.
 
-    An exception of the fit is written to error.json, so that the other runs of a sweep go on.
-    Afterwards the state of a run is "running" where another process executes it, "interrupted"
-    where it was stopped; the same call then continues it. A process that was asked to stop begins
-    no run. One whose GPU fails for good exits with `gpu.DEVICE_LOST_EXIT_CODE`.
-
-    ValueError if the run is refused, before its folder is made. The exception of the fit if its
-    error.json could not be written.
+    An exception of the fit is written to error.json, and raised only if that fails. The same call
+    continues a run that was stopped. A process that was asked to stop begins no run. One whose GPU
+    fails for good exits with `gpu.DEVICE_LOST_EXIT_CODE`. ValueError if a run is refused, before
+    its folder is made.
 
     job: the run's number in a sweep, None for a single run. cores: CPU threads of a run of a sweep.
     """
@@ -75,11 +70,8 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
     saved = checkpoint.latest(run, config.hash)
     if saved:
         resources = _kept(saved, resources, run)
-    torch.set_num_threads(resources.threads)
     config.examples |= run.records_examples()
-    journal.begin(experiment, resources)
-    log.info("On %s", resources)
-
+    journal.begin([experiment], resources)
     state = fit.start(experiment, resources)
     if saved:
         state.restore(saved)
@@ -126,7 +118,9 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
                     committed = perf_counter()
                 file.write(metrics.encode(record) + "\n")
                 file.flush()
-                caption(journal.show(config, record).partition(", L-tr")[0])
+                line = metrics.console_line(record, noisy=config.corrupt > 0)
+                log.info("%s", line)
+                caption(line.partition(", L-tr")[0])
         except Interrupted as reason:
             commit()
             log.warning("Stopped by %s; the same command continues %s.", reason, state.place)
@@ -147,10 +141,7 @@ def _solve(
 ) -> None:
     """Solve one system for several runs. It has no checkpoint: an interrupted run restarts."""
     configs = [experiment.config for experiment in experiments]
-    torch.set_num_threads(resources.threads)
-    for experiment in experiments:
-        journal.begin(experiment, resources)
-    log.info("On %s", str(resources).removesuffix(", CUDA graphs"))
+    journal.begin(experiments, resources)
     watch = Watch(configs[0].time_limit, [config.run.beat for config in configs])
     with progress_bar(1.0, 0, shown=bar) as (advance, caption):
 
@@ -167,7 +158,7 @@ def _solve(
     for config, (record, solution) in zip(configs, solved, strict=True):
         with logging_to(config.run.log, prefix=journal.prefix(config, several), quiet=bar):
             log.info("Number of parameters: %d", solution.parameters)
-            journal.show(config, record)
+            log.info("%s", metrics.console_line(record, noisy=config.corrupt > 0))
             report = solution.report
             log.info("%s", ", ".join(f"{k.replace('_', ' ')} {report[k]:.3g}" for k in report))
             journal.finish(config, [record], solution.parameters, solution=report)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
+import torch
 import yaml
 from filelock import Timeout
 
@@ -35,8 +36,7 @@ def open_runs(configs: Sequence[Config], *, several: bool, quiet: bool) -> Itera
 
     A run of another process, or one finished in the meantime, is reported and left out. An
     exception of the fit is written to the log and to error.json, and raised only if that fails.
-
-    several: log lines on standard output name the run. quiet: only warnings go there.
+    quiet: only warnings go to standard output.
     """
     with ExitStack() as held:
         mine = [config for config in configs if _hold(config, held, prefix(config, several))]
@@ -71,21 +71,20 @@ def _hold(config: Config, held: ExitStack, prefix: str | None) -> bool:
     return True
 
 
-def begin(experiment: Experiment, resources: Resources) -> None:
-    run = experiment.config.run
-    run.remove_leftovers()
-    run.error.unlink(missing_ok=True)
-    tree, imports = experiment.config.tree(), import_files(experiment.config.imports)
-    write_atomic(run.config, yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False))
-    write_json(run.environment, describe(asdict(resources), experiment.data_sha256, imports))
-    write_json(run.corruption, experiment.corruption)
-
-
-def show(config: Config, record: Record) -> str:
-    """Log an epoch as the original code does, and return the line."""
-    line = metrics.console_line(record, noisy=config.corrupt > 0)
-    log.info("%s", line)
-    return line
+def begin(experiments: Sequence[Experiment], resources: Resources) -> None:
+    """Write the first files of runs, and set the number of threads."""
+    torch.set_num_threads(resources.threads)
+    for experiment in experiments:
+        run, config = experiment.config.run, experiment.config
+        run.remove_leftovers()
+        run.error.unlink(missing_ok=True)
+        tree = yaml.dump(config.tree(), Dumper=yaml.CSafeDumper, sort_keys=False)
+        write_atomic(run.config, tree)
+        imports = import_files(config.imports)
+        write_json(run.environment, describe(asdict(resources), experiment.data_sha256, imports))
+        write_json(run.corruption, experiment.corruption)
+    exact = experiments[0].config.exact
+    log.info("On %s", str(resources).removesuffix(", CUDA graphs" if exact else ""))
 
 
 def finish(
@@ -94,9 +93,9 @@ def finish(
     parameters: int,
     *,
     diverged_at: int | None = None,
-    solution: dict[str, float] | None = None,
+    **more: object,
 ) -> None:
-    """Write the last files, done.json after all others."""
+    """Write the last files, done.json after all others, with `more` keys."""
     run = config.run
     write_atomic(run.metrics, metrics.encode_all(records))
     result = {
@@ -109,8 +108,9 @@ def finish(
         "epochs_to_fit": metrics.epochs_to_fit(records, config.fit_threshold),
         "parameters": parameters,
         "seconds": sum(record["seconds"] or 0.0 for record in records),
+        **more,
     }
-    write_json(run.done, result if solution is None else {**result, "solution": solution})
+    write_json(run.done, result)
     if diverged_at is not None:
         log.warning("Diverged: a loss stopped being finite in epoch %d.", diverged_at)
 

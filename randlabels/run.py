@@ -23,7 +23,7 @@ from .launchers.grid import build_launcher, execute_sweep, register
 from .machine import stopping
 from .store.rundir import FINISHED
 
-_exit_code = 0  # of this process's single run; Hydra drops what the task returns
+_outcome: int | Exception = 0  # of this process's single run; Hydra drops what the task returns
 
 
 def main() -> None:
@@ -40,8 +40,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack some characters
             stream.reconfigure(errors="replace")
     stopping.begin()
-    global _exit_code
-    _exit_code = 0
+    global _outcome
+    _outcome = 0
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
     try:
@@ -49,7 +49,9 @@ def main() -> None:
         completed = os.environ.get("COMP_LINE", "").rpartition(" ")[0]  # for tab completion
         prepare_hydra([*sys.argv[1:], *completed.split()])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-        sys.exit(_exit_code)
+        if isinstance(_outcome, Exception):
+            raise _outcome
+        sys.exit(_outcome)
     except KeyboardInterrupt:
         print(
             "\nInterrupted. The same command continues from each run's last checkpoint.",
@@ -63,10 +65,6 @@ def main() -> None:
         if show_traceback:
             raise
         sys.exit(f"Error: {in_one_sentence(error)}")
-    except SystemExit as end:
-        if show_traceback and end.__cause__:
-            raise end.__cause__ from None
-        raise
     finally:
         if not show_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
@@ -74,18 +72,19 @@ def main() -> None:
 
 def task(tree: DictConfig) -> None:
     """Check and execute the single run of a composed config; Hydra calls it."""
+    global _outcome
     try:
-        single_run(tree)
+        _outcome = single_run(tree)
     except (ValueError, OSError) as error:  # Hydra would print more than the sentence
-        raise SystemExit(f"Error: {in_one_sentence(error)}") from error
+        _outcome = error
 
 
-def single_run(tree: DictConfig) -> None:
+def single_run(tree: DictConfig) -> int:
+    """Execute a run, and return the exit code; ValueError before anything is written."""
     from .checks import check  # imports torch, which --help and tab completion do not need
     from .execute import execute
     from .launchers import launch
 
-    global _exit_code
     settings = HydraConfig.get()
     if not build_launcher(settings).local:
         name = settings.runtime.choices["hydra/launcher"]
@@ -94,15 +93,16 @@ def single_run(tree: DictConfig) -> None:
     check([config])
     if config.plan:
         launch.show_plan([config])
-        return
+        return 0
     launch.begin([(config, list(settings.overrides.task))])
     with stopping.listening():
         execute([config])
-    if (state := config.run.state()) not in (*FINISHED, "running"):
-        _exit_code = 1
-        if reason := stopping.reason(config.time_limit):
-            print(f"Stopped by {reason}: {config.run.path} is {state}.", file=sys.stderr)
-            _exit_code = stopping.exit_code()
+    if (state := config.run.state()) in (*FINISHED, "running"):
+        return 0
+    if reason := stopping.reason(config.time_limit):
+        print(f"Stopped by {reason}: {config.run.path} is {state}.", file=sys.stderr)
+        return stopping.exit_code()
+    return 1
 
 
 def sweep(overrides: Sequence[str]) -> list[Path]:

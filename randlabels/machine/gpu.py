@@ -24,10 +24,9 @@ Work = Callable[[], None]
 
 
 def set_arithmetic() -> None:
-    """Make fp32 mean IEEE fp32 on GPUs, and cuDNN choose the same deterministic kernels each time.
+    """Make fp32 mean IEEE fp32, not TF32, on GPUs, and cuDNN choose the same kernels each time.
 
-    By default, torch computes fp32 convolutions with the 10-bit mantissas of TF32. This sets the
-    older of torch's two interfaces: `torch.compile` reads it, and fails after the newer one is set.
+    Of torch's two interfaces, `torch.compile` reads this one, and fails after the newer one is set.
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -174,12 +173,11 @@ def _is_supported(index: int) -> bool:
     A binary for sm_86 runs on 8.6 and later 8.x; intermediate code for compute_86 on all later
     ones (CUDA C++ Programming Guide, "Compute Capabilities"). ROCm lists no such names.
     """
-    capability = torch.cuda.get_device_capability(index)
+    major, minor = torch.cuda.get_device_capability(index)
     built = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(torch.cuda.get_arch_list()))
-    versions = [(kind, (int(major), int(minor))) for kind, major, minor in built]
-    return not versions or any(
-        version <= capability and (kind == "compute" or version[0] == capability[0])
-        for kind, version in versions
+    return not built or any(
+        (int(x), int(y)) <= (major, minor) and (kind == "compute" or int(x) == major)
+        for kind, x, y in built
     )
 
 
@@ -202,9 +200,7 @@ def why_unused() -> str | None:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if _count() or hidden or not driver:
         return None
-    cuda = torch.version.cuda
-    wanted = f"a driver for CUDA {cuda}" if cuda else "a build with CUDA"
     return (
         f"An NVIDIA driver is installed, but PyTorch {torch.__version__} finds no GPU that it can "
-        f"use; it needs {wanted} (compare nvidia-smi)"
+        f"use; it is built for CUDA {torch.version.cuda} (compare nvidia-smi)"
     )

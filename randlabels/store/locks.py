@@ -13,9 +13,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from ..console import warn_once
 
-NO_KERNEL_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""Errors of `flock` on file systems that lack it; the last two are one number on Linux."""
-
+NO_KERNEL_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # of `flock`
 STALE_SECONDS = 120.0  # twelve times `stopping.HEARTBEAT_SECONDS`
 
 
@@ -43,14 +41,13 @@ def _is_flocked(path: Path) -> bool | None:
     try:
         with open(path, "rb") as file:  # shared, so that several may ask at once
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
     except BlockingIOError:
         return True
     except OSError as error:
-        if error.errno not in NO_KERNEL_LOCKS:
+        if error.errno in NO_KERNEL_LOCKS:
+            return None
+        if error.errno != errno.ENOENT:
             raise
-        return None
     return False
 
 
