@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from io import StringIO
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,9 +25,8 @@ from .launcher import ANALYSIS, Errors, Launcher, Until, perform
 
 LOG_FOLDER = ".slurm"  # next to the runs: the jobs' scripts and output
 
+# Options of sbatch that `hydra.launcher.sbatch` must not contain.
 SET_BY_LAUNCHER = "array dependency error job-name open-mode output requeue signal wait".split()
-"""Options of sbatch that `hydra.launcher.sbatch` must not contain."""
-
 LEAST = dict(cpus=1, minutes=1, runs_per_job=1, at_once=1, notice=1, gpus=0, timeouts=0)
 PREFIX = "hydra.launcher."
 
@@ -51,9 +51,8 @@ class Job:
     def __call__(self) -> None:
         """Execute the runs; RuntimeError if one has no result, whose folder says why."""
         arguments = (self.trees, self.first, self.cores)
-        self.child = multiprocessing.get_context("spawn").Process(
-            target=execute_all, args=arguments, daemon=True
-        )
+        spawn = multiprocessing.get_context("spawn")
+        self.child = spawn.Process(target=execute_all, args=arguments, daemon=True)
         self.child.start()
         self.child.join()
         if self.child.exitcode:
@@ -129,16 +128,13 @@ class Slurm(Launcher):
                 raise ValueError(f"{PREFIX}sbatch.{key} is set by the launcher; leave it out")
 
     def check(self) -> None:
-        for command in ("sbatch", "srun", "squeue", "scancel"):
-            if shutil.which(command) is None:
-                raise ValueError(
-                    f"hydra/launcher=slurm needs Slurm's {command}, which is not on this machine; "
-                    "launch from a login node, or use another launcher"
-                )
-        try:
-            import submitit  # noqa: F401
-        except ImportError as error:
-            raise ValueError("hydra/launcher=slurm needs submitit; pip install submitit") from error
+        if shutil.which("sbatch") is None:
+            raise ValueError(
+                "hydra/launcher=slurm needs Slurm's sbatch, which is not on this machine; "
+                "launch from a login node, or use another launcher"
+            )
+        if find_spec("submitit") is None:
+            raise ValueError("hydra/launcher=slurm needs submitit; pip install submitit")
 
     def request(self, runs: int) -> str:
         names = ("partition", "account", "qos", "cpus", "gpus", "memory_gb", "minutes")

@@ -103,7 +103,7 @@ class Step:
         except RuntimeError as error:
             # After an exception in the body, torch raises one that says only that there was one.
             cause = error.__context__ or error
-            if is_out_of_memory(cause):
+            if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from None
             log.warning("Training steps run without a CUDA graph: %s", cause)
             self.captured = False
@@ -137,13 +137,6 @@ def graphs(
         return graph.replay
 
     return None if device == "cpu" else capture
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether a GPU had too little memory, as torch or one of its libraries says."""
-    return isinstance(error, RuntimeError) and bool(
-        re.search("CUDA.* out of memory|STATUS_ALLOC_FAILED", str(error))
-    )
 
 
 def exit_if_lost(device: str) -> None:
