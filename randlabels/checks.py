@@ -91,11 +91,7 @@ def check_model(config: Config, data: Data, *, here: bool = True) -> None:
     """Raise ValueError if the model does not fit the images, or this machine's free memory."""
     if isinstance(config.model, ExactModel):
         _check_memory(config, config.model, data, here=here)
-    else:
-        _check_network(config, data)
-
-
-def _check_network(config: Config, data: Data) -> None:
+        return
     name, image = f"model={config.model.name}", image_shape(config, data)
     model = build_model(config, data)
     if any(isinstance(layer, _DropoutNd) for layer in model.modules()):

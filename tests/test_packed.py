@@ -13,9 +13,9 @@ from subprocess import DEVNULL
 import pytest
 import torch
 
-from randlabels.config import Config, parse
+from randlabels.config import parse
 from randlabels.launchers import packed
-from randlabels.launchers.packed import Packed, by_data
+from randlabels.launchers.packed import Packed
 from randlabels.machine import resources
 from randlabels.store import metrics
 from randlabels.store.rundir import RunDir
@@ -145,14 +145,6 @@ def test_run_that_is_refused_in_its_worker_is_reported(tmp_path: Path) -> None:
     errors = Packed(workers="1").start([gone, good], until=lambda: None)
     assert list(errors) == [gone.run.path] and "gone" in errors[gone.run.path]
     assert good.run.state() == "done"
-
-
-def test_runs_of_one_data_set_follow_each_other() -> None:
-    def run(name: str, seed: int) -> Config:
-        return parse({"dataset": {"name": name}, "seed": seed})
-
-    mixed = [run("mnist", 0), run("digits", 1), run("mnist", 2), run("digits", 3)]
-    assert [config.seed for config in by_data(mixed)] == [0, 2, 1, 3]
 
 
 @pytest.mark.parametrize(("threads", "workers"), [("auto", 8), ("1", 8), ("3", 2), ("16", 1)])

@@ -16,7 +16,7 @@ from .conftest import Cli
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("module", ["randlabels", "randlabels.run", "randlabels.store.locks"])
+@pytest.mark.parametrize("module", ["randlabels", "randlabels.run", "randlabels.store.files"])
 def test_windows_is_refused_in_one_sentence(module: str) -> None:
     code = f"import sys; sys.platform = 'win32'; sys.modules['fcntl'] = None; import {module}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

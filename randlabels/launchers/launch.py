@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -124,7 +124,13 @@ def estimate(configs: Sequence[Config], epochs: Sequence[int], launcher: Launche
 
     launcher: None for a single run.
     """
-    seconds = _seconds_of_done_runs({config.folder for config in configs})
+    seconds: dict[str, tuple[float, str]] = {}  # of an epoch by kind, and what shows it
+    for folder in {config.folder for config in configs}:
+        for run_id, entry in rundir.read_plan(folder).items():
+            result = RunDir(folder / run_id).result()
+            if result and result["epochs"] and "config" in entry:
+                length = result["seconds"] / result["epochs"]
+                seconds[_kind(entry["config"])] = length, f"runs done in {folder}"
     times, sources = [], []
     for config, to_go in zip(configs, epochs, strict=True):
         kind = _kind(config.tree())
@@ -143,18 +149,6 @@ def estimate(configs: Sequence[Config], epochs: Sequence[int], launcher: Launche
     total = duration(max(sum(times) / workers, *times))
     source = " and ".join(dict.fromkeys(sources))
     return f"About {total} with {counted(workers, 'worker')}, an estimate from {source}.{more}"
-
-
-def _seconds_of_done_runs(folders: Iterable[Path]) -> dict[str, tuple[float, str]]:
-    """Return the seconds of an epoch by kind, and which runs show it."""
-    found = {}
-    for folder in folders:
-        for run_id, entry in rundir.read_plan(folder).items():
-            result = RunDir(folder / run_id).result()
-            if result and result["epochs"] and "config" in entry:
-                length = result["seconds"] / result["epochs"]
-                found[_kind(entry["config"])] = length, f"runs done in {folder}"
-    return found
 
 
 def _kind(tree: Mapping[str, Any]) -> str:

@@ -39,7 +39,8 @@ class Packed(Launcher):
 
     def start(self, configs: Sequence[Config], until: Until) -> Errors:
         """Execute the runs; no worker outlives this call."""
-        waiting = deque(by_data(configs))
+        # Runs of one data set follow each other: a worker keeps the last one that it has loaded.
+        waiting = deque(sorted(configs, key=lambda c: (c.dataset.name, str(c.dataset.folder))))
         size = min(self.count_workers(configs), len(waiting))
         workers: list[Worker] = []
         errors: Errors = {}
@@ -128,13 +129,3 @@ def work(connection: Connection, slot: int, launch: str) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has no more runs, or died
         while True:
             connection.send(perform([connection.recv()], slot))
-
-
-def by_data(configs: Sequence[Config]) -> list[Config]:
-    """Return the configs by data set, in the order in which these first occur."""
-    place: dict[str, int] = {}
-
-    def first(config: Config) -> int:
-        return place.setdefault(f"{config.dataset.name} {config.dataset.folder}", len(place))
-
-    return sorted(configs, key=first)

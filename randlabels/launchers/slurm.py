@@ -204,15 +204,15 @@ class Slurm(Launcher):
 
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)  # jobs execute what submitit puts there
         executor = SlurmExecutor(logs, max_num_timeout=self.timeouts)
-        common = {
+        parameters = {
             "job_name": logs.parent.name + suffix,
             "partition": self.partition,
             "account": self.account,
             "qos": self.qos,
             "setup": [*export_environment(), *self.setup],
+            **options,
         }
-        given = {key: value for key, value in {**common, **options}.items() if value is not None}
-        executor.update_parameters(**given)
+        executor.update_parameters(**{k: v for k, v in parameters.items() if v is not None})
         try:
             with redirect_stderr(StringIO()):  # submitit prints there what it raises
                 submitted = executor.submit_array(jobs)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -34,14 +35,12 @@ def set_arithmetic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+_stream = cache(lambda device: torch.cuda.Stream(device))  # cuBLAS keeps a workspace for each one
+
+
 def stream(device: str) -> AbstractContextManager[object]:
     """Return a context in which work goes to a stream, as captures of graphs need."""
     return nullcontext() if device == "cpu" else torch.cuda.stream(_stream(device))
-
-
-@cache  # one stream for all runs of a process, since cuBLAS keeps a workspace for each
-def _stream(device: str) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
 
 
 class Pace:
@@ -52,15 +51,12 @@ class Pace:
 
     def __init__(self, device: str) -> None:
         number = 0 if device == "cpu" else MAX_QUEUED_STEPS
-        self.events = [torch.cuda.Event() for _ in range(number)]
-        self.steps = 0
+        self.events = cycle([torch.cuda.Event() for _ in range(number)])
 
     def __call__(self) -> None:
-        if self.events:
-            event = self.events[self.steps % len(self.events)]
+        if event := next(self.events, None):
             event.synchronize()  # of MAX_QUEUED_STEPS steps ago; returns at once if never recorded
             event.record()
-            self.steps += 1
 
 
 @dataclass

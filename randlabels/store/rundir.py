@@ -1,8 +1,4 @@
-"""A run on disk: its identity, its paths and its state. Imports no torch.
-
-The same config is the same folder, `runs/<name>/<run id>`. The state of a run is read from the
-files in it and stored nowhere else.
-"""
+"""A run on disk: its identity, its paths, and the state that its files show. Imports no torch."""
 
 import contextlib
 import json
@@ -13,8 +9,7 @@ from typing import Any
 
 from filelock import BaseFileLock
 
-from .files import make_folder, write_atomic
-from .locks import exclusive, is_locked
+from .files import exclusive, is_locked, make_folder, write_atomic
 
 SCHEMA = 1  # version of the files and of the hash; raise it when a default or a format changes
 FINISHED = ("done", "diverged")  # states of runs that are not started again
