@@ -121,8 +121,8 @@ def _begin(experiments: Sequence[Experiment], resources: Resources) -> None:
         run.error.unlink(missing_ok=True)
         tree = yaml.dump(config.tree(), Dumper=yaml.CSafeDumper, sort_keys=False)
         write_atomic(run.config, tree)
-        imports = import_files(config.imports)
-        write_json(run.environment, describe(asdict(resources), experiment.data_sha256, imports))
+        more = {"data_sha256": experiment.data_sha256, "imports": import_files(config.imports)}
+        write_json(run.environment, describe(asdict(resources), **more))
         write_json(run.corruption, experiment.corruption)
     exact = experiments[0].config.exact
     log.info("On %s", str(resources).removesuffix(", CUDA graphs" if exact else ""))

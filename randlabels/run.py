@@ -53,10 +53,7 @@ def main() -> None:
             raise _outcome
         sys.exit(_outcome)
     except KeyboardInterrupt:
-        print(
-            "\nInterrupted. The same command continues from each run's last checkpoint.",
-            file=sys.stderr,
-        )
+        print("\nInterrupted. The same command continues from the checkpoints.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of the output has closed it, as in --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit

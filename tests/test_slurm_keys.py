@@ -24,7 +24,7 @@ SLURM = "hydra/launcher=slurm"
     [
         ("cpus=0", "hydra.launcher.cpus=0 must be at least 1"),
         ("cpus=many", "hydra.launcher.cpus=many has the wrong type; give a whole number"),
-        ("gpus=-1", "hydra.launcher.gpus=-1 must be 0 or more"),
+        ("gpus=-1", "hydra.launcher.gpus=-1 must be at least 0"),
         ("memory_gb=0", "hydra.launcher.memory_gb=0.0 must be above 0 GB, or null"),
         ("minutes=2", "hydra.launcher.notice=120 seconds must be less than minutes=2"),
         ("+sbatch.open_mode=append", "hydra.launcher.sbatch.open_mode is set by the launcher"),

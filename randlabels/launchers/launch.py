@@ -228,12 +228,9 @@ def varying(configs: Sequence[Config]) -> list[dict[str, str]]:
     """Return the values of each run, or `-`, for the keys that differ and that no run id shows."""
     runs = [flat_keys(config.tree()) for config in configs]
     in_run_id = ("model", "dataset", "corruption", "corrupt", "seed")
-    first: dict[str, Any] = {}
-    differing = {
-        key for keys in runs for key, value in keys.items() if first.setdefault(key, value) != value
-    }
-    several = [key for key in first if key in differing and key not in in_run_id]
-    return [{key: as_typed(keys.get(key, "-")) for key in several} for keys in runs]
+    keys = dict.fromkeys(key for run in runs for key in run if key not in in_run_id)
+    several = [key for key in keys if len({repr(run[key]) for run in runs if key in run}) > 1]
+    return [{key: as_typed(run.get(key, "-")) for key in several} for run in runs]
 
 
 def _count_states(configs: Sequence[Config]) -> str:

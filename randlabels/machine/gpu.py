@@ -65,8 +65,7 @@ class Step:
 
     With `capture`, the body of a full batch of `size` is captured after WARM_UP_STEPS calls and
     replayed from then on: one launch instead of hundreds. Callers must change its tensors and
-    reseed its generators in place. A body that cannot be captured, because its model waits for the
-    device for instance, is called in every step. torch.OutOfMemoryError is raised in a capture too.
+    reseed its generators in place. A body that cannot be captured is called in every step.
 
     captured: whether steps are replayed; None before the first capture.
     """

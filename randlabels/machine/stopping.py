@@ -18,12 +18,8 @@ from types import FrameType
 from ..store.files import exclusive, is_locked
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # schedulers' too
-
-LAUNCH = "RANDLABELS_LAUNCH"
-"""Environment variable of workers: pid of the launch, when it began, and its `flag`."""
-
+LAUNCH = "RANDLABELS_LAUNCH"  # environment variable of workers: the launch's pid, `began`, `flag`
 FAILURE = "the first failure (on_failure=stop)"  # the reason after `stop_launch`
-
 POLL_SECONDS = 0.2  # between two checks whether a worker's launch is running
 HEARTBEAT_SECONDS = 10.0
 RESERVED_SECONDS = 10.0  # of a time limit for the last checkpoint, or a fifth of it if that is less

@@ -18,13 +18,8 @@ import torch
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "joblib", "pandas")
 
 
-def describe(
-    resources: Mapping[str, Any], data_sha256: str, imports: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the content of environment.json.
-
-    resources: fields of `Resources`. imports: sha256 of the files of the key `imports`, by path.
-    """
+def describe(resources: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the content of environment.json, with the fields of `Resources` and `more` keys."""
     device = resources["device"]
     return {
         **resources,
@@ -38,8 +33,7 @@ def describe(
         "pid": os.getpid(),
         "argv": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data_sha256": data_sha256,
-        "imports": dict(imports),
+        **more,
     }
 
 

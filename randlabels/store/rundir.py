@@ -53,13 +53,10 @@ def planned_records(keys: Mapping[str, Any]) -> Any:
 
 
 class RunDir:
-    """All paths of one run, and the state that its files show.
-
-    path: `<out>/<name>/<run id>`; the run id ends with the first 8 digits of the config hash.
-    """
+    """All paths of one run, and the state that its files show."""
 
     def __init__(self, path: Path) -> None:
-        self.path: Path = path
+        self.path: Path = path  # <out>/<name>/<run id>; the id ends with 8 digits of the hash
         self.run_id: str = path.name
         self.config: Path = path / "config.yaml"
         self.log: Path = path / "run.log"
@@ -89,10 +86,7 @@ class RunDir:
         return None
 
     def state(self) -> str:
-        """Return planned, running, interrupted, failed, diverged or done.
-
-        A run is running while a process holds its lock.
-        """
+        """Return planned, running (locked), interrupted, failed, diverged or done."""
         if result := self.result():
             return str(result["state"])
         if not self.config.is_file():
