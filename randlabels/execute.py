@@ -45,7 +45,7 @@ def execute(configs: Sequence[Config], job: int | None = None, cores: int = 1) -
         if config.run.state() in FINISHED:
             _report_finished(config.run, _prefix(config, job is not None))
         else:
-            same = solve.system_key(config) if config.exact else config.run_id
+            same = solve.system_key(config) if config.exact else str(config.run.path)
             groups.setdefault((same, config.dataset.folder), []).append(config)
     for group in groups.values():
         _compute(group, job, cores)
