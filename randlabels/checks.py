@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from .config import Config
@@ -92,15 +91,9 @@ def check_model(config: Config, data: Data, *, here: bool = True) -> None:
     """Raise ValueError if the model does not fit the images, or this machine's free memory."""
     if isinstance(config.model, ExactModel):
         _check_memory(config, config.model, data, here=here)
-    else:
-        _check_network(config, data)
-
-
-def _check_network(config: Config, data: Data) -> None:
+        return
     name, image = f"model={config.model.name}", image_shape(config, data)
     model = build_model(config, data)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{name} builds {model!r}; build must return an nn.Module")
     if any(isinstance(layer, _DropoutNd) for layer in model.modules()):
         raise ValueError(
             f"{name} has torch's dropout, which a resumed run could not repeat; use Dropout from "
@@ -108,8 +101,7 @@ def _check_network(config: Config, data: Data) -> None:
         )
     with torch.no_grad():
         logits = model.eval()(torch.zeros(2, *image))
-    is_tensor = isinstance(logits, torch.Tensor)
-    given = tuple(logits.shape) if is_tensor else f"a {type(logits).__name__}"
+    given = tuple(logits.shape) if torch.is_tensor(logits) else f"a {type(logits).__name__}"
     if given != (2, data.classes):
         raise ValueError(
             f"{name} returns {given} for 2 images of shape {image}; it must return "

@@ -1,14 +1,18 @@
 """One run, from its config to a finished folder; exact fits of one system together."""
 
 import sys
+import traceback
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any
 
 import torch
+import yaml
+from filelock import Timeout
 
-from . import dynamics, fit, journal, solve
+from . import dynamics, fit, solve
 from .checks import check_earlier_results, check_recorded
 from .config import Config
 from .console import log, logging_to, pluralize, progress_bar
@@ -16,46 +20,39 @@ from .experiment import Experiment, assemble
 from .machine import gpu, stopping
 from .machine.resources import Resources, resolve
 from .machine.stopping import Interrupted, Watch
+from .registry import import_files
 from .store import checkpoint, metrics
-from .store.files import write_atomic
+from .store.files import make_folder, write_atomic
+from .store.metrics import Record
+from .store.provenance import describe
 from .store.rundir import FINISHED, RunDir, read_json, write_json
 
 FIXED_RESOURCES = ("precision", "compile", "threads")  # they change the numbers
 
 
-def execute(config: Config, job: int | None = None, cores: int = 1) -> str:
-    """Bring one run to its end unless it is finished, and return its state.
+def execute(configs: Sequence[Config], job: int | None = None, cores: int = 1) -> None:
+    """Bring runs to their ends unless they are finished; exact fits of one system together.
 
-    An exception of the fit is written to error.json, so that the other runs of a sweep go on. The
-    state is "running" where another process executes the run, and "interrupted" where it was
-    stopped; the same call then continues it. A process that was asked to stop begins no run. One
-    whose GPU fails for good exits with `gpu.DEVICE_LOST_EXIT_CODE`.
-
-    ValueError if the run is refused, before its folder is made. The exception of the fit if its
-    error.json could not be written.
+    An exception of the fit is written to error.json, and raised only if that fails. The same call
+    continues a run that was stopped. A process that was asked to stop begins no run. One whose GPU
+    fails for good exits with `gpu.DEVICE_LOST_EXIT_CODE`. ValueError if a run is refused, before
+    its folder is made.
 
     job: the run's number in a sweep, None for a single run. cores: CPU threads of a run of a sweep.
     """
-    if config.run.state() in FINISHED:
-        journal.report_finished(config.run, journal.prefix(config, job is not None))
-    else:
-        _compute([config], job, cores, several=job is not None)
-    return config.run.state()
-
-
-def execute_exact(configs: Sequence[Config], job: int | None = None, cores: int = 1) -> list[str]:
-    """`execute` for exact fits; those of one system are solved together."""
-    systems: dict[tuple[str, str], list[Config]] = {}
+    groups: dict[object, list[Config]] = {}
     for config in configs:
-        if config.run.state() not in FINISHED:
-            key = solve.system_key(config), str(config.dataset.folder)
-            systems.setdefault(key, []).append(config)
-    for group in systems.values():
-        _compute(group, job, cores, several=True)
-    return [config.run.state() for config in configs]
+        if config.run.state() in FINISHED:
+            _report_finished(config.run, _prefix(config, job is not None))
+        else:
+            same = solve.system_key(config) if config.exact else str(config.run.path)
+            groups.setdefault((same, config.dataset.folder), []).append(config)
+    for group in groups.values():
+        _compute(group, job, cores)
 
 
-def _compute(configs: Sequence[Config], job: int | None, cores: int, *, several: bool) -> None:
+def _compute(configs: Sequence[Config], job: int | None, cores: int) -> None:
+    """Compute runs that no other process holds, one or of one system, and log to their folders."""
     if stopping.reason(configs[0].time_limit):
         return
     experiments = [assemble(config) for config in configs]
@@ -63,10 +60,18 @@ def _compute(configs: Sequence[Config], job: int | None, cores: int, *, several:
         check_earlier_results(each.config, each.data_sha256, each.corruption)
         check_recorded(each.config)
     resources = resolve(configs[0], job, cores)
+    several = job is not None
     bar = not several and sys.stderr.isatty()
-    with journal.open_runs(configs, several=several, quiet=bar) as mine:
-        experiments = [each for each in experiments if each.config in mine]
-        if experiments:
+    with ExitStack() as held:
+        experiments = [e for e in experiments if _hold(e.config, held, _prefix(e.config, several))]
+        if not experiments:
+            return
+        shown = _prefix(configs[0], several)
+        if shown and len(experiments) > 1:
+            shown = ""
+        logs = [each.config.run.log for each in experiments]
+        held.enter_context(logging_to(*logs, prefix=shown, quiet=bar))
+        try:
             if resources.kind == "cuda":
                 gpu.set_arithmetic()
             with gpu.stream(resources.device):
@@ -74,7 +79,53 @@ def _compute(configs: Sequence[Config], job: int | None, cores: int, *, several:
                     _solve(experiments, resources, bar=bar, several=several)
                 else:
                     _fit(experiments[0], resources, bar=bar)
+        except Interrupted:
+            pass
+        except Exception as error:
+            if configs[0].on_failure == "stop":
+                stopping.stop_launch()
+            _fail([each.config.run for each in experiments], error)
     gpu.exit_if_lost(resources.device)
+
+
+def _prefix(config: Config, several: bool) -> str | None:
+    """Return what precedes a run's lines on standard output; None if a sweep does not show them."""
+    if not several:
+        return ""
+    return f"{config.run_id} " if config.verbose else None
+
+
+def _hold(config: Config, held: ExitStack, prefix: str | None) -> bool:
+    """Make the run's folder and take its lock; False where it is locked or finished."""
+    run = config.run
+    run.check_links()
+    make_folder(run.path)
+    try:
+        held.enter_context(run.lock(timeout=1))
+    except Timeout:
+        with logging_to(prefix=f"{config.run_id} " if prefix is None else prefix):
+            log.warning("This run is being executed by %s.", run.holder())
+        return False
+    if run.result():
+        _report_finished(run, prefix)
+        return False
+    return True
+
+
+def _begin(experiments: Sequence[Experiment], resources: Resources) -> None:
+    """Write the first files of runs, and set the number of threads."""
+    torch.set_num_threads(resources.threads)
+    for experiment in experiments:
+        run, config = experiment.config.run, experiment.config
+        run.remove_leftovers()
+        run.error.unlink(missing_ok=True)
+        tree = yaml.dump(config.tree(), Dumper=yaml.CSafeDumper, sort_keys=False)
+        write_atomic(run.config, tree)
+        more = {"data_sha256": experiment.data_sha256, "imports": import_files(config.imports)}
+        write_json(run.environment, describe(asdict(resources), **more))
+        write_json(run.corruption, experiment.corruption)
+    exact = experiments[0].config.exact
+    log.info("On %s", str(resources).removesuffix(", CUDA graphs" if exact else ""))
 
 
 def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
@@ -82,11 +133,8 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
     saved = checkpoint.latest(run, config.hash)
     if saved:
         resources = _kept(saved, resources, run)
-    torch.set_num_threads(resources.threads)
     config.examples |= run.records_examples()
-    journal.begin(experiment, resources)
-    log.info("On %s", resources)
-
+    _begin([experiment], resources)
     state = fit.start(experiment, resources)
     if saved:
         state.restore(saved)
@@ -133,7 +181,9 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
                     committed = perf_counter()
                 file.write(metrics.encode(record) + "\n")
                 file.flush()
-                caption(journal.show(config, record).partition(", L-tr")[0])
+                line = metrics.console_line(record, noisy=config.corrupt > 0)
+                log.info("%s", line)
+                caption(line.partition(", L-tr")[0])
         except Interrupted as reason:
             commit()
             log.warning("Stopped by %s; the same command continues %s.", reason, state.place)
@@ -146,7 +196,18 @@ def _fit(experiment: Experiment, resources: Resources, *, bar: bool) -> None:
         commit()
     else:
         write_examples()
-    journal.finish(config, state.records, parameters, diverged_at=state.diverged_at)
+    _finish(config, state.records, parameters, diverged_at=state.diverged_at)
+
+
+def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources:
+    """Return the resources that a run began with; RuntimeError on another kind of device."""
+    if saved["device"] != resources.kind:
+        raise RuntimeError(
+            f"{run.path} was begun on {saved['device']} and cannot continue on {resources.kind}; "
+            "continue where that is (CUDA_VISIBLE_DEVICES= hides a GPU), or start over with "
+            "force=true"
+        )
+    return replace(resources, **{key: saved[key] for key in FIXED_RESOURCES if key in saved})
 
 
 def _solve(
@@ -154,10 +215,7 @@ def _solve(
 ) -> None:
     """Solve one system for several runs. It has no checkpoint: an interrupted run restarts."""
     configs = [experiment.config for experiment in experiments]
-    torch.set_num_threads(resources.threads)
-    for experiment in experiments:
-        journal.begin(experiment, resources)
-    log.info("On %s", str(resources).removesuffix(", CUDA graphs"))
+    _begin(experiments, resources)
     watch = Watch(configs[0].time_limit, [config.run.beat for config in configs])
     with progress_bar(1.0, 0, shown=bar) as (advance, caption):
 
@@ -172,20 +230,64 @@ def _solve(
             log.warning("Stopped by %s; the same command solves it again from the start.", reason)
             raise
     for config, (record, solution) in zip(configs, solved, strict=True):
-        with logging_to(config.run.log, prefix=journal.prefix(config, several), quiet=bar):
+        with logging_to(config.run.log, prefix=_prefix(config, several), quiet=bar):
             log.info("Number of parameters: %d", solution.parameters)
-            journal.show(config, record)
+            log.info("%s", metrics.console_line(record, noisy=config.corrupt > 0))
             report = solution.report
             log.info("%s", ", ".join(f"{k.replace('_', ' ')} {report[k]:.3g}" for k in report))
-            journal.finish(config, [record], solution.parameters, solution=report)
+            _finish(config, [record], solution.parameters, solution=report)
 
 
-def _kept(saved: dict[str, Any], resources: Resources, run: RunDir) -> Resources:
-    """Return the resources that a run began with; RuntimeError on another kind of device."""
-    if saved["device"] != resources.kind:
-        raise RuntimeError(
-            f"{run.path} was begun on {saved['device']} and cannot continue on {resources.kind}; "
-            "continue where that is (CUDA_VISIBLE_DEVICES= hides a GPU), or start over with "
-            "force=true"
-        )
-    return replace(resources, **{key: saved[key] for key in FIXED_RESOURCES if key in saved})
+def _finish(
+    config: Config,
+    records: Sequence[Record],
+    parameters: int,
+    *,
+    diverged_at: int | None = None,
+    **more: object,
+) -> None:
+    """Write the last files, done.json after all others, with `more` keys."""
+    run = config.run
+    write_atomic(run.metrics, metrics.encode_all(records))
+    result = {
+        "config_hash": config.hash,
+        "state": "done" if diverged_at is None else "diverged",
+        "diverged_at": diverged_at,
+        "epochs": len(records),
+        "final": metrics.final(records),
+        "best": metrics.best(records),
+        "epochs_to_fit": metrics.epochs_to_fit(records, config.fit_threshold),
+        "parameters": parameters,
+        "seconds": sum(record["seconds"] or 0.0 for record in records),
+        **more,
+    }
+    write_json(run.done, result)
+    if diverged_at is not None:
+        log.warning("Diverged: a loss stopped being finite in epoch %d.", diverged_at)
+
+
+def _fail(runs: Sequence[RunDir], error: Exception) -> None:
+    """Write an exception to the log and to each run's error.json; raise it on a full disk."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(runs[0].path)
+    text = traceback.format_exc()
+    exception = f"{type(error).__name__}: {error}".strip()
+    log.error("%s", text)
+    for run in runs:
+        try:
+            write_json(run.error, {"exception": exception, "traceback": text})
+        except OSError:
+            raise error from None
+
+
+def _report_finished(run: RunDir, prefix: str | None) -> None:
+    """Print the result of a finished run in one line."""
+    result = run.result() or {}
+    accuracies = ", ".join(
+        f"{key.replace('_', ' ')} {result['final'][key]:.2%}"
+        for key in ("train_acc", "test_acc")
+        if result["final"][key] is not None
+    )
+    after = f"{result['state']} after {pluralize(result['epochs'], 'epoch')}"
+    with logging_to(prefix=prefix):
+        log.info("Already %s: %s.", after, accuracies or "no metrics")

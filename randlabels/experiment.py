@@ -90,10 +90,9 @@ _loaded: dict[str, Data] = {}
 
 
 def corrupt_labels(config: Config, data: Data, name: str) -> torch.Tensor:
-    """Return the corrupted labels (N,) int64 of the whole split "train" or "test".
+    """Return the corrupted labels (N,) int64 of the whole split "train" or "test", drawn once.
 
-    They depend on no size and on no run seed. A process draws them once for all runs. ValueError
-    if the corruption refuses the data, or returns no labels.
+    ValueError if the corruption refuses the data, or returns no labels.
     """
     corruption = config.corruption
     key = type(corruption), repr(corruption), config.corrupt, config.dataset.name, name

@@ -14,8 +14,7 @@ from .config import Config
 from .dataset import Split
 from .dynamics import Dynamics
 from .experiment import Experiment
-from .machine.cuda_graph import Step, graphs
-from .machine.gpu import Pace
+from .machine.gpu import Pace, Step, graphs
 from .machine.resources import Resources
 from .model.dropout import reseed_dropout
 from .network import Classifier, memory_format

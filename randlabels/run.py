@@ -9,25 +9,21 @@ from pathlib import Path
 
 import hydra
 from hydra import initialize_config_dir
-from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from . import __version__, launchers
-from .cli.compose import CONF, prepare_hydra
-from .cli.errors import in_one_sentence
+from . import __version__
+from .cli import CONF, in_one_sentence, prepare_hydra
 from .config import parse_composed
-from .launchers.grid import own_launcher
-from .launchers.launcher import PlannedRun
+from .launchers.grid import build_launcher, execute_sweep, register
 from .machine import stopping
 from .store.rundir import FINISHED
 
-_exit_code = 0  # of this process's single run; Hydra drops what the task returns
+_outcome: int | Exception = 0  # of this process's single run; Hydra drops what the task returns
 
 
 def main() -> None:
@@ -44,21 +40,20 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack some characters
             stream.reconfigure(errors="replace")
     stopping.begin()
-    global _exit_code
-    _exit_code = 0
+    global _outcome
+    _outcome = 0
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing several lines
     try:
-        launchers.register()
+        register()
         completed = os.environ.get("COMP_LINE", "").rpartition(" ")[0]  # for tab completion
         prepare_hydra([*sys.argv[1:], *completed.split()])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-        sys.exit(_exit_code)
+        if isinstance(_outcome, Exception):
+            raise _outcome
+        sys.exit(_outcome)
     except KeyboardInterrupt:
-        print(
-            "\nInterrupted. The same command continues from each run's last checkpoint.",
-            file=sys.stderr,
-        )
+        print("\nInterrupted. The same command continues from the checkpoints.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of the output has closed it, as in --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
@@ -67,63 +62,44 @@ def main() -> None:
         if show_traceback:
             raise
         sys.exit(f"Error: {in_one_sentence(error)}")
-    except SystemExit as end:
-        if show_traceback and end.__cause__:
-            raise end.__cause__ from None
-        raise
     finally:
         if not show_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
 
 
-def task(tree: DictConfig) -> str:
-    """Execute the run of a composed config, alone or in a worker of a sweep; return its state."""
-    from . import journal  # imports torch, which --help and tab completion do not need
-    from .execute import execute
-
-    settings = HydraConfig.get()
-    if OmegaConf.is_missing(settings.job, "num"):
-        try:
-            return single_run(tree)
-        except (ValueError, OSError) as error:  # Hydra would print more than the sentence
-            raise SystemExit(f"Error: {in_one_sentence(error)}") from error
+def task(tree: DictConfig) -> None:
+    """Check and execute the single run of a composed config; Hydra calls it."""
+    global _outcome
     try:
-        stopping.follow()
-        config = parse_composed(tree, settings.runtime.choices.get("sweep"))
-        return execute(config, job=settings.job.num)
-    except Exception as error:
-        if tree.on_failure == "stop":
-            stopping.stop_launch()
-        journal.show_unforeseen(error)
-        raise
+        _outcome = single_run(tree)
+    except (ValueError, OSError) as error:  # Hydra would print more than the sentence
+        _outcome = error
 
 
-def single_run(tree: DictConfig) -> str:
-    """Check and execute a run, and return its state; ValueError before anything is written."""
-    from .checks import check
+def single_run(tree: DictConfig) -> int:
+    """Execute a run, and return the exit code; ValueError before anything is written."""
+    from .checks import check  # imports torch, which --help and tab completion do not need
     from .execute import execute
     from .launchers import launch
 
-    global _exit_code
     settings = HydraConfig.get()
-    launcher = own_launcher(settings)
-    if launcher and not launcher.local:
+    if not build_launcher(settings).local:
         name = settings.runtime.choices["hydra/launcher"]
         raise ValueError(f"hydra/launcher={name} submits sweeps; add -m, for one run too")
     config = parse_composed(tree, settings.runtime.choices.get("sweep"))
     check([config])
     if config.plan:
         launch.show_plan([config])
-        return "planned"
-    launch.begin([PlannedRun(config, list(settings.overrides.task))])
+        return 0
+    launch.begin([(config, list(settings.overrides.task))])
     with stopping.listening():
-        state = execute(config)
-    if state not in (*FINISHED, "running"):
-        _exit_code = 1
-        if reason := stopping.reason(config.time_limit):
-            print(f"Stopped by {reason}: {config.run.path} is {state}.", file=sys.stderr)
-            _exit_code = stopping.exit_code()
-    return state
+        execute([config])
+    if (state := config.run.state()) in (*FINISHED, "running"):
+        return 0
+    if reason := stopping.reason(config.time_limit):
+        print(f"Stopped by {reason}: {config.run.path} is {state}.", file=sys.stderr)
+        return stopping.exit_code()
+    return 1
 
 
 def sweep(overrides: Sequence[str]) -> list[Path]:
@@ -131,9 +107,9 @@ def sweep(overrides: Sequence[str]) -> list[Path]:
 
     ValueError if a run is refused and nothing was started. KeyboardInterrupt after a Ctrl-C.
     """
-    import torch  # imported here, see `task`
+    import torch  # imported here, see `single_run`
 
-    launchers.register()
+    register()
     prepare_hydra()
     stopping.begin()
     threads = torch.get_num_threads()
@@ -142,23 +118,16 @@ def sweep(overrides: Sequence[str]) -> list[Path]:
             hydra_of_app = GlobalHydra.instance().hydra
             assert hydra_of_app is not None
             tree = hydra_of_app.compose_config("config", list(overrides), RunMode.MULTIRUN)
-            context = HydraContext(hydra_of_app.config_loader, Callbacks(tree))
-            sweeper = Plugins.instance().instantiate_sweeper(
-                hydra_context=context, task_function=task, config=tree
-            )
-            assert isinstance(sweeper, launchers.GridSweeper)
-            runs = sweeper.compose(list(tree.hydra.overrides.task))
-            code = sweeper.launch(runs)
+            loader, arguments = hydra_of_app.config_loader, list(tree.hydra.overrides.task)
+            configs, code = execute_sweep(loader, tree, arguments)
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         raise ValueError(in_one_sentence(error)) from error
     finally:
         torch.set_num_threads(threads)
     if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt
-    return sorted({run.config.folder for run in runs})
+    return sorted({config.folder for config in configs})
 
 
 if __name__ == "__main__":
-    from . import run  # by its real name, so that worker processes find `task` there
-
-    run.main()
+    main()

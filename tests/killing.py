@@ -123,7 +123,9 @@ def _command(arguments: Any) -> int:
     from randlabels.execute import execute
 
     if isinstance(arguments, dict):
-        return int(execute(parse(arguments)) != "done")
+        config = parse(arguments)
+        execute([config])
+        return int(config.run.state() != "done")
     sys.argv = ["randlabels", *arguments]
     try:
         run.main()

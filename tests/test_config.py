@@ -18,11 +18,10 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from randlabels.cli.compose import CONF, prepare_hydra
-from randlabels.cli.help import _keys, options_help
+from randlabels.cli import CONF, _keys, options_help, prepare_hydra
 from randlabels.config import Config, Settings, parse, parse_composed
 from randlabels.corruption.uniform import Uniform
-from randlabels.registry import DEFAULTS, options
+from randlabels.registry import DEFAULTS, imported_options, options
 from randlabels.store.rundir import NOT_HASHED, flat_keys
 
 prepare_hydra()
@@ -89,7 +88,7 @@ def test_sweep_file_starts_with_the_command_that_runs_it(file: Path) -> None:
 
 
 def test_help_lists_every_group_option_and_key() -> None:
-    text = options_help(CONF)
+    text = options_help(imported_options())
     for group in DEFAULTS:
         assert re.search(rf"^{group}:$", text, re.M)
         for name, cls in options(group).items():

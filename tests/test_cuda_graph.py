@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 from randlabels import fit
 from randlabels.config import parse
 from randlabels.experiment import Experiment, assemble
-from randlabels.machine import cuda_graph
-from randlabels.machine.cuda_graph import WARM_UP_STEPS, Step
+from randlabels.machine import gpu
+from randlabels.machine.gpu import WARM_UP_STEPS, Step
 
 from .conftest import CPU, untimed
 
@@ -167,7 +167,7 @@ def test_step_that_cannot_be_captured_runs_as_it_is_and_logs_the_cause(
             raise RuntimeError("operation failed due to a previous error during capture")
 
     logged: list[str] = []
-    monkeypatch.setattr(cuda_graph.log, "warning", lambda text, error: logged.append(text % error))
+    monkeypatch.setattr(gpu.log, "warning", lambda text, error: logged.append(text % error))
     batches = [[i] for i in range(6)]
     step, seen = steps(capture, batches)
     assert seen == batches and step.captured is False

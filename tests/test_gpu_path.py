@@ -14,10 +14,14 @@ import torch
 
 from randlabels.config import parse
 from randlabels.console import warn_once
-from randlabels.journal import open_runs
 from randlabels.machine import gpu
-from randlabels.machine.cuda_graph import Step, graphs
-from randlabels.machine.gpu import DEVICE_LOST_EXIT_CODE, MAX_QUEUED_STEPS, Pace
+from randlabels.machine.gpu import (
+    DEVICE_LOST_EXIT_CODE,
+    MAX_QUEUED_STEPS,
+    Pace,
+    Step,
+    graphs,
+)
 from randlabels.machine.resources import check_machine, resolve
 
 from .conftest import TINY
@@ -138,26 +142,6 @@ def test_at_most_a_few_steps_are_queued(monkeypatch: pytest.MonkeyPatch) -> None
     assert most == MAX_QUEUED_STEPS
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        torch.AcceleratorError("CUDA error: out of memory"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_every_kind_of_out_of_memory_is_named_with_its_remedy(
-    error: Exception, tmp_path: Path
-) -> None:
-    config = parse({"dataset": {"name": "digits"}, "out": str(tmp_path)})
-    with open_runs([config], several=False, quiet=False):
-        raise error
-    written = json.loads(config.run.error.read_text())["exception"]
-    assert "the GPU is out of memory; use fewer hydra.launcher.workers" in written
-
-
 DYING = f"""
 import sys, torch
 from contextlib import nullcontext
@@ -170,7 +154,7 @@ def fail(*arguments):
 
 execute.resolve = lambda *arguments: Resources("cuda:0", "fp32", 1)
 gpu.stream = lambda device: nullcontext()
-execute.journal.begin = fit.start = torch.cuda.synchronize = fail
+execute._begin = fit.start = torch.cuda.synchronize = fail
 sys.argv = ["randlabels", "-m", "hydra/launcher=basic", "seed=0,1", *{TINY!r}]
 run.main()
 """

@@ -28,7 +28,7 @@ FLOORS = [
     ["machine", "experiment"],
     ["network"],
     ["fit"],
-    ["solve", "journal"],
+    ["solve"],
     ["checks"],
     ["execute"],
     ["cli"],

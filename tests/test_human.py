@@ -219,6 +219,6 @@ def test_results_of_other_labels_are_refused_by_name(
         if state == "done":
             check([config])
         else:
-            execute(config)  # as a requeued job does
+            execute([config])  # as a requeued job does
     assert json.loads(run.corruption.read_text())[key] == "0" * 64
     assert cli(*command, "name=another").code == cli(*command, "force=true").code == 0

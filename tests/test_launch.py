@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pytest
 import torch
-from joblib.externals.loky import get_reusable_executor
 
 from randlabels import checks
 from randlabels.config import parse
 from randlabels.console import print_table
 from randlabels.launchers import launch
-from randlabels.launchers.launcher import end_joblib_workers
 from randlabels.model.kernel import Kernel
 from randlabels.store.rundir import RunDir
 
@@ -160,40 +159,54 @@ def test_joblib_starts_two_processes_per_gpu_and_says_so(
     """Two GPUs and joblib are stand-ins; the latter records its arguments."""
     jobs: list[int] = []
 
-    def record(n_jobs: int, **options: Any) -> Callable[[Iterable], list]:
+    def record(n_jobs: int) -> Callable[[Iterable], list]:
         jobs.append(n_jobs)
         return lambda calls: []
 
-    core = importlib.import_module("hydra_plugins.hydra_joblib_launcher._core")
-    monkeypatch.setattr(core, "Parallel", record)
+    monkeypatch.setattr(joblib, "Parallel", record)
+    monkeypatch.setattr(joblib, "effective_n_jobs", {-1: 5, 3: 3}.get)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     line = "At most 4 processes, 2 per GPU; hydra.launcher.n_jobs=N sets another number\n"
-    monkeypatch.setattr(checks, "check", lambda configs, here: None)  # this machine may lack a GPU
-    assert line in cli("-m", *TINY).out
+    monkeypatch.setattr(launch, "check", lambda configs, here: None)  # this machine may lack a GPU
+    sweep = ["-m", *TINY, "seed=range(0,6)"]
+    assert line in cli(*sweep).out
     for key in ("device=cpu", "hydra.launcher.n_jobs=3"):
-        assert "per GPU" not in cli("-m", *TINY, key).out
-    assert jobs == [4, -1, 3]
+        assert "per GPU" not in cli(*sweep, key).out
+    assert jobs == [4, 5, 3]
 
 
-def test_joblibs_idle_workers_end_with_the_last_run() -> None:
+def test_joblibs_idle_workers_end_with_the_last_run(cli: Cli, tmp_path: Path) -> None:
     """joblib would keep them, and the process would wait for them at its end."""
-    worker = get_reusable_executor(max_workers=1).submit(os.getpid).result()
-    assert worker != os.getpid()
-    end_joblib_workers()
-    assert not Path(f"/proc/{worker}").exists()
+    assert cli("-m", *TINY, "seed=0,1", "hydra.launcher.n_jobs=2").code == 0
+    files = tmp_path.glob("runs/*/*/environment.json")
+    workers = {json.loads(file.read_text())["pid"] for file in files} - {os.getpid()}
+    assert workers and not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("hydra.launcher.n_jobs=0", "hydra.launcher.n_jobs=0 must be at least 1, or -1 for all"),
+        ("hydra/launcher=mine", "hydra/launcher must be joblib, basic, packed or slurm, not other"),
+    ],
+)
+def test_launcher_that_cannot_start_runs_is_refused(
+    override: str, sentence: str, cli: Cli, tmp_path: Path
+) -> None:
+    own = tmp_path / "conf" / "hydra" / "launcher" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("_target_: other.Launcher\n")
+    outcome = cli("--config-dir", str(tmp_path / "conf"), "-m", *TINY, override)
+    assert outcome.code == 1 and outcome.err.startswith(f"Error: {sentence}")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_sweep_calls_hydras_callbacks_at_its_start_and_end(cli: Cli, tmp_path: Path) -> None:
     callback = "+hydra.callbacks.record._target_=tests.callbacks.Record"
     assert cli("-m", *TINY, BASIC, callback).code == 0
-    assert (tmp_path / "calls").read_text().split() == [
-        "on_multirun_start",
-        "on_job_start",
-        "on_job_end",
-        "on_multirun_end",
-    ]
+    assert (tmp_path / "calls").read_text().split() == ["on_multirun_start", "on_multirun_end"]
 
 
 def test_single_run_calls_hydras_callbacks_at_its_start_and_end(cli: Cli, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from randlabels import live, registry
 from randlabels.config import parse
-from randlabels.launchers import estimate
+from randlabels.launchers import launch
 from randlabels.store import progress, rundir
 from randlabels.store.progress import Tracker
 from randlabels.store.rundir import RunDir, flat_keys
@@ -293,13 +293,13 @@ def test_planned_hours_are_epochs_times_the_seconds_of_a_done_run(cli: Cli, tmp_
 
 
 def test_measurement_counts_training_and_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 images in half a second, and 64 + 64 in 2 s; evaluated every fourth epoch."""
+    """256 images in 2 s, and 256 + 256 in half a second; evaluated every fourth epoch."""
     tree = {"dataset": {"name": "digits"}, "model": {"name": "mlp", "hidden": [8]}}
     config = parse({**tree, "batch_size": 64, "eval_every": 4})
     record = {"seconds": 2.5, "images_per_second": 128.0}
-    monkeypatch.setattr(estimate.fit, "sgd", lambda *arguments: iter([record]))
-    expected = 1442 / 128 + 2 * (1442 + 355) / 128 / 4
-    assert estimate.measure_epoch(config, None) == pytest.approx(expected)
+    monkeypatch.setattr(launch.fit, "sgd", lambda *arguments: iter([record]))
+    expected = 1442 / 128 + 0.5 * (1442 + 355) / 512 / 4
+    assert launch.measure_epoch(config, None) == pytest.approx(expected)
 
 
 def test_measured_epoch_is_as_long_as_a_trained_one(cli: Cli, tmp_path: Path) -> None:
@@ -310,4 +310,4 @@ def test_measured_epoch_is_as_long_as_a_trained_one(cli: Cli, tmp_path: Path) ->
     assert cli(*TINY[:3], "epochs=2").code == 0
     (done,) = tmp_path.glob("runs/*/*/done.json")
     seconds = (rundir.read_json(done) or {})["seconds"] / 2
-    assert seconds / 10 < estimate.measure_epoch(parse(tree), None) < 10 * seconds
+    assert seconds / 10 < launch.measure_epoch(parse(tree), None) < 10 * seconds

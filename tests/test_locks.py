@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from filelock import Timeout
 
-from randlabels.store import locks
+from randlabels.store import files
 from randlabels.store.rundir import RunDir
 
 from .conftest import TINY, Cli, only_run, wait_until
@@ -30,11 +30,11 @@ def refuse(*arguments):
     raise OSError({number}, os.strerror({number}))
 if {number}:
     fcntl.flock = refuse
-from randlabels.store import locks
+from randlabels.store import files
 {code}
 """
 
-HOLD = "with locks.exclusive(Path({path!r})): time.sleep(60)"
+HOLD = "with files.exclusive(Path({path!r})): time.sleep(60)"
 
 RUN = "from randlabels import run; sys.argv = ['randlabels', *{arguments!r}]; run.main()"
 
@@ -47,7 +47,7 @@ def without_locks(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
     if number:
         monkeypatch.setattr(fcntl, "flock", refuse)
-    locks.warn_once.cache_clear()
+    files.warn_once.cache_clear()
 
 
 @contextmanager
@@ -68,15 +68,15 @@ def test_lock_is_held_by_one_process_and_free_once_that_is_killed(
 ) -> None:
     without_locks(number, monkeypatch)
     path = tmp_path / ".lock"
-    assert not locks.is_locked(path)
+    assert not files.is_locked(path)
     with process(number, HOLD.format(path=str(path)), tmp_path):
-        wait_until(lambda: locks.is_locked(path))
-        with pytest.raises(Timeout), locks.exclusive(path, timeout=0.3):
+        wait_until(lambda: files.is_locked(path))
+        with pytest.raises(Timeout), files.exclusive(path, timeout=0.3):
             pass
-    assert not locks.is_locked(path)
-    with locks.exclusive(path):
+    assert not files.is_locked(path)
+    with files.exclusive(path):
         pass
-    assert not locks.is_locked(path)
+    assert not files.is_locked(path)
 
 
 def test_missing_locks_are_said_once(
@@ -85,7 +85,7 @@ def test_missing_locks_are_said_once(
     without_locks(errno.ENOSYS, monkeypatch)
     for run in "ab":
         (tmp_path / run).mkdir()
-        with locks.exclusive(tmp_path / run / ".lock"):
+        with files.exclusive(tmp_path / run / ".lock"):
             pass
     assert capsys.readouterr().out.count("has no locks; do not execute the same runs on two") == 1
 
@@ -97,14 +97,14 @@ def test_marker_of_another_host_is_stale_without_a_heartbeat(
     path = tmp_path / ".lock"
     path.touch()
     (tmp_path / ".lock.holder").write_text("1\nelsewhere\n0\n")
-    assert locks.is_locked(path)
-    with pytest.raises(Timeout), locks.exclusive(path):
+    assert files.is_locked(path)
+    with pytest.raises(Timeout), files.exclusive(path):
         pass
-    old = time.time() - locks.STALE_SECONDS - 1
+    old = time.time() - files.STALE_SECONDS - 1
     os.utime(path, (old, old))
-    with locks.exclusive(path):
-        assert locks.is_locked(path)
-    assert not locks.is_locked(path)
+    with files.exclusive(path):
+        assert files.is_locked(path)
+    assert not files.is_locked(path)
 
 
 def test_run_killed_on_a_file_system_without_locks_resumes(

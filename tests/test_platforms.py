@@ -16,7 +16,7 @@ from .conftest import Cli
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("module", ["randlabels", "randlabels.run", "randlabels.store.locks"])
+@pytest.mark.parametrize("module", ["randlabels", "randlabels.run", "randlabels.store.files"])
 def test_windows_is_refused_in_one_sentence(module: str) -> None:
     code = f"import sys; sys.platform = 'win32'; sys.modules['fcntl'] = None; import {module}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -29,14 +29,14 @@ def test_sweeps_are_found_where_links_are_plain_files(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such are checkouts on some file systems, and unpacked archives."""
-    monkeypatch.setattr("randlabels.launchers.estimate.measure_epoch", lambda config, job: 1.0)
+    monkeypatch.setattr("randlabels.launchers.launch.measure_epoch", lambda config, job: 1.0)
     commands = ("sweep=seed/readme_mini", "plan=true", "out=runs"), ("--help",)
     expected = [cli(*command) for command in commands]
     conf = tmp_path / "checkout" / "conf"
     shutil.copytree(ROOT / "conf", conf, ignore=shutil.ignore_patterns("sweep"))
     (conf / "sweep").write_text("../sweeps")
     shutil.copytree(ROOT / "sweeps", conf.parent / "sweeps")
-    for module in ("cli.compose", "run"):
+    for module in ("cli", "run"):
         monkeypatch.setattr(f"randlabels.{module}.CONF", conf)
     store = ConfigStore.instance()
     monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))

@@ -53,7 +53,7 @@ def launch(root: Path, config: Config, begun: int = 0) -> Recorder:
         recorder.promise(begun)
         with patch.object(checkpoint, "save", save_and_promise):
             merge_plan(config.folder, [{"run_id": config.run_id, "config": config.tree()}])
-            execute(config)
+            execute([config])
         recorder.promise(FINISHED)
     return recorder
 

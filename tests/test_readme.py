@@ -124,7 +124,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
         return Data(split(16_000), split(200), classes)
 
     monkeypatch.setattr(_Vision, "load", load)
-    monkeypatch.setattr("randlabels.launchers.estimate.measure_epoch", lambda config, job: 1.0)
+    monkeypatch.setattr("randlabels.launchers.launch.measure_epoch", lambda config, job: 1.0)
 
 
 def accept(command: str, cli: Cli) -> None:

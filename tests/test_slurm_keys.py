@@ -24,13 +24,13 @@ SLURM = "hydra/launcher=slurm"
     [
         ("cpus=0", "hydra.launcher.cpus=0 must be at least 1"),
         ("cpus=many", "hydra.launcher.cpus=many has the wrong type; give a whole number"),
-        ("gpus=-1", "hydra.launcher.gpus=-1 must be 0 or more"),
+        ("gpus=-1", "hydra.launcher.gpus=-1 must be at least 0"),
         ("memory_gb=0", "hydra.launcher.memory_gb=0.0 must be above 0 GB, or null"),
         ("minutes=2", "hydra.launcher.notice=120 seconds must be less than minutes=2"),
         ("+sbatch.open_mode=append", "hydra.launcher.sbatch.open_mode is set by the launcher"),
         ("+sbatch.wait=true", "hydra.launcher.sbatch.wait is set by the launcher; leave it out"),
         ("nosuch=1", "hydra.launcher.nosuch is an unknown key"),
-        ("time=1", "takes workers; slurm takes partition, account, qos, cpus, gpus, "),
+        ("mem=1", "key; did you mean hydra.launcher.memory_gb? "),
         ("setup=module", "has the wrong type; give a list of texts such as ['module load cuda']"),
         (
             "+nosuch=1",

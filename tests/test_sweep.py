@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from randlabels import fit, launchers
+from randlabels import fit
 from randlabels.store import metrics
 from randlabels.store.rundir import RunDir, read_plan
 
@@ -175,11 +175,6 @@ def test_sweep_file_chooses_its_launcher(cli: Cli, tmp_path: Path) -> None:
     folders = list((tmp_path / "runs" / "here").glob("mlp*/environment.json"))
     pids = {json.loads(file.read_text())["pid"] for file in folders}
     assert pids == {os.getpid()}
-
-
-def test_hydras_name_of_our_plugins_is_the_launchers_package() -> None:
-    launchers.register()
-    assert sys.modules[launchers.HYDRA_NAME] is launchers
 
 
 def test_closing_table_lists_a_run_whose_records_cannot_be_read(cli: Cli, tmp_path: Path) -> None:

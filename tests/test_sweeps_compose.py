@@ -20,11 +20,10 @@ from omegaconf import OmegaConf
 
 from analysis import published
 from randlabels import experiment, fit, solve
-from randlabels.cli.compose import CONF, prepare_hydra
-from randlabels.cli.help import options_help
-from randlabels.config import Config, parse_composed
+from randlabels.cli import CONF, options_help, prepare_hydra
+from randlabels.config import Config
 from randlabels.dataset import Data, Split
-from randlabels.launchers.grid import Composer, expand
+from randlabels.launchers.grid import compose_run, expand
 from randlabels.randomness import generator
 from randlabels.registry import DEFAULTS
 from randlabels.store.rundir import flat_keys
@@ -49,11 +48,9 @@ def runs(sweep: str) -> list[Config]:
         assert hydra is not None
         arguments, loader = [f"sweep={sweep}"], hydra.config_loader
         launch = hydra.compose_config("config", arguments, run_mode=RunMode.MULTIRUN)
-        composer = Composer(loader, launch)
         grids = OmegaConf.to_object(launch.hydra.sweeper.runs)
         return [
-            parse_composed(*composer.tree(overrides))
-            for overrides in expand(arguments, grids, loader)
+            compose_run(loader, launch, overrides) for overrides in expand(arguments, grids, loader)
         ]
 
 
@@ -222,7 +219,7 @@ def test_both_figures_of_corruption_levels_share_their_runs(ending: str) -> None
 
 
 def test_help_lists_a_sweep_by_its_first_sentence_alone() -> None:
-    shown = options_help(CONF)
+    shown = options_help()
     assert all(f"  {sweep} " in shown for sweep in SWEEPS) and "sweep.hydra" not in shown
     listed = shown.split("sweep:\n")[1].split("\n\n")[0].splitlines()
     assert len(listed) == len(SWEEPS) and all(line.endswith(".") for line in listed)

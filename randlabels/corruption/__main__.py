@@ -14,8 +14,7 @@ import numpy as np
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ..cli.compose import compose
-from ..cli.errors import in_one_sentence
+from ..cli import compose, in_one_sentence
 from ..config import Config
 from ..console import ignore_closed_pipe, print_table
 from ..experiment import corrupt_labels, load, source_of

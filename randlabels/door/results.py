@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from ..checks import check_earlier_results
-from ..cli.help import as_typed
+from ..cli import as_typed
 from ..config import Config, parse
 from ..dataset import Split
 from ..experiment import Experiment, assemble, build_model

@@ -1,36 +1,27 @@
-"""Launchers, which execute the runs of a sweep: the base class, and those that Hydra has."""
+"""Launchers, which execute the runs of a sweep: the base class, and that of joblib."""
 
-import itertools
 import sys
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
-from hydra.plugins.launcher import Launcher as HydraPlugin
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, read_write
+import joblib
+from joblib.externals.loky import get_reusable_executor
 
-from ..config import Config
+from ..config import Config, parse
 from ..console import log, logging_to
-from ..machine.stopping import launching, listening
+from ..machine.stopping import follow, stop_launch
 from ..registry import PACKAGE
 
 ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "analysis"
 """The package of the tables: inside ours once installed, next to it in a checkout."""
 
 MAX_PROCESSES_PER_GPU = 2  # each holds a CUDA context, its own data and activations: about 2 GB
-LOCAL = ("basic", "joblib")  # runs of another plugin may go to another machine
 Until = Callable[[], str | None]  # returns the reason to start no more runs, or None
 Errors = dict[Path, str]  # by run folder, those that the run's own error.json does not hold
-
-
-class PlannedRun(NamedTuple):
-    config: Config
-    overrides: Sequence[str]
 
 
 class Launcher(ABC):
@@ -41,10 +32,10 @@ class Launcher(ABC):
 
     local: ClassVar[bool] = True
 
-    def check(self, runs: Sequence[PlannedRun]) -> None:  # noqa: B027
-        """Raise ValueError if the runs cannot be started; write nothing."""
+    def check(self) -> None:  # noqa: B027
+        """Raise ValueError if runs cannot be started; write nothing."""
 
-    def request(self, runs: Sequence[PlannedRun]) -> str:
+    def request(self, runs: int) -> str:
         """Return a sentence on the resources that would be requested for the runs, or ""."""
         return ""
 
@@ -53,108 +44,71 @@ class Launcher(ABC):
         """Return how many of the runs are executed at once, if there are enough."""
 
     @abstractmethod
-    def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors | None:
+    def start(self, configs: Sequence[Config], until: Until) -> Errors | None:
         """Execute the runs, and start no more once `until` gives a reason; None if submitted."""
 
 
 @dataclass
-class HydraLauncher(Launcher):
-    """`hydra/launcher=joblib`, `basic`, or a plugin: Hydra composes each config in a worker."""
+class Joblib(Launcher):
+    """`hydra/launcher=joblib`, and `basic`, whose `n_jobs=1` means this process.
 
-    context: HydraContext
-    task: TaskFunction
-    config: DictConfig
+    n_jobs: processes, as joblib counts them; -1 means MAX_PROCESSES_PER_GPU where there are GPUs.
+    """
 
-    def check(self, runs: Sequence[PlannedRun]) -> None:
-        """Build the plugin; with GPUs, `n_jobs=-1` means MAX_PROCESSES_PER_GPU, not all cores."""
-        keys = self.config.hydra.launcher
-        gpus = count_gpus([run.config for run in runs])
-        if gpus and keys.get("n_jobs", 1) < 0:
-            with read_write(self.config):
-                keys.n_jobs = MAX_PROCESSES_PER_GPU * gpus
-            with logging_to():
-                log.info(
-                    f"At most {keys.n_jobs} processes, {MAX_PROCESSES_PER_GPU} per GPU; "
-                    "hydra.launcher.n_jobs=N sets another number"
-                )
-        self.plugin: HydraPlugin = Plugins.instance().instantiate_launcher(
-            hydra_context=self.context, task_function=self.task, config=self.config
-        )
+    name: ClassVar[str] = "joblib"
+
+    n_jobs: int = -1
+
+    def __post_init__(self) -> None:
+        if self.n_jobs == 0:
+            raise ValueError("hydra.launcher.n_jobs=0 must be at least 1, or -1 for all cores")
 
     def count_workers(self, configs: Sequence[Config]) -> int:
-        from ..machine.resources import cpu_count
+        gpus = count_gpus(configs) if self.n_jobs < 0 else 0
+        return MAX_PROCESSES_PER_GPU * gpus or int(joblib.effective_n_jobs(self.n_jobs))
 
-        jobs = int(self.config.hydra.launcher.get("n_jobs", 1))
-        return jobs if jobs > 0 else MAX_PROCESSES_PER_GPU * count_gpus(configs) or cpu_count()
-
-    def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors:
-        local = self.config.hydra.runtime.choices["hydra/launcher"] in LOCAL
-        with launching() if local else listening():
-            if local:
-                runs = solve_exact(runs)
-            if not runs:
-                return {}
-            overrides = _Overrides([run.overrides for run in runs])
-            overrides.until = until
-            try:
-                returns = self.plugin.launch(overrides, initial_job_idx=0)
-            except Exception as error:  # such as a killed worker; the files hold each run's state
-                print(f"The launcher gave up: {error}", file=sys.stderr)
-                return {}
-            finally:
-                if "n_jobs" in self.config.hydra.launcher:
-                    end_joblib_workers()
-        return {
-            run.config.run.path: f"{type(job._return_value).__name__}: {job._return_value}"
-            for run, job in zip(runs, returns, strict=False)  # fewer, if it was stopped
-            if job.status == JobStatus.FAILED
-        }
-
-
-class _Overrides(list[Sequence[str]]):
-    """Overrides of runs; iterating ends once `until` returns a reason, as launchers start them."""
-
-    until: Until
-
-    def __iter__(self) -> Iterator[Sequence[str]]:
-        return itertools.takewhile(lambda _: not self.until(), super().__iter__())
+    def start(self, configs: Sequence[Config], until: Until) -> Errors:
+        workers = self.count_workers(configs)
+        if self.n_jobs < 0 and count_gpus(configs):
+            with logging_to():
+                log.info(
+                    f"At most {workers} processes, {MAX_PROCESSES_PER_GPU} per GPU; "
+                    "hydra.launcher.n_jobs=N sets another number"
+                )
+        calls = (
+            joblib.delayed(perform)([config.tree()], number)
+            for number, config in enumerate(configs)
+            if not until()  # asked when the run is handed out
+        )
+        try:
+            errors = joblib.Parallel(min(workers, len(configs)))(calls)
+        except Exception as error:  # such as a killed worker; the files hold each run's state
+            print(f"The launcher gave up: {error}", file=sys.stderr)
+            return {}
+        finally:
+            if workers > 1:  # joblib keeps idle processes for its next call
+                get_reusable_executor(reuse=True).shutdown(kill_workers=True)
+        paths = [config.run.path for config in configs]
+        return {path: error for path, error in zip(paths, errors, strict=False) if error}
 
 
-def attempt(execution: Callable[[], object]) -> str | None:
-    """Execute runs; return the error that their error.json files do not hold, if any."""
-    from ..journal import show_unforeseen  # imports torch
+def perform(trees: Sequence[Mapping[str, Any]], number: int, cores: int = 1) -> str | None:
+    """Execute runs in a worker; return the error that their error.json files do not hold, if any.
 
+    trees: of `Config.tree`. number, cores: see `execute`.
+    """
+    from ..execute import execute  # imports torch
+
+    follow()
     try:
-        execution()
+        execute([parse(tree) for tree in trees], number, cores)
     except (Exception, SystemExit) as error:
-        show_unforeseen(error)
+        if trees[0]["on_failure"] == "stop":
+            stop_launch()
+        if not isinstance(error, ValueError | OSError | SystemExit):  # a refusal
+            traceback.print_exception(error)
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def refuse_on_failure(runs: Sequence[PlannedRun], name: str) -> None:
-    """Raise ValueError if a run is to be stopped, and the launcher `name` cannot stop it."""
-    if name not in (*LOCAL, "packed") and any(run.config.on_failure == "stop" for run in runs):
-        raise ValueError(
-            f"on_failure=stop must be continue with hydra/launcher={name}, whose jobs this process "
-            "cannot stop; use basic, joblib or packed"
-        )
-
-
-def end_joblib_workers() -> None:
-    """End the idle processes that joblib keeps for its next call."""
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor(reuse=True).shutdown(kill_workers=True)
-
-
-def solve_exact(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Solve the exact fits here, where they share factorisations, and return the other runs."""
-    from ..execute import execute_exact  # imports torch
-
-    if exact := [run.config for run in runs if run.config.exact]:
-        execute_exact(exact)
-    return [run for run in runs if not run.config.exact]
 
 
 def count_gpus(configs: Sequence[Config]) -> int:

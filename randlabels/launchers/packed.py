@@ -11,9 +11,9 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import ClassVar
 
-from ..config import Config, parse
-from ..machine.stopping import LAUNCH, follow, launching, stop_launch
-from .launcher import Errors, Launcher, PlannedRun, Until, attempt, count_gpus, solve_exact
+from ..config import Config
+from ..machine.stopping import LAUNCH, follow, stop_launch
+from .launcher import Errors, Launcher, Until, count_gpus, perform
 
 
 @dataclass
@@ -37,39 +37,36 @@ class Packed(Launcher):
                 f"hydra.launcher.workers={self.workers} must be auto or a number of at least 1"
             )
 
-    def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors:
+    def start(self, configs: Sequence[Config], until: Until) -> Errors:
         """Execute the runs; no worker outlives this call."""
-        with launching():
-            waiting = deque(by_data([run.config for run in solve_exact(runs)]))
-            size = min(self.count_workers(waiting), len(waiting))
-            workers: list[Worker] = []
-            errors: Errors = {}
-            try:
-                for slot in range(size):
-                    workers.append(Worker(slot))
-                while True:
-                    for slot, worker in enumerate(workers):
-                        if worker.config is None and waiting and not until():
-                            if worker.process.exitcode is not None:
-                                worker = workers[slot] = Worker(slot)
-                            worker.give(waiting.popleft())
-                    busy = [worker for worker in workers if worker.config]
-                    if not busy:
-                        return errors
-                    answered = wait([worker.connection for worker in busy])
-                    for worker in busy:
-                        if worker.connection in answered:
-                            stops = worker.config and worker.config.on_failure == "stop"
-                            errors |= (failed := worker.answer())
-                            if failed and stops:
-                                stop_launch()
-            finally:
-                for worker in workers:
-                    worker.connection.close()  # which ends a worker that waits for its next run
-                for worker in workers:
-                    worker.process.join(10)
-                    worker.process.kill()
-                    worker.process.join()
+        # Runs of one data set follow each other: a worker keeps the last one that it has loaded.
+        waiting = deque(sorted(configs, key=lambda c: (c.dataset.name, str(c.dataset.folder))))
+        size = min(self.count_workers(configs), len(waiting))
+        workers: list[Worker] = []
+        errors: Errors = {}
+        try:
+            for slot in range(size):
+                workers.append(Worker(slot))
+            while True:
+                for slot, worker in enumerate(workers):
+                    if worker.config is None and waiting and not until():
+                        if worker.process.exitcode is not None:
+                            worker = workers[slot] = Worker(slot)
+                        worker.give(waiting.popleft())
+                busy = [worker for worker in workers if worker.config]
+                if not busy:
+                    return errors
+                answered = wait([worker.connection for worker in busy])
+                for worker in busy:
+                    if worker.connection in answered:
+                        errors |= worker.answer()
+        finally:
+            for worker in workers:
+                worker.connection.close()  # which ends a worker that waits for its next run
+            for worker in workers:
+                worker.process.join(10)
+                worker.process.kill()
+                worker.process.join()
 
     def count_workers(self, configs: Sequence[Config]) -> int:
         from ..machine.resources import cpu_count
@@ -111,7 +108,7 @@ class Worker:
     def answer(self) -> Errors:
         """Receive the end of the current run, or notice the worker's death."""
         assert self.config is not None
-        path, self.config = self.config.run.path, None
+        config, self.config = self.config, None
         try:
             error = self.connection.recv()
         except (EOFError, OSError):
@@ -119,26 +116,16 @@ class Worker:
             code = self.process.exitcode or 0
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             error = f"its worker died ({how})"
-        return {path: error} if error else {}
+            if config.on_failure == "stop":
+                stop_launch()
+        return {config.run.path: error} if error else {}
 
 
 def work(connection: Connection, slot: int, launch: str) -> None:
-    """Answer each config tree with that of `attempt`, until the parent closes the connection."""
-    from ..execute import execute  # imports torch
-
+    """Answer each config tree with that of `perform`, until the parent closes the connection."""
     os.environ[LAUNCH] = launch  # not that of the process that workers are forked from
     follow()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has no more runs, or died
         while True:
-            tree = connection.recv()
-            connection.send(attempt(lambda: execute(parse(tree), slot)))  # noqa: B023
-
-
-def by_data(configs: Sequence[Config]) -> list[Config]:
-    """Return the configs by data set, in the order in which these first occur."""
-    groups: dict[tuple[str, str], list[Config]] = {}
-    for config in configs:
-        key = config.dataset.name, str(config.dataset.folder)
-        groups.setdefault(key, []).append(config)
-    return [config for group in groups.values() for config in group]
+            connection.send(perform([connection.recv()], slot))

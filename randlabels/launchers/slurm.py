@@ -1,7 +1,6 @@
 """The Slurm launcher: a sweep as one array of jobs, requeued until their runs are done."""
 
-from __future__ import annotations
-
+import multiprocessing
 import os
 import re
 import shlex
@@ -11,22 +10,83 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from io import StringIO
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..config import Config
+from ..config import Config, parse
 from ..console import pluralize
-from .job import Job
-from .launcher import ANALYSIS, Errors, Launcher, PlannedRun, Until
+from ..machine.stopping import listening
+from ..store.rundir import FINISHED
+from .launcher import ANALYSIS, Errors, Launcher, Until, perform
 
 LOG_FOLDER = ".slurm"  # next to the runs: the jobs' scripts and output
 
+# Options of sbatch that `hydra.launcher.sbatch` must not contain.
 SET_BY_LAUNCHER = "array dependency error job-name open-mode output requeue signal wait".split()
-"""Options of sbatch that `hydra.launcher.sbatch` must not contain."""
-
+LEAST = dict(cpus=1, minutes=1, runs_per_job=1, at_once=1, notice=1, gpus=0, timeouts=0)
 PREFIX = "hydra.launcher."
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A callable for submitit, which calls `checkpoint` when Slurm announces the job's end.
+
+    The runs are executed in a child process. What kills it leaves this process to report it, and
+    the child can handle signals as under other launchers.
+
+    trees: of `Config.tree`. first: number of the first run in the sweep. cores: CPU threads of
+    each. notice: seconds between the signal and the time limit.
+    """
+
+    trees: Sequence[Mapping[str, Any]]
+    first: int
+    cores: int
+    notice: int
+    child: BaseProcess | None = None
+
+    def __call__(self) -> None:
+        """Execute the runs; RuntimeError if one has no result, whose folder says why."""
+        arguments = (self.trees, self.first, self.cores)
+        spawn = multiprocessing.get_context("spawn")
+        self.child = spawn.Process(target=execute_all, args=arguments, daemon=True)
+        self.child.start()
+        self.child.join()
+        if self.child.exitcode:
+            time.sleep(5)  # a signal that ended the runs comes here too, and requeues the job
+            runs = [parse(tree).run for tree in self.trees]
+            logs = " ".join(str(run.log) for run in runs if run.state() not in FINISHED)
+            raise RuntimeError(f"No result (exit code {self.child.exitcode}); see {logs}")
+
+    def checkpoint(self) -> Any:
+        """Return the same job, to be requeued, once its runs have stopped at a safe point.
+
+        The child received the signal too. It gets three quarters of the notice; what it has not
+        saved by then is recomputed.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        if self.child is not None:
+            self.child.join(0.75 * self.notice)
+        return DelayedSubmission(replace(self, child=None))
+
+
+def execute_all(trees: Sequence[Mapping[str, Any]], first: int, cores: int) -> None:
+    """Execute runs, exact fits first and together; exit with 1 if one ends without a result."""
+    trees = [{**tree, "verbose": True} for tree in trees]  # in the job's output
+    configs = [parse(tree) for tree in trees]
+    exact = [tree for tree, config in zip(trees, configs, strict=True) if config.exact]
+    with listening():
+        errors = [perform(exact, first, cores)] if exact else []
+        for number, tree in enumerate(trees, first):
+            if tree not in exact:
+                errors.append(perform([tree], number, cores))
+    print(*filter(None, errors), sep="\n", flush=True)
+    states = {config.run.state() for config in configs}
+    sys.exit(0 if states <= {*FINISHED, "running"} else 1)
 
 
 @dataclass
@@ -53,12 +113,9 @@ class Slurm(Launcher):
     wait: bool = False
 
     def __post_init__(self) -> None:
-        for key in ("cpus", "minutes", "runs_per_job", "at_once", "notice"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{PREFIX}{key}={getattr(self, key)} must be at least 1")
-        for key in ("gpus", "timeouts"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{PREFIX}{key}={getattr(self, key)} must be 0 or more")
+        for key, least in LEAST.items():
+            if getattr(self, key) < least:
+                raise ValueError(f"{PREFIX}{key}={getattr(self, key)} must be at least {least}")
         if self.memory_gb is not None and not self.memory_gb > 0:
             raise ValueError(f"{PREFIX}memory_gb={self.memory_gb} must be above 0 GB, or null")
         if self.notice >= 60 * self.minutes:
@@ -70,43 +127,36 @@ class Slurm(Launcher):
             if key.replace("_", "-") in SET_BY_LAUNCHER:
                 raise ValueError(f"{PREFIX}sbatch.{key} is set by the launcher; leave it out")
 
-    def check(self, runs: Sequence[PlannedRun]) -> None:
-        for command in ("sbatch", "srun", "squeue", "scancel"):
-            if shutil.which(command) is None:
-                raise ValueError(
-                    f"hydra/launcher=slurm needs Slurm's {command}, which is not on this machine; "
-                    "launch from a login node, or use another launcher"
-                )
-        try:
-            import submitit  # noqa: F401
-        except ImportError as error:
-            raise ValueError("hydra/launcher=slurm needs submitit; pip install submitit") from error
+    def check(self) -> None:
+        if shutil.which("sbatch") is None:
+            raise ValueError(
+                "hydra/launcher=slurm needs Slurm's sbatch, which is not on this machine; "
+                "launch from a login node, or use another launcher"
+            )
+        if find_spec("submitit") is None:
+            raise ValueError("hydra/launcher=slurm needs submitit; pip install submitit")
 
-    def request(self, runs: Sequence[PlannedRun]) -> str:
+    def request(self, runs: int) -> str:
         names = ("partition", "account", "qos", "cpus", "gpus", "memory_gb", "minutes")
         keys = {key: getattr(self, key) for key in names} | self.sbatch
         listed = ", ".join(f"{key}={value}" for key, value in keys.items() if value)
-        return (
-            f"Of Slurm, an array of {pluralize(len(self.split(runs)), 'job')} with {listed} each."
-        )
+        jobs = pluralize(-(-runs // self.runs_per_job), "job")
+        return f"Of Slurm, an array of {jobs} with {listed} each."
 
     def count_workers(self, configs: Sequence[Config]) -> int:
         return self.at_once
 
-    def start(self, runs: Sequence[PlannedRun], until: Until) -> Errors | None:
+    def start(self, configs: Sequence[Config], until: Until) -> Errors | None:
         """Submit the runs as one array, and after it a job for the tables of each folder."""
         from submitit.helpers import CommandFunction
 
-        folder = runs[0].config.folder
+        folder = configs[0].folder
         logs = folder.absolute() / LOG_FOLDER
+        trees = [config.tree() for config in configs]
+        size = self.runs_per_job
         jobs = [
-            Job(
-                trees=[run.config.tree() for run in part],
-                first=number * self.runs_per_job,
-                cores=self.cpus,
-                notice=self.notice,
-            )
-            for number, part in enumerate(self.split(runs))
+            Job(trees=trees[first : first + size], first=first, cores=self.cpus, notice=self.notice)
+            for first in range(0, len(trees), size)
         ]
         options = {
             "time": self.minutes,
@@ -126,13 +176,13 @@ class Slurm(Launcher):
         try:
             if self.collect:
                 collect = [sys.executable, "-m", f"{ANALYSIS}.collect"]
-                folders = sorted({str(run.config.folder.absolute()) for run in runs})
+                folders = sorted({str(config.folder.absolute()) for config in configs})
                 commands = [CommandFunction([*collect, path]) for path in folders]
                 after = {"time": 60, "dependency": f"afterany:{ids[0]}"}  # takes no minute
                 ids.append(self.submit(logs, commands, after, "-tables"))
         finally:
             print(
-                f"Submitted {pluralize(len(runs), 'run')} as Slurm job {ids[0]} ({len(jobs)} in "
+                f"Submitted {pluralize(len(trees), 'run')} as Slurm job {ids[0]} ({len(jobs)} in "
                 f"its array). Follow: python -m {ANALYSIS}.status {folder} --watch; "
                 f"cancel: scancel {' '.join(ids)}; logs: {folder / LOG_FOLDER}",
                 flush=True,
@@ -141,10 +191,6 @@ class Slurm(Launcher):
             return None
         wait(ids)
         return {}
-
-    def split(self, runs: Sequence[PlannedRun]) -> list[Sequence[PlannedRun]]:
-        firsts = range(0, len(runs), self.runs_per_job)
-        return [runs[first : first + self.runs_per_job] for first in firsts]
 
     def submit(
         self, logs: Path, jobs: Sequence[Any], options: Mapping[str, Any], suffix: str = ""
@@ -158,15 +204,15 @@ class Slurm(Launcher):
 
         logs.mkdir(mode=0o700, parents=True, exist_ok=True)  # jobs execute what submitit puts there
         executor = SlurmExecutor(logs, max_num_timeout=self.timeouts)
-        common = {
+        parameters = {
             "job_name": logs.parent.name + suffix,
             "partition": self.partition,
             "account": self.account,
             "qos": self.qos,
             "setup": [*export_environment(), *self.setup],
+            **options,
         }
-        given = {key: value for key, value in {**common, **options}.items() if value is not None}
-        executor.update_parameters(**given)
+        executor.update_parameters(**{k: v for k, v in parameters.items() if v is not None})
         try:
             with redirect_stderr(StringIO()):  # submitit prints there what it raises
                 submitted = executor.submit_array(jobs)

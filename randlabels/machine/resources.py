@@ -12,17 +12,16 @@ import psutil
 import torch
 
 from ..config import Config
-from ..console import warn_once
+from ..console import pluralize, warn_once
 from ..store.provenance import processor
 from ..store.rundir import device_kind
 from . import gpu
 
 MAX_THREADS_PER_CORE = 4  # more only compete; a hundred thousand end Python by a signal
 
+# Compute capabilities with fp64 at half the rate of fp32 (CUDA C++ Programming Guide, "Arithmetic
+# Instructions"); other GPUs have 1/32 or 1/64 of it.
 FULL_RATE_FP64 = ((8, 0), (9, 0), (10, 0))
-"""Compute capabilities with fp64 at half the rate of fp32 (CUDA C++ Programming Guide, "Arithmetic
-Instructions"); other GPUs have 1/32 or 1/64 of it."""
-
 CONTROL_GROUP = Path("/sys/fs/cgroup")  # of a container, as seen from inside
 
 
@@ -30,8 +29,7 @@ CONTROL_GROUP = Path("/sys/fs/cgroup")  # of a container, as seen from inside
 class Resources:
     """How a run computes, with every `auto` decided from the config and the kind of hardware.
 
-    device: "cpu" or "cuda:N". precision: "fp32", "bf16" or "fp64". threads: CPU threads.
-    compile: training steps go through torch.compile.
+    device: "cpu" or "cuda:N". kind: "cpu" or "cuda". precision: "fp32", "bf16" or "fp64".
     """
 
     device: str
@@ -41,15 +39,13 @@ class Resources:
 
     @property
     def kind(self) -> str:
-        """ "cpu" or "cuda"."""
         return device_kind(self.device)
 
     def __str__(self) -> str:
         """For the log, such as `NVIDIA H100, bf16, CUDA graphs` or `AMD EPYC, fp32, 1 thread`."""
         if self.kind == "cuda":
             return f"{torch.cuda.get_device_name(self.device)}, {self.precision}, CUDA graphs"
-        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
-        return f"{processor()}, {self.precision}, {threads}"
+        return f"{processor()}, {self.precision}, {pluralize(self.threads, 'thread')}"
 
 
 def check_machine(config: Config) -> None:
@@ -103,23 +99,17 @@ def resolve(config: Config, job: int | None, cores: int = 1) -> Resources:
         gpus = gpu.supported()
         device = f"cuda:{gpus[(job or 0) % len(gpus)]}" if gpus else "cpu"
     if precision == "auto":
-        precision = _precision(config, device)
+        precision = "fp32"
+        if config.exact and device != "cpu":
+            if torch.cuda.get_device_capability(device) in FULL_RATE_FP64:
+                precision = "fp64"
+        elif config.model.bf16_on_cpu:
+            able = _multiplies_bf16() if device == "cpu" else _gpu_multiplies_bf16(device)
+            precision = "bf16" if able else "fp32"
     if threads == "auto":
         threads = str(cpu_count() if job is None else cores)
     compiled = config.compile == "true"  # auto: no gain was measured
     return Resources(device, precision, int(threads), compiled)
-
-
-def _precision(config: Config, device: str) -> str:
-    """Return what `auto` means for this model on this kind of hardware."""
-    on_gpu = device != "cpu"
-    if config.exact:
-        fp64 = on_gpu and torch.cuda.get_device_capability(device) in FULL_RATE_FP64
-        return "fp64" if fp64 else "fp32"
-    if not getattr(config.model, "bf16_on_cpu", False):
-        return "fp32"
-    able = _gpu_multiplies_bf16(device) if on_gpu else _multiplies_bf16()
-    return "bf16" if able else "fp32"
 
 
 def _gpu_multiplies_bf16(device: int | str) -> bool:
@@ -143,8 +133,5 @@ def free_memory(device: str) -> int:
 
 
 def cpu_count() -> int:
-    """Return how many CPU cores' worth of time this process may use.
-
-    The process's affinity, the quota of its container and LOKY_MAX_CPU_COUNT limit the number.
-    """
+    """Return the CPU cores that affinity, container quota and LOKY_MAX_CPU_COUNT leave."""
     return int(joblib.cpu_count())

@@ -1,7 +1,6 @@
 """When runs must end early: signals, the time limit, a launch that was stopped or has died.
 
-No step is interrupted. A signal is noted, and a run asks with `Watch` at its safe points whether to
-continue. It ends with a checkpoint, so that no step is lost.
+No step is interrupted: a run asks with `Watch` at its safe points whether to continue.
 """
 
 import contextlib
@@ -16,22 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from ..store.locks import exclusive, is_locked
+from ..store.files import exclusive, is_locked
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # schedulers' too
-
-LAUNCH = "RANDLABELS_LAUNCH"
-"""Environment variable of worker processes: pid of the launch, when it began (seconds of
-`time.monotonic`), and a file that it keeps locked while it is running."""
-
+LAUNCH = "RANDLABELS_LAUNCH"  # environment variable of workers: the launch's pid, `began`, `flag`
 FAILURE = "the first failure (on_failure=stop)"  # the reason after `stop_launch`
-
 POLL_SECONDS = 0.2  # between two checks whether a worker's launch is running
 HEARTBEAT_SECONDS = 10.0
-
-RESERVED_SECONDS = 10.0
-"""Seconds of a time limit that are left for the last checkpoint and the end of the process, or
-a fifth of the limit if that is less."""
+RESERVED_SECONDS = 10.0  # of a time limit for the last checkpoint, or a fifth of it if that is less
 
 
 class Interrupted(Exception):
@@ -40,20 +31,13 @@ class Interrupted(Exception):
 
 @dataclass
 class _Here:
-    """State of this process.
+    """State of this process."""
 
-    began: when the command began, in seconds of `time.monotonic`.
-    received: the first signal.
-    flag: the file that this launch locks. It removes the file when a signal comes.
-    followed: in a worker, the flag of its launch.
-    stopped: why a run of this process was stopped, if one was.
-    """
-
-    began: float = field(default_factory=lambda: time.monotonic())
-    received: signal.Signals | None = None
-    flag: Path | None = None
-    followed: Path | None = None
-    stopped: str | None = None
+    began: float = field(default_factory=lambda: time.monotonic())  # of the command
+    received: signal.Signals | None = None  # the first one
+    flag: Path | None = None  # a file that this launch locks, and removes when a signal comes
+    followed: Path | None = None  # in a worker, the flag of its launch
+    stopped: str | None = None  # why a run of this process was stopped
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal; Ctrl-C after another signal ends the process at once."""
@@ -107,15 +91,13 @@ def launching() -> Iterator[None]:
 def follow() -> None:
     """Follow the launch that LAUNCH names from now on; do nothing in any process but its workers.
 
-    The handlers of `listening` stay until the process ends. The terminal sends a Ctrl-C to all
-    processes, and it must not kill a worker that waits for its next run: joblib would end the
-    others.
+    Signals are noted until the process ends: a Ctrl-C, which the terminal sends to all processes,
+    must not kill a worker that waits for its next run.
     """
-    pid, _, rest = os.environ.get(LAUNCH, "").partition(" ")
+    pid, *rest = os.environ.get(LAUNCH, "").split(" ", 2)
     if _here.followed or pid in ("", str(os.getpid())):
         return
-    began, _, file = rest.partition(" ")
-    _here.began, _here.followed = float(began), Path(file)
+    _here.began, _here.followed = float(rest[0]), Path(rest[1])
     for number in SIGNALS:
         signal.signal(number, _here.note)
 
@@ -146,29 +128,22 @@ def reason(time_limit: float | None, step: float = 0.0) -> str | None:
 def is_out_of_time(time_limit: float | None, step: float) -> bool:
     if time_limit is None:
         return False
-    left = _here.began + time_limit - time.monotonic()
-    return left < min(RESERVED_SECONDS, time_limit / 5) + 2 * step
+    reserved = min(RESERVED_SECONDS, time_limit / 5) + 2 * step
+    return time.monotonic() > _here.began + time_limit - reserved
 
 
 def exit_code() -> int:
-    """Return the exit code of a process that stopped early: 1, 130 after Ctrl-C, or 143.
-
-    It is 1 after a failed run with on_failure=stop.
-    """
+    """Return the exit code of a process that stopped: 130 after Ctrl-C, 1 after FAILURE, or 143."""
     if _here.stopped == FAILURE:
         return 1
     return 130 if _here.received == signal.SIGINT else 143
 
 
 class Watch:
-    """Call at the safe points of a run to stop it where it must, and to show that it is alive.
-
-    beats: called every HEARTBEAT_SECONDS.
-    """
+    """Call at the safe points of a run to stop it where it must; `beats` show that it is alive."""
 
     def __init__(self, time_limit: float | None, beats: Sequence[Callable[[], None]]) -> None:
-        self.time_limit = time_limit
-        self.beats = beats
+        self.time_limit, self.beats = time_limit, beats
         self.asked = self.beaten = time.monotonic()
         self.polled = -POLL_SECONDS
 

@@ -1,8 +1,4 @@
-"""The latest state of a run on disk, from which it resumes as if never interrupted.
-
-A checkpoint is a file of `torch.save`, followed by its sha256 in 64 hex digits, which `torch.load`
-ignores.
-"""
+"""The latest state of a run on disk: a file of `torch.save`, followed by its sha256."""
 
 import hashlib
 import io
@@ -17,7 +13,7 @@ from ..console import log
 from .files import write_atomic
 from .rundir import SCHEMA, RunDir
 
-DIGEST_BYTES = 64  # of a sha256 in hex digits
+DIGEST_BYTES = 64  # of a sha256 in hex digits, which `torch.load` ignores
 
 
 def save(path: Path, state: Mapping[str, Any], previous: Path | None = None) -> None:
@@ -33,10 +29,9 @@ def load(path: Path, config_hash: str) -> dict[str, Any] | None:
 
     ValueError if the file is damaged, or belongs to another config or version.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    content = path.read_bytes()
     # torch checks no checksum: it would load a flipped bit in a weight.
     if content[-DIGEST_BYTES:] != _digest(content[:-DIGEST_BYTES]):
         raise ValueError(f"{path} is damaged: its checksum is not that of its content")
@@ -72,23 +67,19 @@ def latest(run: RunDir, config_hash: str) -> dict[str, Any] | None:
 
 def require_like(saved: Mapping[str, Any], template: Mapping[str, torch.Tensor], what: str) -> None:
     """Raise RuntimeError if keys, shapes or dtypes of saved tensors differ from the template's."""
-    found, wanted = _shapes(saved), _shapes(template)
-    for key in sorted({*found, *wanted}):
-        if found.get(key) != wanted.get(key):
+    for key in sorted({*saved, *template}):
+        found, wanted = (_shape(tensors.get(key)) for tensors in (saved, template))
+        if found != wanted:
             raise RuntimeError(
-                f"the checkpoint's {what} has {key}: {found.get(key, 'missing')}, where this "
-                f"program has {wanted.get(key, 'nothing')}; go on with the program that began "
-                "the run, or start over with force=true"
+                f"the checkpoint's {what} has {key}: {found}, where this program has {wanted}; "
+                "go on with the program that began the run, or start over with force=true"
             )
 
 
-def _shapes(tensors: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        str(key): f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
-        if isinstance(value, torch.Tensor)
-        else type(value).__name__
-        for key, value in tensors.items()
-    }
+def _shape(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {tuple(value.shape)}".removeprefix("torch.")
+    return "nothing" if value is None else type(value).__name__
 
 
 def _digest(content: bytes) -> bytes:

@@ -1,9 +1,4 @@
-"""The records of a run: one JSON object per epoch in `metrics.jsonl`. Imports no torch.
-
-A new metric is one key that `fit.measure` returns. It reaches metrics.jsonl, done.json, epochs.csv
-and epochs.parquet; records written before have a missing value. To give it a `best`, add its
-direction to `BETTER`.
-"""
+"""The records of a run: one JSON object per epoch in `metrics.jsonl`. Imports no torch."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -80,39 +75,33 @@ def epochs_to_fit(records: Sequence[Record], threshold: float) -> int | None:
 
 def best(records: Sequence[Record]) -> dict[str, float | None]:
     """Return the best value over the epochs of each metric in `BETTER`; None if never measured."""
-    found: dict[str, float | None] = {}
+    found: dict[str, float | None] = dict.fromkeys(BETTER)
     for key, better in BETTER.items():
-        values = [value for record in records if (value := record.get(key)) is not None]
-        found[key] = better(values) if values else None
+        if values := [value for record in records if (value := record.get(key)) is not None]:
+            found[key] = better(values)
     return found
 
 
 def final(records: Sequence[Record]) -> dict[str, float | None]:
     """Return the value of each metric of the records in the last epoch that was evaluated."""
-    measured = [record for record in records if record.get("train_acc") is not None]
-    last = measured[-1] if measured else {}
+    last = next((r for r in reversed(records) if r.get("train_acc") is not None), {})
     added = dict.fromkeys(key for record in records for key in record if key not in KEYS)
     return {key: last.get(key) for key in (*MEASURED, *added)}
 
 
 def console_line(record: Record, *, noisy: bool) -> str:
-    """Return the original code's log line (train.py), such as
+    """Return the original code's log line (train.py), with true test labels and accuracies in %:
 
     `000: Acc-tr:  58.49, Acc-val:  56.92, L-tr: 1.1574, L-val: 1.1857`
 
-    with accuracies in % and the test set under its true labels. `noisy` adds the accuracy
-    on the corrupted test labels where there are any.
+    noisy: adds the accuracy on the corrupted test labels where there are any.
     """
-    epoch = int(record["epoch"] or 0)
+    line = f"{int(record['epoch'] or 0):03d}: "
     if record["train_acc"] is None:
-        return f"{epoch:03d}: not evaluated"
-    trained, test, noisy_test = (
-        100 * (record[key] or 0.0) for key in ("train_acc", "test_acc", "test_acc_noisy")
-    )
-    line = (
-        f"{epoch:03d}: Acc-tr: {trained:6.2f}, Acc-val: {test:6.2f}, "
-        f"L-tr: {record['train_loss']:6.4f}, L-val: {record['test_loss']:6.4f}"
-    )
+        return f"{line}not evaluated"
+    percent = {key: 100 * (record[key] or 0.0) for key in MEASURED if "_acc" in key}
+    line += f"Acc-tr: {percent['train_acc']:6.2f}, Acc-val: {percent['test_acc']:6.2f}, "
+    line += f"L-tr: {record['train_loss']:6.4f}, L-val: {record['test_loss']:6.4f}"
     if noisy and record["test_acc_noisy"] is not None:
-        line += f", Acc-noisy: {noisy_test:6.2f}"
+        line += f", Acc-noisy: {percent['test_acc_noisy']:6.2f}"
     return line

@@ -18,19 +18,13 @@ import torch
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "joblib", "pandas")
 
 
-def describe(
-    resources: Mapping[str, Any], data_sha256: str, imports: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the content of environment.json.
-
-    resources: the fields of `machine.resources.Resources`, every `auto` decided.
-    imports: sha256 of the files of the key `imports`, by path.
-    """
+def describe(resources: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the content of environment.json, with the fields of `Resources` and `more` keys."""
     device = resources["device"]
     return {
         **resources,
         "device_name": processor() if device == "cpu" else torch.cuda.get_device_name(device),
-        **_gpu(device),
+        **({} if device == "cpu" else _gpu(device)),
         "git": _git(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -39,21 +33,17 @@ def describe(
         "pid": os.getpid(),
         "argv": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data_sha256": data_sha256,
-        "imports": dict(imports),
+        **more,
     }
 
 
 def _gpu(device: str) -> dict[str, Any]:
-    if device == "cpu":
-        return dict.fromkeys(("cuda", "cudnn", "driver", "capability", "tf32", "captured"))
     return {
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "driver": _find(r"(\d+\.\d+(?:\.\d+)?)", "/proc/driver/nvidia/version"),
         "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
         "tf32": torch.backends.cudnn.allow_tf32,
-        "captured": None,  # whether steps ran as CUDA graphs, known when the fit ends or stops
     }
 
 

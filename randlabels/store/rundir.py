@@ -1,8 +1,4 @@
-"""A run on disk: its identity, its paths and its state. Imports no torch.
-
-The same config is the same folder, `runs/<name>/<run id>`. The state of a run is read from the
-files in it and stored nowhere else.
-"""
+"""A run on disk: its identity, its paths, and the state that its files show. Imports no torch."""
 
 import contextlib
 import json
@@ -13,8 +9,7 @@ from typing import Any
 
 from filelock import BaseFileLock
 
-from .files import make_folder, write_atomic
-from .locks import exclusive, is_locked
+from .files import exclusive, is_locked, make_folder, write_atomic
 
 SCHEMA = 1  # version of the files and of the hash; raise it when a default or a format changes
 FINISHED = ("done", "diverged")  # states of runs that are not started again
@@ -58,13 +53,10 @@ def planned_records(keys: Mapping[str, Any]) -> Any:
 
 
 class RunDir:
-    """All paths of one run, and the state that its files show.
-
-    path: `<out>/<name>/<run id>`; the run id ends with the first 8 digits of the config hash.
-    """
+    """All paths of one run, and the state that its files show."""
 
     def __init__(self, path: Path) -> None:
-        self.path: Path = path
+        self.path: Path = path  # <out>/<name>/<run id>; the id ends with 8 digits of the hash
         self.run_id: str = path.name
         self.config: Path = path / "config.yaml"
         self.log: Path = path / "run.log"
@@ -94,10 +86,7 @@ class RunDir:
         return None
 
     def state(self) -> str:
-        """Return planned, running, interrupted, failed, diverged or done.
-
-        A run is running while a process holds its lock.
-        """
+        """Return planned, running (locked), interrupted, failed, diverged or done."""
         if result := self.result():
             return str(result["state"])
         if not self.config.is_file():

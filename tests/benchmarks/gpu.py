@@ -75,7 +75,7 @@ Questions = Iterator[tuple[str, Callable[[], object]]]
 
 def machine(device: str, quick: bool) -> Questions:
     """Ask for hardware and versions, and whether fp32 is IEEE."""
-    described = provenance.describe({"device": device}, "", {})
+    described = provenance.describe({"device": device})
     keys = ("device_name", "capability", "driver", "cuda", "cudnn", "tf32", "versions")
     yield "hardware and versions", lambda: {key: described[key] for key in keys}
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from randlabels.config import Config, parse
-from randlabels.execute import execute_exact
+from randlabels.execute import execute
 from randlabels.store.rundir import read_json
 
 LEVELS = [level / 10 for level in range(11)]
@@ -68,7 +68,7 @@ def time_process(title: str, n: int, out: str, sets: list[tuple[float, int]]) ->
 
 def solve(n: int, out: str, sets: list[tuple[float, int]]) -> Result:
     configs = [configure(n, out, level, seed) for level, seed in sets]
-    execute_exact(configs)
+    execute(configs)
     results = [read_json(Path(config.run.done)) or {} for config in configs]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     residual = max(result["solution"]["relative_residual"] for result in results)

@@ -1,1 +1,0 @@
-"""The command line: its help, and its errors in one sentence."""
