@@ -21,9 +21,9 @@ from omegaconf import OmegaConf
 from analysis import published
 from randlabels import experiment, fit, solve
 from randlabels.cli import CONF, options_help, prepare_hydra
-from randlabels.config import Config
+from randlabels.config import Config, parse_composed
 from randlabels.dataset import Data, Split
-from randlabels.launchers.grid import compose_run, expand
+from randlabels.launchers.grid import Composer, expand
 from randlabels.randomness import generator
 from randlabels.registry import DEFAULTS
 from randlabels.store.rundir import flat_keys
@@ -48,9 +48,11 @@ def runs(sweep: str) -> list[Config]:
         assert hydra is not None
         arguments, loader = [f"sweep={sweep}"], hydra.config_loader
         launch = hydra.compose_config("config", arguments, run_mode=RunMode.MULTIRUN)
+        composer = Composer(loader, launch)
         grids = OmegaConf.to_object(launch.hydra.sweeper.runs)
         return [
-            compose_run(loader, launch, overrides) for overrides in expand(arguments, grids, loader)
+            parse_composed(*composer.tree(overrides))
+            for overrides in expand(arguments, grids, loader)
         ]
 
 
