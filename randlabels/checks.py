@@ -94,6 +94,8 @@ def check_model(config: Config, data: Data, *, here: bool = True) -> None:
         return
     name, image = f"model={config.model.name}", image_shape(config, data)
     model = build_model(config, data)
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"{name} builds {model!r}; build must return an nn.Module")
     if any(isinstance(layer, _DropoutNd) for layer in model.modules()):
         raise ValueError(
             f"{name} has torch's dropout, which a resumed run could not repeat; use Dropout from "

@@ -147,6 +147,8 @@ def in_one_sentence(error: Exception) -> str:
         return _unknown_key(unknown[1])
     if "--multirun" in text and (values := re.search(r"(?:argument|parameters) '([^']+)'", text)):
         return f"{values[1]} lists several values; add -m to sweep over them"
+    if "`_target_`" in text:  # a name stands where a group's keys belong
+        return "an option is chosen with a slash, hydra/launcher=NAME; its keys have dots"
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     return " ".join(f"{text} {error.__cause__ or ''}".split())
@@ -180,6 +182,12 @@ def _options(group: str) -> list[str]:
 
 
 def _unknown_key(key: str) -> str:
+    if key.startswith("hydra.launcher."):
+        name, files = key.rpartition(".")[2], sorted(CONF.glob("hydra/launcher/*.yaml"))
+        launchers = [file.stem for file in files if name in _keys(file)]
+        launchers = ["joblib"] if name == "n_jobs" else launchers
+        if launchers:
+            return f"{key} is a key of another launcher; use hydra/launcher={launchers[0]} with it"
     known = [line.split(":")[0].strip() for line in _top_level()]
     known += ["hydra/launcher", "hydra.launcher.n_jobs", "sweep"]
     for file in sorted([*CONF.glob("*/*.yaml"), *CONF.glob("hydra/launcher/*.yaml")]):

@@ -40,14 +40,10 @@ def execute(configs: Sequence[Config], job: int | None = None, cores: int = 1) -
 
     job: the run's number in a sweep, None for a single run. cores: CPU threads of a run of a sweep.
     """
-    groups: dict[object, list[Config]] = {}
-    for config in configs:
-        if config.run.state() in FINISHED:
-            _report_finished(config.run, _prefix(config, job is not None))
-        else:
-            same = solve.system_key(config) if config.exact else str(config.run.path)
-            groups.setdefault((same, config.dataset.folder), []).append(config)
-    for group in groups.values():
+    finished = [config for config in configs if config.run.state() in FINISHED]
+    for config in finished:
+        _report_finished(config.run, _prefix(config, job is not None))
+    for group in solve.group_by_system([c for c in configs if c not in finished]):
         _compute(group, job, cores)
 
 
@@ -272,6 +268,8 @@ def _fail(runs: Sequence[RunDir], error: Exception) -> None:
         error.filename = str(runs[0].path)
     text = traceback.format_exc()
     exception = f"{type(error).__name__}: {error}".strip()
+    if gpu.is_out_of_memory(error):
+        exception += " (the GPU is out of memory; use fewer hydra.launcher.workers or a larger GPU)"
     log.error("%s", text)
     for run in runs:
         try:

@@ -29,12 +29,15 @@ def showing(look: Callable[[], list[Survey]]) -> Iterator[None]:
     begun, ended = threading.Event(), threading.Event()
 
     def show_until_ended() -> None:
+        pause = LOOK_SECONDS
         try:
             with display(at_once=False) as show:
                 show(look())
                 begun.set()
-                while not ended.wait(LOOK_SECONDS):
+                while not ended.wait(pause):
+                    began = time.monotonic()
                     show(look())
+                    pause = max(LOOK_SECONDS, 9 * (time.monotonic() - began))
                 show(look())
         except BrokenPipeError:  # the output's reader has closed it
             pass

@@ -31,6 +31,15 @@ def system_key(config: Config) -> str:
     return json.dumps(identity, sort_keys=True)
 
 
+def group_by_system(configs: Sequence[Config]) -> list[list[Config]]:
+    """Return groups of runs: exact fits first, those of one system together, others one by one."""
+    groups: dict[object, list[Config]] = {}
+    for config in sorted(configs, key=lambda config: not config.exact):
+        same = system_key(config) if config.exact else str(config.run.path)
+        groups.setdefault((same, config.dataset.folder), []).append(config)
+    return [*groups.values()]
+
+
 def dtype_of(precision: str) -> torch.dtype:
     return torch.float64 if precision == "fp64" else torch.float32
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from randlabels import checks
+from randlabels.cli import compose
 from randlabels.config import parse
 from randlabels.kernels.cholesky import Triangle
 from randlabels.model import SolveOptions
@@ -63,6 +64,19 @@ def test_sweep_has_one_factorisation(
     together = tmp_path / "runs" / "default" / alone.name
     first, second = (read_json(run / "done.json")["final"] for run in (alone, together))  # type: ignore[index]
     assert first == pytest.approx(second, abs=1e-6)
+
+
+def test_refused_fit_stops_no_fit_of_another_system(cli: Cli, tmp_path: Path) -> None:
+    small = [*KERNEL, "dataset.train_size=64"]
+    first, second = (
+        tmp_path / compose([*small, f"model.kernel={kernel}"]).run.path
+        for kernel in ("gaussian", "laplacian")
+    )
+    first.parent.mkdir(parents=True)
+    first.symlink_to(tmp_path)
+    outcome = cli("-m", *small, "model.kernel=gaussian,laplacian")
+    assert outcome.code == 1 and f"{first.name} is a link" in outcome.out + outcome.err
+    assert (second / "done.json").exists()
 
 
 def test_networks_and_kernels_share_a_sweep(cli: Cli) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from randlabels.config import parse
 from randlabels.console import warn_once
+from randlabels.execute import _fail
 from randlabels.machine import gpu
 from randlabels.machine.gpu import (
     DEVICE_LOST_EXIT_CODE,
@@ -140,6 +141,26 @@ def test_at_most_a_few_steps_are_queued(monkeypatch: pytest.MonkeyPatch) -> None
     for _ in range(50):
         pace()
     assert most == MAX_QUEUED_STEPS
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_every_kind_of_out_of_memory_is_named_with_its_remedy(
+    error: Exception, tmp_path: Path
+) -> None:
+    config = parse({"dataset": {"name": "digits"}, "out": str(tmp_path)})
+    config.run.path.mkdir(parents=True)
+    _fail([config.run], error)
+    written = json.loads(config.run.error.read_text())["exception"]
+    assert "the GPU is out of memory; use fewer hydra.launcher.workers" in written
 
 
 DYING = f"""

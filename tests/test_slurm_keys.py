@@ -98,3 +98,16 @@ def test_every_key_is_documented_with_its_default() -> None:
     del keys["_target_"]
     assert {key: yaml.safe_load(value) for key, value in rows.items()} == keys
     assert len(DOCS.splitlines()) < 120
+
+
+def test_key_of_another_launcher_names_that_launcher(cli: Cli) -> None:
+    outcome = cli("-m", *TINY, "hydra.launcher.workers=2")
+    assert outcome.err == (
+        "Error: hydra.launcher.workers is a key of another launcher; use hydra/launcher=packed "
+        "with it\n"
+    )
+
+
+def test_environment_of_hydras_jobs_is_refused_for_sweeps(cli: Cli) -> None:
+    outcome = cli("-m", *TINY, "+hydra.job.env_set.X=1")
+    assert outcome.code == 1 and "hydra.job.env_set must be empty for a sweep" in outcome.err

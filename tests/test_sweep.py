@@ -41,6 +41,12 @@ def test_sweep_runs_every_cell_once_and_reports(cli: Cli, tmp_path: Path) -> Non
     assert third.code == 0 and "4 runs, 0 of them to do" in third.out
 
 
+def test_single_run_of_joblib_is_executed_in_a_worker(cli: Cli, tmp_path: Path) -> None:
+    assert cli("-m", *TINY, "hydra.launcher.n_jobs=2").code == 0
+    (file,) = tmp_path.glob("runs/default/*/environment.json")
+    assert json.loads(file.read_text())["pid"] != os.getpid()
+
+
 def test_numbers_do_not_depend_on_the_launcher_or_the_number_of_workers(
     cli: Cli, tmp_path: Path
 ) -> None:

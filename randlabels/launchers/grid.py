@@ -154,6 +154,11 @@ def build_launcher(settings: HydraConf) -> Launcher:
             "hydra.job.chdir=true must be false: all paths are relative to the working directory; "
             "use out=FOLDER to choose where results go"
         )
+    if settings.job.env_set:
+        raise ValueError(
+            "hydra.job.env_set must be empty for a sweep, whose workers it does not reach; set the "
+            "variables before the command"
+        )
     keys = settings.launcher
     if isinstance(keys, str):
         raise ValueError(f"hydra.launcher={keys} must have a slash; use hydra/launcher={keys}")

@@ -20,6 +20,7 @@ from ..live import duration, showing
 from ..machine import gpu
 from ..machine.resources import cpu_count, resolve
 from ..machine.stopping import exit_code, launching, reason
+from ..solve import group_by_system
 from ..store import metrics, rundir
 from ..store.progress import Tracker, differing_keys
 from ..store.rundir import FINISHED, RunDir, flat_keys, planned_records, read_json
@@ -78,12 +79,11 @@ def launch(runs: Sequence[tuple[Config, Sequence[str]]], launcher: Launcher) -> 
 
 def execute_here(configs: Sequence[Config], launcher: Launcher, until: Until) -> Errors:
     """Solve exact fits in this process, where they share factorisations, then start the others."""
-    exact = [config for config in configs if config.exact]
-    others = [config for config in configs if not config.exact]
     errors: Errors = {}
-    if exact and (error := perform([config.tree() for config in exact], 0, cpu_count())):
-        errors = {config.run.path: error for config in exact}
-    if others:
+    for same in group_by_system([config for config in configs if config.exact]):
+        if error := perform([config.tree() for config in same], 0, cpu_count()):
+            errors |= {config.run.path: error for config in same}
+    if others := [config for config in configs if not config.exact]:
         errors |= launcher.start(others, until) or {}
     return errors
 

@@ -81,7 +81,8 @@ class Joblib(Launcher):
             if not until()  # asked when the run is handed out
         )
         try:
-            errors = joblib.Parallel(min(workers, len(configs)))(calls)
+            processes = min(workers, max(2, len(configs)))  # one would be this process
+            errors = joblib.Parallel(processes, backend="loky")(calls)
         except Exception as error:  # such as a killed worker; the files hold each run's state
             print(f"The launcher gave up: {error}", file=sys.stderr)
             return {}
@@ -97,9 +98,9 @@ def perform(trees: Sequence[Mapping[str, Any]], number: int, cores: int = 1) -> 
 
     trees: of `Config.tree`. number, cores: see `execute`.
     """
-    from ..execute import execute  # imports torch
+    follow()  # before the import of torch, which takes seconds
+    from ..execute import execute
 
-    follow()
     try:
         execute([parse(tree) for tree in trees], number, cores)
     except (Exception, SystemExit) as error:

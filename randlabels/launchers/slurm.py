@@ -76,15 +76,15 @@ class Job:
 
 def execute_all(trees: Sequence[Mapping[str, Any]], first: int, cores: int) -> None:
     """Execute runs, exact fits first and together; exit with 1 if one ends without a result."""
-    trees = [{**tree, "verbose": True} for tree in trees]  # in the job's output
-    configs = [parse(tree) for tree in trees]
-    exact = [tree for tree, config in zip(trees, configs, strict=True) if config.exact]
+    from ..solve import group_by_system  # imports torch
+
+    configs = [parse({**tree, "verbose": True}) for tree in trees]  # in the job's output
     with listening():
-        errors = [perform(exact, first, cores)] if exact else []
-        for number, tree in enumerate(trees, first):
-            if tree not in exact:
-                errors.append(perform([tree], number, cores))
-    print(*filter(None, errors), sep="\n", flush=True)
+        for same in group_by_system(configs):
+            number = first + configs.index(same[0])
+            if error := perform([config.tree() for config in same], number, cores):
+                names = ", ".join(config.run_id for config in same)
+                print(f"{names}: {error}", flush=True)
     states = {config.run.state() for config in configs}
     sys.exit(0 if states <= {*FINISHED, "running"} else 1)
 
@@ -128,11 +128,12 @@ class Slurm(Launcher):
                 raise ValueError(f"{PREFIX}sbatch.{key} is set by the launcher; leave it out")
 
     def check(self) -> None:
-        if shutil.which("sbatch") is None:
-            raise ValueError(
-                "hydra/launcher=slurm needs Slurm's sbatch, which is not on this machine; "
-                "launch from a login node, or use another launcher"
-            )
+        for command in ("sbatch", "squeue"):
+            if shutil.which(command) is None:
+                raise ValueError(
+                    f"hydra/launcher=slurm needs Slurm's {command}, which is not on this machine; "
+                    "launch from a login node, or use another launcher"
+                )
         if find_spec("submitit") is None:
             raise ValueError("hydra/launcher=slurm needs submitit; pip install submitit")
 

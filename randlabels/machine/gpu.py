@@ -21,6 +21,9 @@ from ..console import log
 DEVICE_LOST_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 MAX_QUEUED_STEPS = 8  # enough to keep the GPU busy, few enough to stop within a second
 WARM_UP_STEPS = 3  # full batches before a capture, as in PyTorch's notes on CUDA graphs
+OUT_OF_MEMORY = re.compile(
+    r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|CUDA error: out of memory"
+)
 Work = Callable[[], None]
 
 
@@ -98,7 +101,7 @@ class Step:
         except RuntimeError as error:
             # After an exception in the body, torch raises one that says only that there was one.
             cause = error.__context__ or error
-            if isinstance(cause, torch.OutOfMemoryError):
+            if is_out_of_memory(cause):
                 raise cause from None
             log.warning("Training steps run without a CUDA graph: %s", cause)
             self.captured = False
@@ -132,6 +135,11 @@ def graphs(
         return graph.replay
 
     return None if device == "cpu" else capture
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a GPU had too little memory, as torch or one of its libraries says."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(OUT_OF_MEMORY.search(str(error)))
 
 
 def exit_if_lost(device: str) -> None:
@@ -188,7 +196,9 @@ def why_unused() -> str | None:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if _count() or hidden or not driver:
         return None
+    cuda = torch.version.cuda
+    wanted = f"a driver for CUDA {cuda}" if cuda else "a build with CUDA"
     return (
         f"An NVIDIA driver is installed, but PyTorch {torch.__version__} finds no GPU that it can "
-        f"use; it is built for CUDA {torch.version.cuda} (compare nvidia-smi)"
+        f"use; it needs {wanted} (compare nvidia-smi)"
     )

@@ -63,7 +63,11 @@ class Tracker:
 
 def _traces(run: RunDir) -> list[float]:
     """Return when the files were written that a launch changes as it begins a run."""
-    return [file.stat().st_mtime for file in (run.error, run.environment) if file.exists()]
+    traces = []
+    for file in (run.error, run.environment):
+        with contextlib.suppress(OSError):
+            traces.append(file.stat().st_mtime)
+    return traces
 
 
 def survey(run: RunDir, keys: Mapping[str, Any], state: str) -> Survey:
