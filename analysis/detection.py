@@ -56,6 +56,8 @@ def read(found: Collection) -> Iterator[tuple[int, pd.DataFrame]]:
             examples = pyarrow.parquet.read_table(file).to_pandas(ignore_metadata=True)
             if missing := [name for name in COLUMNS if name not in examples]:
                 raise ValueError(f"it lacks {', '.join(missing)}")
+            if examples["changed"].dtype != bool:
+                raise ValueError("changed must be true or false")
         except (OSError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             found.problems.append(f"{file} is skipped: damaged ({reason})")

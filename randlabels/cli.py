@@ -22,9 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from .config import Config, parse_composed
 from .registry import DEFAULTS, PACKAGE, import_files, imported_options
 
+# The config folder: inside the package once installed, next to it in a checkout.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-"""The config folder: inside the package once installed, next to it in a checkout."""
-
 HYDRA_NAME = "hydra_plugins.randlabels"  # Hydra builds plugins only if `_target_` has this prefix
 
 

@@ -7,8 +7,8 @@ from .dataset import Split
 SNAPSHOT_EPOCHS = (0, 2, 9, 29, 99, 299)  # 0-based; losses and margins after them are kept
 NEVER = -1  # epoch of an event that has not happened; prediction before the first evaluation
 
+# Statistics (N,) by name. They are plain tensors, so that a checkpoint can hold them.
 Dynamics = dict[str, torch.Tensor]
-"""Statistics (N,) by name. They are plain tensors, so that a checkpoint can hold them."""
 
 
 def update(

@@ -12,10 +12,9 @@ from collections.abc import Callable
 
 import torch
 
+# Constants of the search for stored pixels in 0..255; the paper has 0.25/255, 0.2/255 and 0.3/255
+# for pixels in 0..1.
 STEP, NOISE, RADIUS = 0.25, 0.2, 0.3
-"""Constants of the search for stored pixels in 0..255; the paper has 0.25/255, 0.2/255 and 0.3/255
-for pixels in 0..1."""
-
 MAX_ITERATIONS = 100
 Logits = Callable[[torch.Tensor], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

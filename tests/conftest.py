@@ -247,6 +247,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(system, "ROWS_AT_ONCE", 64)
     monkeypatch.setattr(cholesky, "BLOCK_ROWS", 32)
+    monkeypatch.setattr(cholesky, "HEAD_COLUMNS", 8)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import pickle
 import struct
@@ -92,16 +93,20 @@ def test_truncated_cifar_file_is_refused_before_it_is_unpickled(
         CIFAR10(root=str(tmp_path), download=False).load()
 
 
-def write_mnist(root: Path, cls: type) -> np.ndarray:
+def write_mnist(root: Path, cls: type, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     raw = root / cls.__name__ / "raw"
     raw.mkdir(parents=True)
     images = rng().randint(0, 256, (20, 28, 28)).astype(np.uint8)
     labels = (np.arange(20) % 10).astype(np.uint8)
+    resources = []
     for name, _ in cls.resources:
         array = images if "images" in name else labels
         magic = struct.pack(">HBB", 0, 8, array.ndim)
         content = magic + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+        (raw / name).write_bytes(gzip.compress(content))
         (raw / name.removesuffix(".gz")).write_bytes(content)
+        resources.append((name, md5(raw / name)))
+    monkeypatch.setattr(cls, "resources", resources)
     return images
 
 
@@ -111,20 +116,25 @@ def write_mnist(root: Path, cls: type) -> np.ndarray:
     ids=["mnist", "fashion_mnist"],
 )
 def test_mnist_files_become_the_same_pixels_and_labels(
-    option: type, cls: type, tmp_path: Path
+    option: type, cls: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = write_mnist(tmp_path, cls)
+    images = write_mnist(tmp_path, cls, monkeypatch)
     data = option(root=str(tmp_path), download=False).load()
     np.testing.assert_array_equal(data.test.images[:, 0], images)
     assert data.test.labels.tolist() == [i % 10 for i in range(20)]
     assert data.image == (1, 28, 28)
 
 
-@pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "train-images-idx3-ubyte"])
-def test_truncated_mnist_file_is_refused(name: str, tmp_path: Path) -> None:
-    write_mnist(tmp_path, datasets.MNIST)
+@pytest.mark.parametrize("damage", ["truncated", "one bit"])
+@pytest.mark.parametrize("name", ["train-labels-idx1-ubyte", "train-images-idx3-ubyte.gz"])
+def test_damaged_mnist_file_is_refused(
+    name: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path, datasets.MNIST, monkeypatch)
     file = tmp_path / "MNIST" / "raw" / name
-    file.write_bytes(file.read_bytes()[:-4])
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content[:-4] if damage == "truncated" else content)
     with pytest.raises(ValueError, match="fails its checksum"):
         MNIST(root=str(tmp_path), download=False).load()
 

@@ -42,9 +42,9 @@ def main() -> None:
     choices = [f"corruption={given.kind}", f"corrupt={given.prob}", *given.overrides]
     try:
         config = compose(choices)
+        show(config)
         if given.save:
             save(config, given.save)
-        show(config)
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"Error: {in_one_sentence(error)}")
 
@@ -89,7 +89,13 @@ def show(config: Config) -> None:
         altered = config.corruption.altered(source, config.corrupt)
         print(f"Images altered: {altered.mean():.4%} of {len(true):,}")
     elif data.classes <= MAX_MATRIX_CLASSES:
-        stated = config.corruption.transition(source, config.corrupt)
+        stated = np.asarray(config.corruption.transition(source, config.corrupt))
+        shape = data.classes, data.classes
+        if stated.shape != shape or not np.allclose(stated.sum(1), 1):
+            raise ValueError(
+                f"transition of corruption={config.corruption.name} must return {shape}, with rows "
+                f"that sum to 1, and has returned the shape {stated.shape}"
+            )
         drawn = frequencies(true, given, data.classes)
         title = f"{config.corruption.name}, p = {config.corrupt:g}, {config.dataset.name}"
         columns = ["true", *map(str, range(data.classes))]

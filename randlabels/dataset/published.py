@@ -1,5 +1,6 @@
 """The published image sets, read, downloaded and checked (md5) by torchvision."""
 
+import gzip
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -79,12 +80,23 @@ class CIFAR100(_Vision):
 
 @dataclass
 class MNIST(_Vision):
-    """60,000 + 10,000 grey images, 28x28, 10 digits (LeCun, Cortes, Burges).
-
-    torchvision checks the md5 of these files while it downloads them, and not again.
-    """
+    """60,000 + 10,000 grey images, 28x28, 10 digits (LeCun, Cortes, Burges)."""
 
     name = "mnist"
+
+    def _split(self, arguments: dict[str, Any]) -> Split:
+        """Check the files too: torchvision checks their md5 only while downloading."""
+        from torchvision.datasets.utils import check_integrity
+
+        split = super()._split(arguments)
+        for file, (_, md5) in zip(self._files(), self._published().resources, strict=True):
+            archive = self.folder / file
+            unpacked = archive.with_suffix("").read_bytes()
+            whole = check_integrity(archive, md5)
+            if not whole or gzip.decompress(archive.read_bytes()) != unpacked:
+                wrong = f"{archive.name} or its unpacked copy is missing or not the published file"
+                raise ValueError(self._explain(OSError(wrong)))
+        return split
 
     def _files(self) -> list[str]:
         cls = self._published()

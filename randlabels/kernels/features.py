@@ -12,11 +12,9 @@ log = logging.getLogger("randlabels")
 
 WHITENING_PATCHES = 100_000  # from which their mean and covariance are estimated
 STATISTICS_IMAGES = 1000  # from which the features' means and deviations are estimated
-
+# Codes reach ±6.35 standard deviations; fewer than one feature in a thousand lies beyond. Rounding
+# adds 2·10⁻⁴ to K's diagonal of about 1.
 CODES_PER_DEVIATION = 20
-"""Codes reach ±6.35 standard deviations; fewer than one feature in a thousand lies beyond. Rounding
-adds 2·10⁻⁴ to K's diagonal of about 1."""
-
 FILTERS_AT_ONCE = 1000  # with about twice as many patches, activations fit into the cache
 
 

@@ -14,11 +14,9 @@ from .features import CODES_PER_DEVIATION, ConvFeatures
 
 REFINED_RESIDUAL = 5e-7  # relative, of a right-hand side, at which its refinement ends
 MAX_RESIDUAL = 1e-6  # ‖Y - (K + λI)·A‖ / ‖Y‖ of a label set above which its solution is refused
-
+# The constant feature's part of K. Its eigenvalue is n times that: far above any useful ridge, but
+# small enough for a factorisation in float32.
 INTERCEPT = 0.01
-"""The constant feature's part of K. Its eigenvalue is n times that: far above any useful ridge, but
-small enough for a factorisation in float32."""
-
 ROWS_AT_ONCE = 100  # images whose codes are in float64: 0.1 GiB for 32,000 filters
 EXACT_TERMS = 1024  # products of int8 numbers that float32 sums without rounding: 128²·1024 = 2²⁴
 

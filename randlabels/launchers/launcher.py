@@ -16,9 +16,8 @@ from ..console import log, logging_to
 from ..machine.stopping import follow, stop_launch
 from ..registry import PACKAGE
 
+# The package of the tables: inside ours once installed, next to it in a checkout.
 ANALYSIS = f"{PACKAGE.name}.analysis" if (PACKAGE / "analysis").is_dir() else "analysis"
-"""The package of the tables: inside ours once installed, next to it in a checkout."""
-
 MAX_PROCESSES_PER_GPU = 2  # each holds a CUDA context, its own data and activations: about 2 GB
 Until = Callable[[], str | None]  # returns the reason to start no more runs, or None
 Errors = dict[Path, str]  # by run folder, those that the run's own error.json does not hold

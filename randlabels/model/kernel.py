@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ..kernels.cholesky import Breakdown, Triangle
+from ..kernels.cholesky import BLOCK_ROWS, Breakdown, Triangle
 from ..kernels.features import ConvFeatures, gabor
 from ..kernels.system import ConvSystem, KernelSystem, Solution, System, solutions
 from ..schema import AT_LEAST_1, POSITIVE, one_of
@@ -19,11 +19,11 @@ from . import ExactFit, ExactModel, SolveOptions
 log = logging.getLogger("randlabels")
 
 MAX_SETS_AT_ONCE = 64  # label sets that are solved as one block, if memory suffices
-
+SMALLEST_PIVOT = 1e-14  # of a K with a diagonal of about 1, in float64
+ROUNDING = 1e-12  # of squared distances in float64, as a share of the squared norms
+# Of float64 arrays (n, K) of a label set while it is solved: target, coefficients, residual, their
+# successors and copies. Together 0.045 GiB at n = 60,000 with ten classes.
 BYTES_PER_TARGET = 10 * 8
-"""Float64 arrays (n, K) of a label set while it is solved: target, coefficients, residual, their
-successors and copies. Together 0.045 GiB at n = 60,000 with ten classes."""
-
 BYTES_OF_TILES = 2**29  # a bound on what is computed of K and of the features at once
 
 
@@ -94,12 +94,13 @@ class Kernel(ExactModel):
                     f"model.patch={self.patch} leaves no two patches on images of "
                     f"{height}x{width} pixels; use a smaller one"
                 )
-            features = 4 * self.filters  # int8
+            features, tiles = 4 * self.filters, BYTES_OF_TILES  # int8
         else:
             features = 4 * self._rows(images[:1].float()).shape[1]  # float32
+            tiles = BYTES_OF_TILES + 6 * min(n, BLOCK_ROWS) * features  # three float64 copies
         matrix = Triangle.size(n) * options.dtype.itemsize
         targets = BYTES_PER_TARGET * n * classes
-        return matrix + targets + (n + test) * (4 * pixels + features) + BYTES_OF_TILES
+        return matrix + targets + (n + test) * (4 * pixels + features) + tiles
 
     def solve(
         self, train: Tensor, test: Tensor, sets: list[Tensor], rng: Generator, options: SolveOptions
@@ -114,6 +115,8 @@ class Kernel(ExactModel):
             factor = Triangle(equations.n, options.dtype, str(train.device))
             factor.fill(equations.tile, equations.ridge, equations.beat)
             factor.factorise(options.tick)
+            if (pivot := factor.smallest_pivot()) < SMALLEST_PIVOT:
+                raise Breakdown(f"a pivot of {pivot:.0e} is a rounding error")
             seconds = time.perf_counter() - started
             log.info("K of %d images factorised in %.1f s.", equations.n, seconds)
             for start in range(0, len(sets), at_once):
@@ -151,9 +154,9 @@ class Kernel(ExactModel):
             return a @ b.T
         if self.kernel == "polynomial":
             return (F.normalize(a) @ F.normalize(b).T).pow_(self.degree)
-        distances = (a @ b.T).mul_(-2).add_(a.square().sum(1)[:, None]).add_(b.square().sum(1))
-        if a is b:  # rounding errors of an image's distance to itself would grow in the root
-            distances.fill_diagonal_(0)
+        norms = a.square().sum(1)[:, None] + b.square().sum(1)
+        distances = norms - 2 * a @ b.T
+        distances[distances < ROUNDING * norms] = 0  # of equal images; the root would magnify it
         if self.kernel == "laplacian":
-            distances.clamp_(min=0).sqrt_()
+            distances.sqrt_()
         return distances.mul_(-self.gamma).exp_()

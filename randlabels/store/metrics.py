@@ -21,10 +21,9 @@ BETTER: dict[str, Callable[..., float]] = {
 
 MEASURED = tuple(BETTER)  # the metrics that every run measures, in the order of the log
 LOSSES = tuple(key for key in MEASURED if "_loss" in key)  # means of the loss without weight decay
-
+# The keys that every record has, in their order: `seconds` is the epoch's wall clock with all
+# evaluations, `images_per_second` the speed of its training part.
 KEYS = ("epoch", "lr", *MEASURED, "seconds", "images_per_second")
-"""The keys that every record has, in their order: `seconds` is the epoch's wall clock with all
-evaluations, `images_per_second` the speed of its training part."""
 
 SENSITIVITY = ("loss_sensitivity", "loss_sensitivity_gini", "critical_sample_ratio")
 """Further keys of a run with `sensitivity` above 0, measured on that many training images: the
