@@ -294,3 +294,45 @@ def test_closed_pipe_is_not_an_error(sweep: Path, command: str, written: str | N
     done = unread(*f"analysis.{command.format(sweep)}".split())
     assert (done.returncode, done.stderr) == (0, "")
     assert written is None or (sweep / "summary" / written).is_file()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.5])
+def test_threshold_outside_its_range_is_refused(tmp_path: Path, threshold: float) -> None:
+    write_run(tmp_path, [0.5])
+    with pytest.raises(SystemExit, match=f"{threshold} must be above 0 and at most 1"):
+        collect.main([str(tmp_path), "--fit-threshold", str(threshold)])
+
+
+def test_folder_of_a_single_run_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [0.5])
+    with pytest.raises(SystemExit, match="is a single run; give the folder above it"):
+        collect.main([str(run.path)])
+
+
+def test_terminal_shows_a_part_of_a_long_table_and_says_so(tmp_path: Path, capsys) -> None:
+    for hidden in range(1, collect.MAX_PRINTED_ROWS + 3):
+        write_run(tmp_path, [0.5], model={"name": "mlp", "hidden": [hidden]})
+    collect.main([str(tmp_path)])
+    assert "and 2 more rows" in capsys.readouterr().out
+
+
+def test_levels_outside_their_range_and_lines_without_an_epoch_are_damage(tmp_path: Path) -> None:
+    level, line = (write_run(tmp_path, [0.5], seed=seed) for seed in (0, 1))
+    level.config.write_text(level.config.read_text().replace("corrupt: 0.0", "corrupt: 2.0"))
+    line.metrics.write_text('{"train_acc": 0.5}\n')
+    write_run(tmp_path, [0.5], seed=2)
+    found, _ = collect.collect(tmp_path)
+    problems = "\n".join(found.problems)
+    assert "epochs or corrupt in config.yaml is out of range" in problems
+    assert "a line is not a record" in problems
+
+
+def test_runs_of_other_images_are_other_configurations(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run = write_run(tmp_path, [0.5], seed=seed)
+        config = run.config.read_text().replace("name: digits", "name: image_folder")
+        run.config.write_text(config)
+        environment = json.loads(run.environment.read_text())
+        run.environment.write_text(json.dumps({**environment, "data_sha256": str(seed) * 64}))
+    found = table(tmp_path, "test_error")
+    assert found["dataset.sha256"].astype(str).tolist() == ["0" * 12, "1" * 12]

@@ -271,6 +271,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "beyond": ("y.csv", text(write_csv(*LINES, "1442,1")), "and has index 1442; correct it, cou"),
     "no index": ("y.csv", text(write_csv("3,4", header="id,label")), "must have a column index or"),
     "columns": ("y.csv", text(write_csv("0,1,2", "1,2,3")), "must have 2 values in each line, ind"),
+    "huge": ("y.csv", text(b"0," + b"1" * 200_000), "comma-separated values; field larger than"),
     "split": ("y.csv", text(write_csv("val,0,1", header="split,index,label")), "has 'val'"),
     "empty": ("y.csv", text(b""), "one line for each of the 1,442 train i"),
     "paths": ("y.txt", text(b"train/cat/1.png 3"), "index for digits, whose images have no"),

@@ -31,6 +31,11 @@ def alter(kind: PixelCorruption, pixels: np.ndarray, name: str = "train") -> np.
     return kind.alter(pixels, np.arange(len(pixels)), name, pixels)
 
 
+def test_labels_keep_their_classes() -> None:
+    source = make_source(np.arange(10) % 5)
+    np.testing.assert_array_equal(RandomPixels().transition(source, 0.5), np.eye(source.classes))
+
+
 @pytest.mark.parametrize("unit", ["all", "spatial"])
 def test_shuffled_pixels_are_one_permutation_of_all_images_of_both_parts(unit: str) -> None:
     """An image that numbers its values tells the permutation; it must explain all others."""
