@@ -23,7 +23,7 @@ lint: .venv/.installed-dev
 	$(BIN)/mypy
 
 coverage: .venv/.installed-dev
-	$(BIN)/pytest --cov
+	$(BIN)/pytest --cov -m "not slurm"
 
 bench: .venv/.installed
 	$(BIN)/python -m tests.benchmarks

@@ -213,6 +213,7 @@ MLP, WRN = {"name": "mlp", "hidden": [4]}, {"name": "wrn", "depth": 10, "dropout
 MODELS = [(MLP, "fp32"), (WRN, "fp32"), (WRN, "bf16")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "precision"), MODELS, ids=["mlp", "wrn", "wrn-bf16"])
 @pytest.mark.parametrize("augment", ["none", *(a.name for a in RANDOM)])
 def test_resumed_fit_repeats_the_uninterrupted_one_bit_for_bit(

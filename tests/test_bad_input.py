@@ -147,6 +147,7 @@ def test_good_image_folder_runs(cli: Cli, tmp_path: Path) -> None:
     assert cli(*FOLDER).code == 0
 
 
+@pytest.mark.slow
 def test_other_data_in_the_same_folder_are_not_the_same_run(cli: Cli, tmp_path: Path) -> None:
     folder_with(tmp_path / "tree", "not at all")
     assert cli(*FOLDER).code == 0
@@ -163,6 +164,7 @@ def test_other_data_in_the_same_folder_are_not_the_same_run(cli: Cli, tmp_path: 
     assert outcome.code == 1 and "would share the folder" in outcome.err
 
 
+@pytest.mark.slow
 def test_full_error_shows_the_traceback() -> None:
     command = [sys.executable, "-m", "randlabels.run", *TINY, "corrupt=1.5"]
     shown = subprocess.run(
@@ -172,6 +174,7 @@ def test_full_error_shows_the_traceback() -> None:
     assert "Traceback" in shown.stderr and "corrupt=1.5 must be between 0 and 1" in shown.stderr
 
 
+@pytest.mark.slow
 def test_file_of_keys_must_name_its_option(cli: Cli, tmp_path: Path) -> None:
     """Without the name the group's default would run under the file's keys."""
     wide = tmp_path / "own" / "model" / "wide.yaml"

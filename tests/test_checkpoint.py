@@ -39,6 +39,7 @@ def test_every_bit_flip_and_truncation_is_detected(tmp_path: Path) -> None:
             checkpoint.load(file, "a" * 64)
 
 
+@pytest.mark.slow
 def test_previous_checkpoint_is_kept_and_recovered_from(cli: Cli, tmp_path: Path) -> None:
     """The numbers are the same, no matter which of the two is damaged."""
     arguments = [*TINY, "epochs=5", "checkpoint_every=0"]
@@ -113,6 +114,7 @@ def test_checkpoint_of_another_config_is_refused_with_both_hashes(tmp_path: Path
         checkpoint.load(file, "b" * 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["model", "optimizer"])
 def test_checkpoint_of_another_program_fails_by_name_and_stays(
     key: str, cli: Cli, tmp_path: Path
@@ -137,6 +139,7 @@ def test_checkpoint_of_another_program_fails_by_name_and_stays(
     assert cli(*TINY, "force=true").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bare", "torch", "signed"])
 def test_hostile_pickle_is_not_executed(kind: str, cli: Cli, tmp_path: Path) -> None:
     cli(*TINY)
@@ -159,6 +162,7 @@ def test_hostile_pickle_is_not_executed(kind: str, cli: Cli, tmp_path: Path) -> 
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 def test_resumed_run_computes_as_it_began(cli: Cli, tmp_path: Path) -> None:
     """`threads=auto` is 1 in a sweep, else all cores. A resumed run keeps its first value."""
     cli("-m", "hydra/launcher=basic", *TINY)

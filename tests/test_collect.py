@@ -31,6 +31,7 @@ def write_seeds(root: Path, seeds: range) -> None:
         write_run(root, [seed / 400, 0.5, 1.0], seed=seed)
 
 
+@pytest.mark.slow
 def test_collecting_after_changes_equals_collecting_for_the_first_time(tmp_path: Path) -> None:
     """Runs that come, go, change and grow; tables that were edited, damaged or lost."""
     root, summary = tmp_path / "runs", tmp_path / "runs" / "summary"
@@ -69,6 +70,7 @@ def test_failed_write_keeps_the_earlier_tables(
 # Metrics
 
 
+@pytest.mark.slow
 def test_added_metric_reaches_every_table_of_records(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +146,7 @@ SPOILERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPOILERS)
 def test_one_bad_folder_spoils_nothing_else(kind: str, sweep: Path, capsys) -> None:
     """The means of the other runs stay right, and nothing is counted twice."""
@@ -183,6 +186,7 @@ def test_damaged_run_leaves_no_trace_in_the_records(tmp_path: Path) -> None:
     assert (tmp_path / "parts.csv").read_text() == "epoch\n0\n1\n"
 
 
+@pytest.mark.slow
 def test_plan_that_cannot_be_read_is_a_warning(sweep: Path, capsys) -> None:
     """A folder of this name, a file of another program, a run without its config."""
     contents_of_plan: list[tuple[Callable[[Path], object], str]] = [
@@ -218,6 +222,7 @@ def test_folder_without_rights_is_a_warning(
     assert f"{sweep}/private is skipped: Permission denied" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_concurrent_collections_give_whole_tables(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     write_seeds(root, range(60))
@@ -280,6 +285,7 @@ def test_papers_tables_show_mean_deviation_and_number_of_seeds(sweep: Path) -> N
     assert r"digits & mlp & uniform & 0 & 2 & 2 & - & 9.5 $\pm$ 0.7 \\" in tex
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "written"),
     {

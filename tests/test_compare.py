@@ -171,6 +171,7 @@ def test_anchors_of_the_kernel_are_those_of_their_sources() -> None:
     assert errors["value"].tolist() == [0.0122, 0.0118, 0.0113]
 
 
+@pytest.mark.slow
 def test_only_runs_with_every_key_equal_cover_a_number(tmp_path: Path) -> None:
     """300 epochs of the MLP on random labels, whole CIFAR-10; subsets and variants do not."""
     curve = [0.1] * 299 + [0.9997]
@@ -321,6 +322,7 @@ def test_verdicts_are_the_stated_rule() -> None:
         assert verdict(number, values) == expected, (number, values)
 
 
+@pytest.mark.slow
 def test_diverged_runs_agree_only_with_a_failure_to_converge(tmp_path: Path) -> None:
     keys = {**CIFAR, "model": {"name": "mlp"}, "corrupt": 1.0}
     write_run(tmp_path, [0.5] * 300, **keys)
@@ -342,6 +344,7 @@ def standardized(numbers: pd.DataFrame) -> pd.DataFrame:
     return numbers.assign(keys=keys)[numbers["row"].str.startswith("MLP 1x512")]
 
 
+@pytest.mark.slow
 def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> None:
     """The threshold is 98 %, not that of the runs; the true labels have another corruption."""
     pair_flip = {"corruption": {"name": "pair_flip"}}
@@ -382,6 +385,7 @@ def test_ratio_without_a_run_on_true_labels_is_missing_not_unfitted(tmp_path: Pa
     assert compared(tmp_path, rows)["verdict"].tolist() == ["not fitted"]
 
 
+@pytest.mark.slow
 def test_command_prints_how_many_numbers_have_which_verdict(tmp_path: Path, capsys) -> None:
     """A setting that was chosen on a row is named there, and counted."""
     keys = {**FIGURE_1, "preprocess": {"name": "paper"}}
@@ -396,6 +400,7 @@ def test_command_prints_how_many_numbers_have_which_verdict(tmp_path: Path, caps
     assert "agrees (fit_threshold chosen on this row)" in shown
 
 
+@pytest.mark.slow
 def test_command_lists_what_no_run_covers(tmp_path: Path, capsys) -> None:
     write_run(tmp_path, [0.1] * 300, **CIFAR, model={"name": "mlp"}, corrupt=1.0)
     compare.main([str(tmp_path), "--to", "seed"])

@@ -64,6 +64,7 @@ def compose_with_hydra(
     return OmegaConf.masked_copy(composed, keys)
 
 
+@pytest.mark.slow
 def test_trees_equal_hydras_for_every_kind_of_override(
     loaded: tuple[ConfigLoader, DictConfig],
 ) -> None:

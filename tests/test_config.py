@@ -181,6 +181,7 @@ def variants(context: dict, group: str, option: str, field: dataclasses.Field) -
             yield parse(context | keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["", *DEFAULTS])
 @settings(deadline=None, max_examples=5)
 @given(context=CONTEXT)

@@ -161,6 +161,7 @@ def test_figures_show_the_examples_of_the_files(recorded: Path) -> None:
     assert dashed == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_report_shows_the_images_of_the_lowest_margins(cli: Cli, tmp_path: Path) -> None:
     keys = ["corruption=uniform", "corrupt=0.4", "examples=true", "eval_every=2", BASIC]
     assert cli("-m", *TINY, *keys).code == 0
@@ -178,6 +179,7 @@ def test_report_shows_the_images_of_the_lowest_margins(cli: Cli, tmp_path: Path)
     assert html.count(caption) == 2 and "shows no images" not in html
 
 
+@pytest.mark.slow
 def test_report_without_the_data_says_why_it_shows_no_images(tmp_path: Path) -> None:
     missing = {"name": "mnist", "root": str(tmp_path / "nowhere")}
     run = write_run(tmp_path, [0.5], corrupt=0.4, dataset=missing)

@@ -37,6 +37,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_disk_that_fills_up_during_a_run_costs_nothing_that_was_committed(
     cli: Cli, tmp_path: Path, small_disk: Path
 ) -> None:
@@ -152,6 +153,7 @@ def test_loss_of_power_leaves_no_result_without_its_files_and_no_commit_undone(
     assert renamed[-1] == "done.json" and renamed.count("checkpoint.pt") == 3 and not unsettled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["done.json", "metrics.jsonl", "environment.json", "config.yaml"])
 @pytest.mark.parametrize("damage", ["truncated", *(pytest.param(d, marks=SLOW) for d in OTHERS)])
 def test_damaged_file_of_a_run_is_written_anew(
@@ -170,6 +172,7 @@ def test_damaged_file_of_a_run_is_written_anew(
     assert json.loads(run.done.read_text())["epochs"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"\xff\0", b'{"run_id": "x"}\n[1]\n{"run_'])
 def test_damaged_plan_is_completed(damage: bytes, cli: Cli, tmp_path: Path) -> None:
     cli("-m", BASIC, *TINY, "seed=0,1")
@@ -180,6 +183,7 @@ def test_damaged_plan_is_completed(damage: bytes, cli: Cli, tmp_path: Path) -> N
     assert set(plan) <= set(read_plan(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run.log", "metrics.jsonl", ".lock", "checkpoint.pt", ""])
 def test_link_in_a_run_folder_is_refused_and_nothing_is_written_behind_it(
     name: str, cli: Cli, tmp_path: Path

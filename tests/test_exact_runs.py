@@ -49,6 +49,7 @@ def count_factorisations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_sweep_has_one_factorisation(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: str
@@ -113,6 +114,7 @@ run.main()
     assert len(runs) == 2 and numbers(runs[0]) == numbers(runs[1])
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_sentence(cli: Cli) -> None:
     for override, message in {
         "epochs=5": "epochs=5 has no meaning for model=kernel",

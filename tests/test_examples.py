@@ -173,6 +173,7 @@ def test_fit_left_within_an_evaluation_counts_it_once(tmp_path: Path) -> None:
         assert torch.equal(values, state.dynamics[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["packed", "joblib"])
 def test_launchers_write_the_same_files_and_the_key_changes_no_number(
     cli: Cli, tmp_path: Path, launcher: str

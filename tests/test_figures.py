@@ -174,6 +174,7 @@ def test_backend_of_a_notebook_does_not_disturb_the_report(sweep: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_any_key_that_differs_can_be_the_x_axis(tmp_path: Path, capsys) -> None:
     """A width follows from `parameters`; levels keep their colours; a wide span is logarithmic."""
     for width in (8, 64, 512):

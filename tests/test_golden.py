@@ -115,6 +115,7 @@ def test_no_mean_hides_a_missing_run() -> None:
     assert "5 of 13 runs are not in them" in text
 
 
+@pytest.mark.slow
 def test_report_is_the_same_bytes_when_repeated_in_any_directory_order(
     reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +142,7 @@ def test_report_needs_no_other_file(reported: Path) -> None:
         assert base64.b64decode(picture) == file.read_bytes()
 
 
+@pytest.mark.slow
 def test_names_in_the_report_are_escaped(sweep: Path) -> None:
     hostile = sweep / "<script>alert(1)<&"
     shutil.copytree(next(sweep.glob("mlp-*-p0-s0-*")), hostile)

@@ -197,6 +197,7 @@ def test_file_that_changed_since_its_run_began_is_refused(
         parse(tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["done", "interrupted"])
 @pytest.mark.parametrize("key", ["sha256", "train_sha256", "test_sha256"])
 def test_results_of_other_labels_are_refused_by_name(

@@ -53,6 +53,7 @@ def read(file: Path, split: str = "train", **keys: str) -> np.ndarray:
 # Out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["npz", "csv"])
 def test_run_on_saved_labels_has_the_records_of_the_run_that_drew_them(
     ending: str, save: Save, cli: Cli, tmp_path: Path

@@ -86,6 +86,7 @@ def test_labels_and_models_that_runs_share_are_checked_once(
     ]
 
 
+@pytest.mark.slow
 def test_sweep_is_refused_for_one_precision_before_any_run_starts(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +154,7 @@ def test_closing_table_shows_epochs_once_even_if_they_differ(cli: Cli) -> None:
     assert [(row["state"], row["epochs"]) for row in rows] == [("done", "1"), ("done", "2")]
 
 
+@pytest.mark.slow
 def test_joblib_starts_two_processes_per_gpu_and_says_so(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,7 @@ def test_joblib_starts_two_processes_per_gpu_and_says_so(
     assert jobs == [4, 5, 3]
 
 
+@pytest.mark.slow
 def test_joblibs_idle_workers_end_with_the_last_run(cli: Cli, tmp_path: Path) -> None:
     """joblib would keep them, and the process would wait for them at its end."""
     assert cli("-m", *TINY, "seed=0,1", "hydra.launcher.n_jobs=2").code == 0

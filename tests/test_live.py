@@ -232,6 +232,7 @@ def test_interrupted_sweep_leaves_the_terminal_as_it_was(tmp_path: Path) -> None
     assert b"1 interrupted" in shown[back:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
     [

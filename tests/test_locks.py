@@ -107,6 +107,7 @@ def test_marker_of_another_host_is_stale_without_a_heartbeat(
     assert not files.is_locked(path)
 
 
+@pytest.mark.slow
 def test_run_killed_on_a_file_system_without_locks_resumes(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from .synthetic import table, write_run
 SHARES = ["memorised", "true", "neither"]
 
 
+@pytest.mark.slow
 def test_shares_are_those_counted_from_the_predictions(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +58,7 @@ def test_shares_are_those_counted_from_the_predictions(
     assert found[SHARES].max().min() > 0.1  # each of them says something
 
 
+@pytest.mark.slow
 def test_shares_are_empty_where_no_label_was_changed(cli: Cli, tmp_path: Path) -> None:
     keys = ["corruption=uniform,random_pixels", "corrupt=0.0,1.0", "epochs=5", "eval_every=2"]
     assert cli("-m", *TINY, *keys, BASIC).code == 0
@@ -116,6 +118,7 @@ def test_readable_table_holds_the_last_epoch_in_percent(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_figure_shows_the_shares_of_each_level_with_changed_labels(tmp_path: Path) -> None:
     write_run(tmp_path, [0.5] * 3, corrupt=0.0)
     (panel,) = figures.build(collect.collect(tmp_path)[0])["memorisation"][0].axes

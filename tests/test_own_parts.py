@@ -55,6 +55,7 @@ def test_sweep_of_own_parts_stops_and_goes_on_under_every_launcher(
     assert recorded == {file: config["model"]["code_sha256"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["imports=my_parts.py model=t", "imports=[my_parts.py] model=t"])
 def test_tab_completion_knows_own_parts(folder: Path, line: str) -> None:
     command = [str(Path(sys.executable).with_name("randlabels")), "-sc", "query=bash"]

@@ -40,6 +40,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_numbers_equal_those_of_hydras_basic_launcher(cli: Cli, tmp_path: Path) -> None:
     runs = "{model: wrn, model.depth: 10}, {model: mlp, model.hidden: [8], corrupt: '0.0,1.0'}"
     cells = ["-m", *TINY[:1], *TINY[3:], f"hydra.sweeper.runs=[{runs}]", "threads=1"]
@@ -51,6 +52,7 @@ def test_numbers_equal_those_of_hydras_basic_launcher(cli: Cli, tmp_path: Path) 
         assert numbers(tmp_path / "packed" / "default" / folder.name) == numbers(folder)
 
 
+@pytest.mark.slow
 def test_one_worker_executes_several_runs_and_finished_runs_start_no_worker(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +69,7 @@ def test_one_worker_executes_several_runs_and_finished_runs_start_no_worker(
     assert again.code == 0 and "6 runs, 0 of them to do" in again.out
 
 
+@pytest.mark.slow
 def test_killed_worker_is_replaced_and_the_next_launch_resumes_its_run(
     cli: Cli, tmp_path: Path
 ) -> None:
@@ -89,6 +92,7 @@ def test_killed_worker_is_replaced_and_the_next_launch_resumes_its_run(
         assert epochs == list(range(len(epochs))) and len(epochs) in (20, 800)
 
 
+@pytest.mark.slow
 def test_workers_stop_when_their_parent_is_killed(tmp_path: Path) -> None:
     def states() -> set[str]:
         return {RunDir(file.parent).state() for file in tmp_path.glob("runs/*/*/config.yaml")}
@@ -111,6 +115,7 @@ def test_worker_that_cannot_read_a_run_exits_and_closes_its_connection() -> None
     assert process.exitcode == 1 and ours.poll(0)
 
 
+@pytest.mark.slow
 def test_control_c_stops_the_workers_and_exits_with_130(tmp_path: Path) -> None:
     with started(tmp_path, *LONG, "seed=0,1") as process:
         wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.pt")))
@@ -123,6 +128,7 @@ def test_control_c_stops_the_workers_and_exits_with_130(tmp_path: Path) -> None:
     assert logs and all("Stopped by" in log for log in logs)  # none was killed
 
 
+@pytest.mark.slow
 def test_control_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None:
     many = "seed=range(0,60)"  # more than end before the signal, also on a slow machine
     with started(tmp_path, "-m", *TINY, PACKED, many) as process:
@@ -177,6 +183,7 @@ def test_slots_of_the_workers_spread_over_the_gpus(monkeypatch: pytest.MonkeyPat
     assert devices == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
 def test_bad_number_of_workers_is_refused(value: str, cli: Cli) -> None:
     outcome = cli("-m", *TINY, PACKED, f"hydra.launcher.workers={value}")

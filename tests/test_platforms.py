@@ -25,6 +25,7 @@ def test_windows_is_refused_in_one_sentence(module: str) -> None:
     assert done.stderr == sentence
 
 
+@pytest.mark.slow
 def test_sweeps_are_found_where_links_are_plain_files(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -339,6 +339,7 @@ def figures(notebook: Any) -> list[bytes]:
     return [base64.b64decode(text) for text in texts]
 
 
+@pytest.mark.slow
 def test_notebook_runs_from_an_empty_folder_and_is_committed_with_its_outputs(folder: Path) -> None:
     committed = nbformat.read(NOTEBOOK, as_version=4)
     (figure,) = figures(committed)
@@ -358,6 +359,7 @@ def test_notebook_runs_from_an_empty_folder_and_is_committed_with_its_outputs(fo
 # keep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 3, 7])
 def test_resumed_run_keeps_the_same_files(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, call: int

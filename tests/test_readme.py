@@ -72,6 +72,7 @@ def call(line: str, folder: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_command_runs_in_order(tmp_path: Path) -> None:
     """In an empty folder, through the shell; `make demo` is run as the commands it names.
 
@@ -100,6 +101,7 @@ def test_every_command_runs_in_order(tmp_path: Path) -> None:
     assert len(list((tmp_path / "runs" / "seed-readme").glob("*/done.json"))) == 3
 
 
+@pytest.mark.slow
 def test_every_example_of_the_help_runs(cli: Cli) -> None:
     text = cli("--help").out
     examples = re.findall(r"^  python -m randlabels.run (?!\[)(.+)$", text, re.M)
@@ -163,6 +165,7 @@ def accept(command: str, cli: Cli) -> None:
         assert all(f'"{word}"' in text for word in arguments if word.startswith("--"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_of_a_page_is_accepted(
     page: Path, cli: Cli, published: None, monkeypatch: pytest.MonkeyPatch
@@ -205,6 +208,7 @@ def my_parts() -> str:
     return str(code)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_own_parts_work_as_the_page_says(tmp_path: Path) -> None:
     """Its file is written as it stands, and its commands executed through the shell."""

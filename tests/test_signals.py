@@ -81,6 +81,7 @@ def test_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     assert "Interrupted. The same command continues" in out or "Stopped by SIGINT" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "number", "group"),
     [

@@ -63,6 +63,7 @@ def test_machine_without_slurm_can_plan_a_sweep_but_not_launch_it(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["slurm", "mine"])
 def test_single_run_with_slurm_is_refused(
     name: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

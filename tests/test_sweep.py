@@ -47,6 +47,7 @@ def test_single_run_of_joblib_is_executed_in_a_worker(cli: Cli, tmp_path: Path) 
     assert json.loads(file.read_text())["pid"] != os.getpid()
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_the_launcher_or_the_number_of_workers(
     cli: Cli, tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ def test_failed_run_does_not_stop_the_others_and_the_next_launch_repeats_it(
     assert not (failed / "error.json").exists()
 
 
+@pytest.mark.slow
 def test_killed_worker_is_reported_and_the_next_launch_resumes_its_run(
     cli: Cli, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def kinds(configs: list[Config]) -> list[Config]:
     return list(found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_sweep_composes_into_runs_that_all_differ(sweep: str) -> None:
     configs = runs(sweep)
@@ -127,6 +128,7 @@ def test_noise_models_are_compared_at_equal_shares_of_changed_labels(ending: str
     assert shares == {0.0: {"uniform"}, 0.2: kinds, 0.4: kinds}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", IMAGES)
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_sweep_trains_two_steps(sweep: str, colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +145,7 @@ def test_sweep_trains_two_steps(sweep: str, colour: str, monkeypatch: pytest.Mon
         assert next(steps) == 2 and record["train_acc"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", IMAGES)
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_sweep_solves_its_exact_fits(
@@ -183,6 +186,7 @@ COVERED = {
 """The sources that a sweep covers whole, and how many numbers they have."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", COVERED)
 def test_sweep_covers_every_published_number_of_its_table(sweep: str) -> None:
     target, sources = COVERED[sweep]
