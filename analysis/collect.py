@@ -68,7 +68,7 @@ def collect(
         out.mkdir(parents=True, exist_ok=True)
         records, parquet = found.epochs(), io.BytesIO()
         pa.parquet.write_table(records, parquet, use_dictionary=["run_id", *found.swept])
-        write_atomic(out / "epochs.parquet", parquet.getvalue())
+        write_atomic(out / "epochs.parquet", parquet.getbuffer())
         write_csv(records, out / "epochs.csv")
         tables = {name: build(found) for name, build in TABLES.items()}
         if len(scores := detection.table(found)):

@@ -43,7 +43,7 @@ def write_csv(table: pa.Table | pd.DataFrame, path: Path) -> None:
     table = table.combine_chunks()  # an empty first chunk would be written as stale memory
     options = pa.csv.WriteOptions(include_header=False, quoting_style=quotes)
     pa.csv.write_csv(table, content, options)
-    write_atomic(path, content.getvalue())
+    write_atomic(path, content.getbuffer())
 
 
 def write_for_papers(table: pd.DataFrame, path: Path) -> None:

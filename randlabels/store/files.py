@@ -21,7 +21,7 @@ NO_KERNEL_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP) 
 STALE_SECONDS = 120.0  # twelve times `stopping.HEARTBEAT_SECONDS`
 
 
-def write_atomic(path: Path, data: bytes | str, previous: Path | None = None) -> None:
+def write_atomic(path: Path, data: bytes | memoryview | str, previous: Path | None = None) -> None:
     """Replace the content of `path` as a whole: readers and crashes see the old or the new content.
 
     The old content is kept as `previous`; after a crash, it may be there alone. The new content is
