@@ -267,6 +267,7 @@ def test_half_the_accuracy_never_agrees() -> None:
                 assert agreeing(number, value) == [], number
 
 
+@pytest.mark.slow
 def test_value_of_another_row_never_agrees() -> None:
     tried = 0
     for number in EVERY_NUMBER:
@@ -368,6 +369,7 @@ def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> Non
     assert error["sd"] == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 def test_time_to_fit_is_compared_only_at_full_resolution(tmp_path: Path) -> None:
     numbers = standardized(PAPER[PAPER["source"] == "Figure 1b"])
     write_run(tmp_path, [0.5] * 63 + [1.0], **FIGURE_1, corrupt=0.0, eval_every=2)

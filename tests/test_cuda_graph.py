@@ -114,6 +114,7 @@ CASES = [
 CPU though not on a GPU; test_fake_gpu.py has both."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", CASES, ids=str)
 def test_captured_steps_equal_eager_ones_bit_for_bit(
     keys: dict, monkeypatch: pytest.MonkeyPatch

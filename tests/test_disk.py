@@ -72,6 +72,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
+@pytest.mark.slow
 def test_run_that_cannot_write_is_listed_and_a_rerun_mends_it(cli: Cli, tmp_path: Path) -> None:
     """A limit on the size of files: one run's checkpoint is above it, the other's is not."""
     sweep = ["-m", BASIC, *TINY[:2], TINY[3], "epochs=2", "model.hidden=[8],[512]"]
@@ -108,6 +109,7 @@ def test_read_only_folder_is_said_in_one_sentence(
     assert outcome.err == f"Error: {small_disk}/default: Read-only file system\n"
 
 
+@pytest.mark.slow
 def test_vanished_data_are_said_in_one_sentence_and_cost_nothing(cli: Cli, tmp_path: Path) -> None:
     folder_with(tmp_path / "tree", "not at all")
     arguments = [*FOLDER[:3], "epochs=2"]
@@ -229,6 +231,7 @@ def test_name_cannot_lead_out_of_the_folder(name: str, cli: Cli, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "out", ["a'; echo foo", *(pytest.param(o, marks=SLOW) for o in ("a 0", 'a"=0"', "a\n0", "ünï"))]
 )

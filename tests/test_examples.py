@@ -137,6 +137,7 @@ def test_scores_and_their_ranking_are_cleanlabs(monkeypatch: pytest.MonkeyPatch)
 # Interruptions and launchers
 
 
+@pytest.mark.slow
 def test_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """Also if the launch that continues it leaves the key out."""
     config = {"dataset": {"name": "digits", "train_size": 64}, "corrupt": 0.4, "epochs": 3}

@@ -28,6 +28,7 @@ def test_errors_are_drawn_against_true_and_against_noisy_test_labels(sweep: Path
         assert curve.lines[0].get_ydata().tolist() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_number_of_seeds_is_stated_once_and_bars_are_of_several(
     sweep: Path, tmp_path: Path
 ) -> None:
@@ -58,6 +59,7 @@ def test_panels_are_stacked_for_a_phone(tmp_path: Path) -> None:
         assert len(figure.axes) == 2 and len(left_edges) == expected
 
 
+@pytest.mark.slow
 def test_report_names_the_networks_and_the_command_of_the_sweep(tmp_path: Path) -> None:
     """Also the keys that one model alone has; a worker's own command is not one of a user."""
     started = {"mlp": "/x/randlabels/run.py", "wrn": "/x/randlabels/launchers/job.py"}

@@ -146,6 +146,7 @@ def test_code_and_pages_avoid_words_that_readers_stumble_over() -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_wheel_carries_everything_and_runs_from_an_empty_folder(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]

@@ -200,6 +200,7 @@ def test_sweep_prints_no_epochs_unless_verbose(cli: Cli, tmp_path: Path) -> None
     assert re.search(r"^mlp-\S+ 001: Acc-tr:", verbose.out, re.M) and ": done," not in verbose.out
 
 
+@pytest.mark.slow
 def test_interrupted_sweep_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
     """Ctrl-C while the live display is drawn; the cursor comes back."""
     sweep = ["-m", *TINY, BASIC, "epochs=1000000", "checkpoint_every=1"]
@@ -280,6 +281,7 @@ def test_bad_key_is_one_sentence(keys: list[str], sentence: str, cli: Cli, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_planned_hours_are_epochs_times_the_seconds_of_a_done_run(cli: Cli, tmp_path: Path) -> None:
     """It took 30 minutes an epoch. Two workers need at least the time of the longest run."""
     sweep = ["-m", *TINY[:4], "hydra.launcher.n_jobs=2"]

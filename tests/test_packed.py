@@ -141,6 +141,7 @@ def test_control_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None
     assert "Traceback" not in out and "Stopped by SIGINT" in out
 
 
+@pytest.mark.slow
 def test_run_that_is_refused_in_its_worker_is_reported(tmp_path: Path) -> None:
     """The data vanish between the check and the run."""
     out = str(tmp_path / "runs")
@@ -192,6 +193,7 @@ def test_bad_number_of_workers_is_refused(value: str, cli: Cli) -> None:
     assert outcome.err == f"Error: {sentence}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_the_former_key_concurrency_is_refused(plus: str, cli: Cli) -> None:
     outcome = cli("-m", *TINY, PACKED, f"{plus}hydra.launcher.concurrency=2")

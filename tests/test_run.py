@@ -148,6 +148,7 @@ def test_tab_completion_suggests_options_and_keys() -> None:
     assert complete("dataset.tr") == ["dataset.train_size="]
 
 
+@pytest.mark.slow
 def test_single_run_in_a_terminal_shows_a_progress_bar_and_its_failure(tmp_path: Path) -> None:
     shown = run_in_terminal(tmp_path)
     assert "100%" in shown and "001: Acc-tr:" in shown

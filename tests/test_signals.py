@@ -153,6 +153,7 @@ def test_time_limit_stops_before_it_with_a_checkpoint_and_makes_progress_each_ti
     assert places[0] < places[1]
 
 
+@pytest.mark.slow
 def test_time_limit_of_a_sweep_starts_no_more_runs(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
