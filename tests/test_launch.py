@@ -161,7 +161,8 @@ def test_joblib_starts_two_processes_per_gpu_and_says_so(
     """Two GPUs and joblib are stand-ins; the latter records its arguments."""
     jobs: list[int] = []
 
-    def record(n_jobs: int) -> Callable[[Iterable], list]:
+    def record(n_jobs: int, backend: str) -> Callable[[Iterable], list]:
+        assert backend == "loky"
         jobs.append(n_jobs)
         return lambda calls: []
 
