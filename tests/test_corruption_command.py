@@ -12,6 +12,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from randlabels.corruption import __main__ as command
+from randlabels.corruption.asymmetric import PairFlip
 from randlabels.dataset import Data
 from randlabels.experiment import load
 
@@ -61,6 +62,12 @@ def experiment_config(name: str):
     from randlabels.config import parse
 
     return parse({"dataset": {"name": name}}).dataset
+
+
+def test_stated_matrix_of_a_wrong_form_is_refused(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PairFlip, "transition", lambda self, source, corrupt: np.eye(3))
+    sentence = call("pair_flip", "-p", "0.25", "dataset=digits")
+    assert "must return (10, 10), with rows that sum to 1" in sentence
 
 
 def test_many_classes_show_only_the_share_changed(call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,14 @@ def test_damaged_examples_are_skipped_and_the_run_still_counts_elsewhere(
     assert table(recorded, "test_error")["n_done"].tolist() == [2, 2, 2]
 
 
+def test_changed_as_numbers_is_damage(recorded: Path, capsys: pytest.CaptureFixture) -> None:
+    file = sorted(recorded.glob("mlp*p0.[24]*/examples.parquet"))[0]
+    examples = pd.read_parquet(file)
+    examples.assign(changed=examples["changed"].astype(int)).to_parquet(file)
+    collect.main([str(recorded)])
+    assert f"{file} is skipped: damaged (changed must be true or false)" in capsys.readouterr().out
+
+
 def test_score_that_is_not_a_number_has_no_row(recorded: Path) -> None:
     for file in recorded.glob("mlp*p0.2*/examples.parquet"):
         examples = pd.read_parquet(file)
