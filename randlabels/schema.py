@@ -1,4 +1,4 @@
-"""Build dataclasses from plain values; unknown keys and wrong types raise a ValueError."""
+"""Build dataclasses from plain values; unknown keys, wrong types and ranges raise a ValueError."""
 
 import copy
 import dataclasses

@@ -62,7 +62,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     registry.options.cache_clear()
 
 
-def network(write: Write, layers: str) -> Config:
+def network(write: Write, layers: str, returned: str = "") -> Config:
     """Return a run on digits, (1, 8, 8) with 10 classes, of a model of these layers."""
     write(
         f"""
@@ -72,7 +72,7 @@ def network(write: Write, layers: str) -> Config:
             lr: float | None = 0.1
 
             def build(self, image, classes, rng):
-                return nn.Sequential({layers})
+                return {returned}nn.Sequential({layers})
         """,
     )
     return parse({**DIGITS, "model": {"name": "own"}})
@@ -135,6 +135,12 @@ def test_network_that_cannot_be_trained_is_refused_before_its_run(
 def test_network_with_our_dropout_is_accepted(write: Write) -> None:
     config = network(write, "nn.Flatten(), Dropout(0.5), nn.Linear(64, 10)")
     check_model(config, load(config.dataset))
+
+
+def test_build_that_returns_no_module_is_refused(write: Write) -> None:
+    config = network(write, "nn.Flatten()", returned="None and ")
+    with pytest.raises(ValueError, match="model=own builds None; build must return an nn.Module"):
+        check([config])
 
 
 def test_mistake_ends_the_command_with_a_traceback(write: Write, cli: Cli, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from subprocess import DEVNULL
 import pytest
 import torch
 
-from randlabels.config import parse
+from randlabels.config import Config, parse
 from randlabels.launchers import packed
 from randlabels.launchers.packed import Packed
 from randlabels.machine import resources
@@ -130,7 +130,7 @@ def test_control_c_stops_the_workers_and_exits_with_130(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_control_c_during_the_imports_shows_no_traceback(tmp_path: Path) -> None:
-    many = "seed=range(0,60)"  # more than end before the signal, also on a slow machine
+    many = "seed=range(0,300)"  # more than end before the signal, also on a slow machine
     with started(tmp_path, "-m", *TINY, PACKED, many) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         wait_until(lambda: len(children.read_text().split()) == 2)  # with the resource tracker
@@ -152,6 +152,21 @@ def test_run_that_is_refused_in_its_worker_is_reported(tmp_path: Path) -> None:
     errors = Packed(workers="1").start([gone, good], until=lambda: None)
     assert list(errors) == [gone.run.path] and "gone" in errors[gone.run.path]
     assert good.run.state() == "done"
+
+
+@pytest.mark.slow
+def test_runs_of_one_data_set_follow_each_other(tmp_path: Path) -> None:
+    def run(root: str, seed: int) -> Config:
+        dataset = {"name": "digits", "train_size": 64, "root": str(tmp_path / root)}
+        model = {"name": "mlp", "hidden": [8]}
+        return parse(
+            {"dataset": dataset, "model": model, "epochs": 1, "seed": seed, "out": str(tmp_path)}
+        )
+
+    mixed = [run("b", 0), run("a", 1), run("b", 2), run("a", 3)]
+    assert Packed(workers="1").start(mixed, until=lambda: None) == {}
+    ended = sorted(mixed, key=lambda config: config.run.done.stat().st_mtime_ns)
+    assert [config.seed for config in ended] == [1, 3, 0, 2]
 
 
 @pytest.mark.parametrize(("threads", "workers"), [("auto", 8), ("1", 8), ("3", 2), ("16", 1)])

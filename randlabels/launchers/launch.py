@@ -1,4 +1,4 @@
-"""All runs of one launch: checked before the first starts, and reported at the end."""
+"""All runs of one launch: checked, planned with their cost or started, and reported at the end."""
 
 import contextlib
 from collections import Counter
