@@ -18,15 +18,16 @@ from randlabels.console import ignore_closed_pipe, print_table
 
 from . import published, theory
 from .collect import collect, parser
-from .formats import write_csv, write_for_papers
+from .formats import list_values, write_csv, write_for_papers
 from .published import Ours, covering, judge
-from .rows import SOLUTION
+from .rows import ORIGIN, SOLUTION
 from .runs import Collection, epochs_to_fit
 
 # Metrics that are published as errors and logged as accuracies.
 ERRORS = {"test_error": "test_acc", "test_error_noisy": "test_acc_noisy"}
 COLUMNS = "row metric epoch published ours sd n n_diverged".split()
-COLUMNS += "difference verdict chosen source note".split()
+MADE_WITH = [*ORIGIN, "command"]  # all that our runs of a number were computed with
+COLUMNS += ["difference", "verdict", "chosen", "source", "note", *MADE_WITH]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,9 +69,11 @@ def compare(found: Collection, numbers: pd.DataFrame) -> pd.DataFrame:
     for number in numbers.itertuples(index=False):
         runs = covered[number.keys]
         diverged = int((runs & (found.runs["state"] == "diverged")).sum())
-        ours = _measure(found, runs & found.counted, number)
-        rows.append([*ours, diverged, judge(number, ours, diverged)])
-    measured = ["ours", "sd", "n", "n_diverged", "verdict"]
+        mine = runs & found.counted
+        ours = _measure(found, mine, number)
+        origin = [list_values(found.runs.loc[mine, column]) for column in MADE_WITH]
+        rows.append([*ours, diverged, judge(number, ours, diverged), *origin])
+    measured = ["ours", "sd", "n", "n_diverged", "verdict", *MADE_WITH]
     table = numbers.join(pd.DataFrame(rows, numbers.index, measured))
     table = table.assign(published=table["value"], difference=table["ours"] - table["value"])
     return table[COLUMNS].reset_index(drop=True)

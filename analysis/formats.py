@@ -66,6 +66,11 @@ def _escape(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", html.escape(text, quote=False))
 
 
+def list_values(column: pd.Series) -> str:
+    """Return the distinct values of a column (N,), sorted, such as `bf16, fp32`."""
+    return ", ".join(sorted(column.dropna().astype(str).unique()))
+
+
 def numeric(cells: pd.Series) -> bool:
     """Return whether all cells look like numbers or are missing."""
     return bool(cells.astype("str").str.fullmatch(r"-?[\d.,]+%?( ± [\d.]+)?|-|").all())

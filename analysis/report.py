@@ -21,7 +21,7 @@ from randlabels.console import ignore_closed_pipe
 from randlabels.store.rundir import write_atomic
 
 from .collect import collect, parser, thresholds, warnings
-from .formats import MAX_READABLE_ROWS, numeric
+from .formats import MAX_READABLE_ROWS, list_values, numeric
 from .runs import LEADING_KEYS, SEEDS, Collection
 from .tables import for_papers, override, shorten_runs
 
@@ -94,7 +94,7 @@ def describe(found: Collection, tables: dict[str, pd.DataFrame]) -> dict[str, An
     return {
         "version": __version__,
         "result": conclude(tables),
-        "data": _list_values(runs["dataset"]),
+        "data": list_values(runs["dataset"]),
         "states": dict(sorted(Counter(runs["state"]).items())),
         "total": len(runs),
         "missing": int((runs["state"] != "done").sum()),
@@ -105,7 +105,7 @@ def describe(found: Collection, tables: dict[str, pd.DataFrame]) -> dict[str, An
         "config": "\n".join(_list_keys(found)),
         "sweeps": runs["command"].dropna().unique().tolist(),
         "thresholds": thresholds(runs),
-        "origin": {name: _list_values(runs[column]) for name, column in origin.items()},
+        "origin": {name: list_values(runs[column]) or "unknown" for name, column in origin.items()},
     }
 
 
@@ -127,10 +127,6 @@ def conclude(tables: dict[str, pd.DataFrame]) -> str:
         f"labels that they were trained on; at corrupt = {level:g}, {highest['n_fitted'].sum()} of "
         f"{highest['n_done'].sum()} did. The test error is {' and '.join(errors)}."
     )
-
-
-def _list_values(column: pd.Series) -> str:
-    return ", ".join(sorted(column.dropna().astype(str).unique())) or "unknown"
 
 
 def _table(caption: str, table: pd.DataFrame, swept: list[str], name: str) -> dict[str, Any]:

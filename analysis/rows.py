@@ -13,7 +13,7 @@ import yaml
 from randlabels.store.rundir import SCHEMA, RunDir, device_kind, flat_keys, read_json, read_plan
 
 # With what a run was computed: what `auto` was resolved to, versions, commit.
-ORIGIN = [f"used_{name}" for name in ("device", "precision", "threads", "torch", "numpy")] + ["git"]
+ORIGIN = "used_device used_precision used_threads used_torch used_numpy device_name git".split()
 SOLUTION = ["relative_residual", "norm"]  # what done.json of an exact fit has besides its metrics
 MAX_LISTED = 20  # names in one sentence
 COMMANDS = ("run.py", "randlabels")  # how argv begins where a user, not a worker, started a run

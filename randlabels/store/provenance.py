@@ -31,7 +31,7 @@ def describe(resources: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "argv": sys.argv,
+        "argv": [*map(os.path.basename, sys.argv[:1]), *sys.argv[1:]],  # a folder may name a person
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         **more,
     }
