@@ -14,7 +14,7 @@ from randlabels.console import ignore_closed_pipe, pluralize
 from randlabels.store.rundir import FINISHED, write_atomic
 
 from . import detection
-from .formats import MAX_READABLE_ROWS, write_csv, write_for_papers
+from .formats import MAX_READABLE_ROWS, list_values, write_csv, write_for_papers
 from .rows import ORIGIN
 from .runs import Collection, read
 from .tables import TABLES, for_papers, shorten_runs
@@ -126,8 +126,7 @@ def warnings(found: Collection) -> list[str]:
 
 def thresholds(runs: pd.DataFrame) -> str:
     """Return the train accuracies from which runs count as fitted, such as `0.999`."""
-    values = sorted(runs["fit_threshold"].dropna().unique())
-    return ", ".join(f"{value:g}" for value in values) or "-"
+    return list_values(runs["fit_threshold"].dropna().map("{:g}".format)) or "-"
 
 
 def parser(command: str, description: str | None) -> argparse.ArgumentParser:

@@ -139,8 +139,7 @@ class Kernel(ExactModel):
     ) -> System:
         if self.features == "random_conv":
             size = self.filters, self.patch, self.stride, self.bias
-            conv = ConvFeatures(train, test, size, rng, beat)
-            return ConvSystem(conv, self.ridge, beat)
+            return ConvSystem(ConvFeatures(train, test, size, rng, beat), self.ridge, beat)
         return KernelSystem(self._rows(train), self._rows(test), self.between, self.ridge, beat)
 
     def _rows(self, images: Tensor) -> Tensor:
