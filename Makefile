@@ -15,7 +15,7 @@ demo: .venv/.installed
 	$(BIN)/python -m analysis.report runs/demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(OPTIONS)
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

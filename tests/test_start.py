@@ -2,6 +2,7 @@
 
 import copy
 import os
+import runpy
 import subprocess
 import sys
 
@@ -39,6 +40,20 @@ def test_import_of_the_package_changes_nothing_for_the_importer():
     code = "import gc; before = gc.get_threshold(); import randlabels, sys; "
     code += "sys.exit(gc.get_threshold() != before or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+COMMANDS = ["analysis.collect", "analysis.compare", "analysis.export", "analysis.report"]
+COMMANDS += ["analysis.status", "randlabels.corruption"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_shows_its_help_under_its_own_name(command, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, command, raising=False)
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(command, run_name="__main__", alter_sys=True)
+    assert end.value.code in (None, 0)
+    assert f"python -m {command} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("policy", [None, "ACTIVE"])
