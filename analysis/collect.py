@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from randlabels.console import ignore_closed_pipe, pluralize
-from randlabels.store.rundir import FINISHED, write_atomic
+from randlabels.store.files import write_atomic
+from randlabels.store.rundir import FINISHED
 
 from . import detection
 from .formats import MAX_READABLE_ROWS, list_values, write_csv, write_for_papers

@@ -25,8 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = options.parse_args(arguments)
     out = chosen.out or chosen.dir / "summary" / "tensorboard"
     try:
-        found = read(chosen.dir)
-        written = write_events(found, out)
+        written = write_events(read(chosen.dir), out)
     except ImportError:
         sys.exit("Error: --to=tensorboard needs TensorBoard; pip install 'randlabels[tensorboard]'")
     except OSError as error:

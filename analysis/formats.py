@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from randlabels.store.rundir import write_atomic
+from randlabels.store.files import write_atomic
 
 MAX_READABLE_ROWS = 200  # of a table that is also written as Markdown and LaTeX
 FORMULA = r"^([=+\-@\t\r])"  # how a text begins that a spreadsheet takes for a formula

@@ -18,7 +18,7 @@ from jinja2 import StrictUndefined, Template
 
 from randlabels import __version__
 from randlabels.console import ignore_closed_pipe
-from randlabels.store.rundir import write_atomic
+from randlabels.store.files import write_atomic
 
 from .collect import collect, parser, thresholds, warnings
 from .formats import MAX_READABLE_ROWS, list_values, numeric

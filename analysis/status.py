@@ -27,8 +27,7 @@ IDLE_SECONDS = 60.0  # a launch has ended if runs are interrupted and none is ru
 
 def main(arguments: list[str] | None = None) -> None:
     """Show the table once, or repeatedly until no run has anything to do."""
-    program = f"python -m {__package__}.status"
-    parser = argparse.ArgumentParser(program, description=__doc__)
+    parser = argparse.ArgumentParser(f"python -m {__package__}.status", description=__doc__)
     add = parser.add_argument
     add("dir", type=Path, metavar="DIR", help="folder of runs")
     add("--watch", action="store_true", help="show it until no run has anything to do")

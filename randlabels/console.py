@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -19,7 +20,7 @@ log.addHandler(logging.NullHandler())  # messages outside `logging_to` are dropp
 NUMBER = re.compile(r"[-+\d][-+\d.,e %±]*|null")  # in a table; `-` is a missing one
 
 
-class _Screen(logging.StreamHandler):
+class _Screen(logging.StreamHandler[TextIO]):
     """Stop printing once the output pipe is closed (`| head`); the run and its log go on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
