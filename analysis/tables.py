@@ -21,7 +21,7 @@ def runs(found: Collection) -> pd.DataFrame:
     columns = ["run_id", "state", *found.swept]
     columns += [name for name in map(str, found.runs) if name.startswith(("final_", "best_"))]
     columns += [key for key in SOLUTION if key in found.runs]
-    columns += ["epochs_to_fit", "parameters", "seconds", "share_changed", *ORIGIN]
+    columns += ["epochs_to_fit", "parameters", "seconds", "share_changed", *ORIGIN, "command"]
     table = found.runs.reindex(columns=columns)
     return table.astype({"epochs_to_fit": "Int64", "parameters": "Int64"})
 
