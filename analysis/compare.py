@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Collect, compare, print, and write `compare_<target>.csv`, `.md` and `.tex`."""
     options = parser("compare", __doc__)
     targets = [*published.TARGETS, "theory"]
-    options.add_argument("--to", choices=targets, required=True, help="whose numbers")
+    options.add_argument("--to", choices=targets, required=True, help="the numbers to compare with")
     chosen = options.parse_args(arguments)
     out = chosen.out or chosen.dir / "summary"
     found, _ = collect(chosen.dir, out, chosen.fit_threshold)
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(count_verdicts(table[covered]))
     if not covered.all():
         kind = "numbers" if chosen.to == "theory" else "published numbers"
-        print(f"{covered.sum()} of {len(table)} {kind} have runs; none covers")
+        print(f"{covered.sum()} of {len(table)} {kind} have runs; these have none:")
     for source, missing in table[~covered].groupby("source", sort=False):
         print(f"  {source}: {len(missing)} numbers, such as {missing['row'].iloc[0]}")
     print(file)

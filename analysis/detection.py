@@ -43,9 +43,8 @@ def table(found: Collection) -> pd.DataFrame:
 def read(found: Collection) -> Iterator[tuple[int, pd.DataFrame]]:
     """Yield each run (row in the table of runs) that enters the means, with its examples.
 
-    Runs are skipped that have no examples.parquet, or no changed or no unchanged labels, and those
-    with corrupted pixels, whose labels are right. A damaged file is skipped with a sentence in
-    `found.problems`.
+    Skip runs without examples.parquet, with corrupted pixels, or whose labels are all changed or
+    all unchanged. `found.problems` gets a sentence for a damaged file.
     """
     judged = found.counted & found.runs["final_test_acc_noisy"].notna()
     for run, folder in found.runs.loc[judged, ["folder"]].itertuples():

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(f"python -m {__package__}.export", description=__doc__)
     options.add_argument("dir", type=Path, help="folder of runs")
     options.add_argument("--out", type=Path, help="folder of the event files")
-    options.add_argument("--to", choices=["tensorboard"], required=True, help="whose format")
+    options.add_argument("--to", choices=["tensorboard"], required=True, help="the format to write")
     chosen = options.parse_args(arguments)
     out = chosen.out or chosen.dir / "summary" / "tensorboard"
     try:

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(f"python -m {__package__}.status", description=__doc__)
     add = parser.add_argument
     add("dir", type=Path, metavar="DIR", help="folder of runs")
-    add("--watch", action="store_true", help="show it until no run has anything to do")
+    add("--watch", action="store_true", help="update until all runs have ended")
     add("--json", action="store_true", help="print JSON for scripts")
     options = parser.parse_args(arguments)
     try:

@@ -27,9 +27,9 @@ def update(
     labels: (N,) int64 in [0, K), those trained on.
     losses: (N,) float32.
 
-    forgotten counts transitions from right to wrong (Toneva et al. 2019, at presentations), margin
-    is the mean of logit(label) minus the largest other logit (Pleiss et al. 2020), confidence and
-    variance are those of the probability of the label (Swayamdipta et al. 2020).
+    forgotten counts transitions from right to wrong (Toneva et al. 2019 count over training
+    batches), margin is the mean of logit(label) minus the largest other logit (Pleiss et al. 2020),
+    confidence and variance are those of the probability of the label (Swayamdipta et al. 2020).
     """
     earlier = earlier or _begin(labels)
     prediction, column = logits.argmax(1), labels[:, None]

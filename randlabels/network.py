@@ -49,7 +49,7 @@ class Classifier:
             return self.trained(self.inputs(pixels)).float()
 
     def exactly(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the same in float32, unless the caller sets another precision."""
+        """Return logits (B, K) of the model as it is, in float32 unless under autocast."""
         return self.model(self.inputs(pixels)).float()
 
     def predict(self, images: torch.Tensor, pause: Callable[[], None]) -> torch.Tensor:

@@ -96,7 +96,7 @@ def test_drawing_of_the_floors_is_that_of_the_code() -> None:
     assert set(named[: len(READ_BY_ANALYSIS)]) == set(READ_BY_ANALYSIS)
 
 
-def test_analysis_reads_run_folders_through_two_modules_and_never_imports_torch() -> None:
+def test_analysis_imports_only_three_modules_and_never_torch() -> None:
     for file in SOURCES:
         if "analysis" in file.parts:
             assert imported(file) <= {*READ_BY_ANALYSIS, "__version__"}, file

@@ -47,7 +47,7 @@ class KernelSystem:
         return self.kernel(left, left if rows == columns else self.train[columns].double())
 
     def outputs(self, coefficients: Tensor) -> Tensor:
-        """Return A·K (r, n) float64 on the training images, of coefficients A (r, n) float64."""
+        """Return A·K (r, n) float64, the outputs on the training images; A is (r, n) float64."""
         outputs = torch.zeros_like(coefficients)
         for columns in pieces(self.n):
             for rows in pieces(self.n, columns.start):

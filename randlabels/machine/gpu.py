@@ -28,9 +28,9 @@ Work = Callable[[], None]
 
 
 def set_arithmetic() -> None:
-    """Make fp32 mean IEEE fp32, not TF32, on GPUs, and cuDNN choose the same kernels each time.
+    """Use IEEE fp32 instead of TF32 on GPUs, and deterministic kernels of cuDNN.
 
-    Of torch's two interfaces, `torch.compile` reads this one, and fails after the newer one is set.
+    `torch.compile` reads this older interface of torch, and fails once the newer one is set.
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

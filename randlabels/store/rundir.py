@@ -1,4 +1,4 @@
-"""A run on disk: its identity, its paths, and the state that its files show. Imports no torch."""
+"""A run on disk: its paths, its state, and which keys are not its identity. Imports no torch."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ def flat_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def planned_records(keys: Mapping[str, Any]) -> Any:
-    """Return how many records a whole run writes: one per epoch, one in all without an lr."""
+    """Return how many records a whole run writes: one per epoch, one for an exact fit."""
     return 1 if keys.get("optimizer.lr", "?") is None else keys.get("epochs")
 
 
