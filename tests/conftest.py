@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +24,13 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from joblib.externals.loky import reusable_executor
 
-from randlabels import experiment, fit, run
+from randlabels import experiment, fit, registry, run
 from randlabels.dataset import Data, Split
 from randlabels.machine.resources import Resources
 from randlabels.store import checkpoint, metrics
 from randlabels.store.rundir import RunDir
 
+from . import own
 from .synthetic import CURVES, write_run
 
 TINY = ["dataset=digits", "model=mlp", "model.hidden=[8]", "dataset.train_size=64", "epochs=2"]
@@ -83,6 +85,43 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return Outcome(int(str(code or 0)), out, err)
 
     return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of the test, an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def forgotten_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the process forget at the test's end which files of own parts it imported."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    for known in ("_imported", "_code_sha256"):
+        monkeypatch.setattr(registry, known, {})
+    yield
+    registry.options.cache_clear()
+
+
+@pytest.fixture
+def write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten_parts: None
+) -> Iterator[own.Write]:
+    """Write a file `own.py` and name it by RANDLABELS_IMPORTS until the test ends.
+
+    It is imported as by a new process.
+    """
+    monkeypatch.setenv("RANDLABELS_IMPORTS", str(tmp_path / "own.py"))
+
+    def save(code: str) -> None:
+        registry._imported.clear()
+        registry._code_sha256.clear()
+        sys.modules.pop("own", None)
+        (tmp_path / "own.py").write_text(own.HEAD + dedent(code))
+
+    yield save
+    sys.modules.pop("own", None)
 
 
 @pytest.fixture

@@ -1,18 +1,21 @@
-"""Run folders made by hand, whose means are known, and helpers to collect them."""
+"""Configs, and run folders made by hand, whose means are known; helpers to collect them."""
 
 from __future__ import annotations
 
 import os
 import random
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
+from hydra import compose, initialize_config_dir
 
 from analysis import collect
-from randlabels.config import parse
+from randlabels.cli import CONF, prepare_hydra
+from randlabels.config import Config, parse, parse_composed
 from randlabels.store import metrics, rundir
 from randlabels.store.rundir import RunDir
 
@@ -26,6 +29,14 @@ CURVES = {
 
 OTHER_METRICS = 0.25
 """The value of every metric that a test does not set."""
+
+
+@cache
+def composed(*overrides: str) -> Config:
+    """Return the config of a command line; do not change it, since all tests share it."""
+    prepare_hydra()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse_composed(compose("config", list(overrides)))
 
 
 def record(epoch: int, train_acc: float, test_acc: float) -> dict[str, Any]:
@@ -56,6 +67,12 @@ def write_run(root: Path, curve: list[float], state: str = "done", **keys: Any) 
     used = {"device": "cpu", "precision": "fp32", "threads": 1, "versions": {"torch": "2.15.0"}}
     rundir.write_json(run.environment, {**used, "git": {"commit": "a" * 40, "dirty": False}})
     return run
+
+
+def write_seeds(root: Path, seeds: range) -> None:
+    """Write runs of these seeds, which differ in the accuracy of the first epoch."""
+    for seed in seeds:
+        write_run(root, [seed / 400, 0.5, 1.0], seed=seed)
 
 
 def table(root: Path, name: str, fit_threshold: float | None = None) -> pd.DataFrame:

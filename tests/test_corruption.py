@@ -1,10 +1,11 @@
-"""Uniform corruption against the original code's formula, and what a run does with labels."""
+"""Labels: drawn by the original formula, a matrix or an exact count; what a run does with them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 from randlabels.config import parse
 from randlabels.corruption import Source
-from randlabels.corruption.uniform import Uniform
+from randlabels.corruption.matrix import Matrix
+from randlabels.corruption.uniform import Uniform, UniformCount
 from randlabels.experiment import assemble
 
-from .sources import make_source
+from .sources import balanced, make_source
 
 
 def original(labels: np.ndarray, corrupt: float, classes: int, seed: int = 12345) -> np.ndarray:
@@ -133,3 +135,62 @@ def test_cifar10_labels_equal_the_original_codes(real_data: object) -> None:
     np.testing.assert_array_equal(
         experiment.test.labels.numpy(), original(experiment.test.true.numpy(), 1.0, 10)
     )
+
+
+# Matrices and exact counts
+
+
+def random_matrix(classes: int = 10) -> np.ndarray:
+    matrix = np.random.RandomState(4).rand(classes, classes) ** 3
+    matrix[2] = np.eye(classes)[5]  # of which the whole class goes to one other
+    return matrix / matrix.sum(1, keepdims=True)
+
+
+def matrix_file(folder: Path, matrix: np.ndarray) -> str:
+    np.savetxt(folder / "T.csv", matrix, delimiter=",")
+    return str(folder / "T.csv")
+
+
+@pytest.mark.parametrize("corrupt", [0.0, 0.3, 1.0])
+def test_labels_are_drawn_by_the_matrix_of_the_file(corrupt: float, tmp_path: Path) -> None:
+    matrix, source = random_matrix(), make_source(balanced())
+    kind = Matrix(path=matrix_file(tmp_path, matrix))
+    stated = kind.transition(source, corrupt)
+    np.testing.assert_allclose(stated, (1 - corrupt) * np.eye(10) + corrupt * matrix)
+    given = kind.relabel(source, corrupt)
+    counts = np.zeros((10, 10))
+    np.add.at(counts, (source.labels, given), 1)
+    within = 4.5 * np.sqrt(np.maximum(stated * (1 - stated), 0) / 5_000)
+    assert given.dtype == np.int64
+    assert (np.abs(counts / 5_000 - stated) <= within + 1e-12).all()
+    more = kind.relabel(source, min(1.0, corrupt + 0.2))
+    changed = given != source.labels
+    np.testing.assert_array_equal(more[changed], given[changed])
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("0.9,0.2\n0,1", "must have lines of probabilities that sum to 1, and line 1 has .* 1.1; "),
+        ("1,0\n1.5,-0.5", "sum to 1, and line 2 has a minimum of -0.5 and a sum of 1; divide"),
+        ("nan,1\n0,1", "sum to 1, and line 1 has a minimum of nan and a sum of nan"),
+        ("1,0\n0,1\n0,1", "must have 2 lines of 2 numbers, .* and has 3 lines of 2$"),
+        ("1,0\n1", "must have 2 lines of 2 numbers, .* and has 2 lines of 1, 2$"),
+        ("1,0,0\n0,1,0\n0,0,1", "as cifar10 has 2 classes, and has 3 lines of 3$"),
+        ("", "must have 2 lines of 2 numbers, .* and has 0 lines of $"),
+        ("a,b\n1,0\n0,1", "must have only numbers and commas; could not convert .*'a'$"),
+    ],
+)
+def test_wrong_matrix_is_one_sentence(content: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "T.csv").write_text(content)
+    with pytest.raises(ValueError, match=f"^corruption.path=.*T.csv .*{sentence}"):
+        Matrix(path=str(tmp_path / "T.csv")).relabel(make_source(np.array([0, 1]), 2), 0.5)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000, 50_000])
+@pytest.mark.parametrize("corrupt", [0.0, 0.2, 0.29, 0.5, 1.0])
+def test_exactly_the_rounded_count_of_labels_is_redrawn(corrupt: float, size: int) -> None:
+    redrawn = UniformCount().mask(size, corrupt)
+    assert redrawn.sum() == round(corrupt * size)
+    given = UniformCount().relabel(make_source(np.zeros(size)), corrupt)
+    assert (given[~redrawn] == 0).all()
