@@ -15,22 +15,33 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from pathlib import Path
-from textwrap import dedent
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from joblib.externals.loky import reusable_executor
 
-from randlabels import experiment, fit, registry, run
-from randlabels.dataset import Data, Split
+from randlabels import experiment, fit, run
 from randlabels.machine.resources import Resources
 from randlabels.store import checkpoint, metrics
 from randlabels.store.rundir import RunDir
 
-from . import own
+from .own import forgotten_parts, write  # noqa: F401  # fixtures, which pytest finds here
+from .stand_ins import (  # noqa: F401
+    clock,
+    coloured,
+    control_group,
+    install_gpus,
+    limit_memory,
+    measure_also,
+    one_second_epochs,
+    set_bf16,
+    set_cores,
+    set_programs,
+    two_gpus,
+    use_data,
+)
 from .synthetic import CURVES, write_run
 
 TINY = ["dataset=digits", "model=mlp", "model.hidden=[8]", "dataset.train_size=64", "epochs=2"]
@@ -57,21 +68,38 @@ class Outcome(NamedTuple):
 Cli = Callable[..., Outcome]
 
 
+CallMain = Callable[..., None]
+
+
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Cli:
+def call_main(monkeypatch: pytest.MonkeyPatch) -> CallMain:
+    """Return a function that calls the `main` of a command with these arguments."""
+
+    def call(main: Callable[[], None], *arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["randlabels", *arguments])
+        GlobalHydra.instance().clear()
+        main()
+
+    return call
+
+
+@pytest.fixture
+def cli(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    call_main: CallMain,
+) -> Cli:
     """Return a call of `python -m randlabels.run` in an empty folder, without a new process."""
-    monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
 
     def call(*arguments: str) -> Outcome:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.setattr(sys, "argv", ["randlabels", *arguments])
-        GlobalHydra.instance().clear()
         experiment._loaded.clear()  # a new process would have loaded no data
         capfd.readouterr()
         code: object = 0
         try:
-            run.main()
+            call_main(run.main, *arguments)
         except SystemExit as end:
             code = end.code
         finally:
@@ -95,36 +123,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def forgotten_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let the process forget at the test's end which files of own parts it imported."""
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    for known in ("_imported", "_code_sha256"):
-        monkeypatch.setattr(registry, known, {})
-    yield
-    registry.options.cache_clear()
-
-
-@pytest.fixture
-def write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten_parts: None
-) -> Iterator[own.Write]:
-    """Write a file `own.py` and name it by RANDLABELS_IMPORTS until the test ends.
-
-    It is imported as by a new process.
-    """
-    monkeypatch.setenv("RANDLABELS_IMPORTS", str(tmp_path / "own.py"))
-
-    def save(code: str) -> None:
-        registry._imported.clear()
-        registry._code_sha256.clear()
-        sys.modules.pop("own", None)
-        (tmp_path / "own.py").write_text(own.HEAD + dedent(code))
-
-    yield save
-    sys.modules.pop("own", None)
-
-
-@pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """Four finished runs: two corruption levels, two seeds."""
     for (corrupt, seed), curve in CURVES.items():
@@ -139,16 +137,6 @@ def real_data() -> Path:
     if not (root / "cifar-10-batches-py").is_dir() or not (root / "MNIST").is_dir():
         pytest.skip("real CIFAR-10 and MNIST not found: set RANDLABELS_DATA to their folder")
     return root
-
-
-@pytest.fixture
-def coloured(monkeypatch: pytest.MonkeyPatch) -> Data:
-    """Replace CIFAR-10 by random images of its shape: 40 to train and 40 to test on."""
-    draws = (np.random.RandomState(seed).randint(0, 256, (40, 3, 32, 32)) for seed in (0, 1))
-    images = (torch.tensor(pixels, dtype=torch.uint8) for pixels in draws)
-    data = Data(*(Split(pixels, torch.arange(40) % 10) for pixels in images), classes=10)
-    monkeypatch.setattr(experiment, "load", lambda dataset: data)
-    return data
 
 
 class Left(Exception):

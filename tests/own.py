@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
 
+import pytest
+
+from randlabels import registry
 from randlabels.config import Config, parse
 
 HEAD = """
@@ -13,14 +19,46 @@ import numpy as np
 import torch
 from torch import nn
 from randlabels.corruption import Corruption
+from randlabels.corruption.asymmetric import PairFlip
 from randlabels.corruption.base import Mixture
 from randlabels.dataset import Data, Dataset, Split
+from randlabels.dataset.digits import Digits
 from randlabels.model import Model
 from randlabels.model.dropout import Dropout
 """
 DIGITS = {"dataset": {"name": "digits"}}
 
 Write = Callable[[str], None]
+
+
+@pytest.fixture
+def forgotten_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the process forget at the test's end which files of own parts it imported."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    for known in ("_imported", "_code_sha256"):
+        monkeypatch.setattr(registry, known, {})
+    yield
+    registry.options.cache_clear()
+
+
+@pytest.fixture
+def write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten_parts: None
+) -> Iterator[Write]:
+    """Write a file `own.py` and name it by RANDLABELS_IMPORTS until the test ends.
+
+    It is imported as by a new process.
+    """
+    monkeypatch.setenv("RANDLABELS_IMPORTS", str(tmp_path / "own.py"))
+
+    def save(code: str) -> None:
+        registry._imported.clear()
+        registry._code_sha256.clear()
+        sys.modules.pop("own", None)
+        (tmp_path / "own.py").write_text(HEAD + dedent(code))
+
+    yield save
+    sys.modules.pop("own", None)
 
 
 def own_network(write: Write, layers: str, returned: str = "") -> Config:

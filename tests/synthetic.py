@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
@@ -87,12 +89,17 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
-def shuffled_walk(*arguments: Any, **keys: Any) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk as `os.walk` does, through the entries of each folder in another order."""
-    for path, folders, files in os_walk(*arguments, **keys):
-        random.Random(1).shuffle(folders)
-        random.Random(2).shuffle(files)
-        yield path, folders, files
+@contextmanager
+def shuffled_folders() -> Iterator[None]:
+    """Let `os.walk` go through the entries of each folder in another order."""
+    walk = os.walk
 
+    def shuffled(*arguments: Any, **keys: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for path, folders, files in walk(*arguments, **keys):
+            random.Random(1).shuffle(folders)
+            random.Random(2).shuffle(files)
+            yield path, folders, files
 
-os_walk = os.walk
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.walk", shuffled)
+        yield

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from .conftest import TINY, Cli
+from .stand_ins import InstallGpus
 
 CASES = {
     "corrupt=1.5": "corrupt=1.5 must be between 0 and 1",
@@ -51,11 +52,9 @@ CASES = {
 @pytest.mark.parametrize("multirun", [False, True], ids=["run", "sweep"])
 @pytest.mark.parametrize("argument", CASES)
 def test_bad_argument(
-    argument: str, multirun: bool, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    argument: str, multirun: bool, cli: Cli, tmp_path: Path, install_gpus: InstallGpus
 ) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    install_gpus()
     key, _, value = argument.partition("=")
     good = {"corrupt": "0.0", "model": "mlp", "epochs": "1", "device": "cpu", "+nosuch": "1"}
     if multirun and key in good and "nosuch" not in key and argument != "corrupt=[":

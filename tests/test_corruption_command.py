@@ -9,25 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from randlabels.corruption import __main__ as command
-from randlabels.corruption.asymmetric import PairFlip
-from randlabels.dataset import Data
 from randlabels.experiment import load
 
-from .conftest import unread
+from .conftest import CallMain, unread
+from .own import Write
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def call(call_main: CallMain, capsys: pytest.CaptureFixture):
     """Return the standard output of the command, or the sentence that it exits with."""
 
     def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["corruption", *arguments])
-        GlobalHydra.instance().clear()
         try:
-            command.main()
+            call_main(command.main, *arguments)
         except SystemExit as end:
             assert end.code not in (0, None)
             return str(end.code)
@@ -64,17 +60,34 @@ def experiment_config(name: str):
     return parse({"dataset": {"name": name}}).dataset
 
 
-def test_stated_matrix_of_a_wrong_form_is_refused(call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PairFlip, "transition", lambda self, source, corrupt: np.eye(3))
-    sentence = call("pair_flip", "-p", "0.25", "dataset=digits")
+def test_stated_matrix_of_a_wrong_form_is_refused(call, write: Write) -> None:
+    write(
+        """
+        @dataclass
+        class Own(PairFlip):
+            name: ClassVar[str] = "own"
+
+            def transition(self, source, corrupt):
+                return np.eye(3)
+        """
+    )
+    sentence = call("own", "-p", "0.25", "dataset=digits")
     assert "must return (10, 10), with rows that sum to 1" in sentence
 
 
-def test_many_classes_show_only_the_share_changed(call, monkeypatch: pytest.MonkeyPatch) -> None:
-    digits = load(experiment_config("digits"))
-    many = Data(digits.train, digits.test, classes=40)
-    monkeypatch.setattr(command, "load", lambda dataset: many)
-    text = call("pair_flip", "-p", "1.0", "dataset=digits")
+def test_many_classes_show_only_the_share_changed(call, write: Write) -> None:
+    write(
+        """
+        @dataclass
+        class Own(Digits):
+            name: ClassVar[str] = "own"
+
+            def load(self):
+                digits = super().load()
+                return Data(digits.train, digits.test, classes=40)
+        """
+    )
+    text = call("pair_flip", "-p", "1.0", "dataset=own")
     assert text == "Labels changed: 100.0000% of 1,442\n"
 
 

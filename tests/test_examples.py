@@ -193,15 +193,11 @@ def test_launchers_write_the_same_files_and_the_key_changes_no_number(
 
 
 def test_diverged_run_has_the_examples_of_its_last_finite_evaluation(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tmp_path: Path, measure_also: Callable[[Callable[..., dict]], None]
 ) -> None:
     assert cli(*ASKED, "name=two").code == 0
-    measure, calls = fit.measure, count()
-
-    def overflow(*arguments: Any) -> dict[str, Any]:
-        return measure(*arguments) | ({"train_loss": math.inf} if next(calls) == 2 else {})
-
-    monkeypatch.setattr(fit, "measure", overflow)
+    calls = count()
+    measure_also(lambda *arguments: {"train_loss": math.inf} if next(calls) == 2 else {})
     assert "Diverged" in cli(*ASKED, "epochs=9", "name=more").out
     two, more = (file.read_bytes() for file in sorted(tmp_path.glob("runs/*/*/*.parquet"))[::-1])
     assert two == more

@@ -7,17 +7,17 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from analysis import collect, report, status
-from randlabels.machine import resources
 
 from .conftest import BASIC, Cli
 from .golden import EXPECTED, RUNS, SWEEP, analyse
-from .synthetic import contents, shuffled_walk
+from .synthetic import contents, shuffled_folders
 
 
 def copied(folder: Path) -> Path:
@@ -67,9 +67,9 @@ def test_committed_means_are_those_of_the_committed_runs() -> None:
     assert found["n_done"].tolist() == groups.size().tolist()
 
 
-def test_committed_runs_come_out_again(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_committed_runs_come_out_again(cli: Cli, set_bf16: Callable[[bool], None]) -> None:
     """Folders and accuracies are equal; losses differ in the last bits of a sum."""
-    monkeypatch.setattr(resources, "_multiplies_bf16", lambda: False)
+    set_bf16(False)
     keys = ["model=mlp,linear", "corrupt=0.0,0.5", "seed=0", "name=golden", BASIC]
     assert cli("-m", *SWEEP, *keys).code == 0
     folders = sorted(file.parent for file in Path("runs/golden").glob("*/done.json"))
@@ -117,13 +117,12 @@ def test_no_mean_hides_a_missing_run() -> None:
 
 @pytest.mark.slow
 def test_report_is_the_same_bytes_when_repeated_in_any_directory_order(
-    reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reported: Path, tmp_path: Path
 ) -> None:
     first = contents(reported / "summary")
     assert len([name for name in first if name.endswith((".png", ".pdf"))]) == 14
-    monkeypatch.setattr("os.walk", shuffled_walk)
-    report.main([str(reported), "--out", str(tmp_path / "again")])
-    monkeypatch.undo()
+    with shuffled_folders():
+        report.main([str(reported), "--out", str(tmp_path / "again")])
     again = contents(tmp_path / "again")
     option = f" --out {tmp_path / 'again'}".encode()  # in the command that the report states
     again["report.html"] = again["report.html"].replace(option, b"")

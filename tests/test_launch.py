@@ -11,7 +11,6 @@ from typing import Any
 
 import joblib
 import pytest
-import torch
 
 from randlabels import checks
 from randlabels.config import parse
@@ -88,7 +87,10 @@ def test_labels_and_models_that_runs_share_are_checked_once(
 
 @pytest.mark.slow
 def test_sweep_is_refused_for_one_precision_before_any_run_starts(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit_memory: Callable[[int], None],
 ) -> None:
     """The memory is enough for the system in fp32, which comes first, but not in fp64."""
     check, needed = Kernel.check, []
@@ -99,7 +101,7 @@ def test_sweep_is_refused_for_one_precision_before_any_run_starts(
 
     monkeypatch.setattr(Kernel, "check", record_and_check)
     assert cli(*KERNEL, "precision=fp32", "plan=true").code == 0
-    monkeypatch.setattr(checks, "free_memory", lambda device: needed[0])
+    limit_memory(needed[0])
     refused = cli(*KERNEL, "precision=fp32,fp64")
     assert refused.code == 1
     assert refused.err.startswith("Error: model=kernel on 1,442 images in fp64 needs ")
@@ -156,7 +158,7 @@ def test_closing_table_shows_epochs_once_even_if_they_differ(cli: Cli) -> None:
 
 @pytest.mark.slow
 def test_joblib_starts_two_processes_per_gpu_and_says_so(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, two_gpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two GPUs and joblib are stand-ins; the latter records its arguments."""
     jobs: list[int] = []
@@ -168,9 +170,6 @@ def test_joblib_starts_two_processes_per_gpu_and_says_so(
 
     monkeypatch.setattr(joblib, "Parallel", record)
     monkeypatch.setattr(joblib, "effective_n_jobs", {-1: 5, 3: 3}.get)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     line = "At most 4 processes, 2 per GPU; hydra.launcher.n_jobs=N sets another number\n"
     monkeypatch.setattr(launch, "check", lambda configs, here: None)  # this machine may lack a GPU
     sweep = ["-m", *TINY, "seed=range(0,6)"]

@@ -24,6 +24,7 @@ from randlabels.store.progress import Tracker
 from randlabels.store.rundir import RunDir, flat_keys
 
 from .conftest import BASIC, TINY, Cli, held
+from .stand_ins import Clock
 from .synthetic import write_run
 
 FAILING = """
@@ -154,10 +155,8 @@ def test_failure_appears_on_a_terminal_and_stays(tmp_path: Path) -> None:
 
 
 def test_without_a_terminal_runs_have_a_line_at_begin_and_end_and_one_a_minute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr("randlabels.live.time.monotonic", lambda: now)
     run = write_run(tmp_path, [0.5, 1.0])
     finished = run.done.read_bytes()
     run.done.unlink()
@@ -166,7 +165,7 @@ def test_without_a_terminal_runs_have_a_line_at_begin_and_end_and_one_a_minute(
         show(found.look())
         with held(run):
             for seconds in range(0, 100, 10):
-                now = seconds
+                clock.now = seconds
                 show(found.look())
         run.done.write_bytes(finished)
         show(found.look())

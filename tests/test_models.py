@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import pytest
@@ -103,11 +104,11 @@ def test_wrong_depth_is_refused_with_two_valid_ones(depth: int) -> None:
 
 @pytest.mark.parametrize(("gains", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_own_model_chooses_bf16_by_its_class_attribute(
-    gains: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+    gains: bool, precision: str, set_bf16: Callable[[bool], None]
 ) -> None:
     class Own(Linear):
         bf16_on_cpu: ClassVar[bool] = gains
 
-    monkeypatch.setattr(resources, "_multiplies_bf16", lambda: True)
+    set_bf16(True)
     config = dataclasses.replace(parse({"device": "cpu"}), model=Own())
     assert resources.resolve(config, None).precision == precision

@@ -18,7 +18,7 @@ import torch
 from randlabels.dataset import Data, Split
 from randlabels.dataset.published import _Vision
 
-from .conftest import Cli
+from .conftest import CallMain, Cli
 from .synthetic import CURVES, write_run
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +111,7 @@ def test_every_example_of_the_help_runs(cli: Cli) -> None:
 
 
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> None:
+def published(monkeypatch: pytest.MonkeyPatch, one_second_epochs: None) -> None:
     """The published image sets in their own shapes, nearly black, without their files."""
 
     def load(self: _Vision) -> Data:
@@ -126,10 +126,9 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
         return Data(split(16_000), split(200), classes)
 
     monkeypatch.setattr(_Vision, "load", load)
-    monkeypatch.setattr("randlabels.launchers.launch.measure_epoch", lambda config, job: 1.0)
 
 
-def accept(command: str, cli: Cli) -> None:
+def accept(command: str, cli: Cli, call_main: CallMain) -> None:
     """Fail unless a command is one: a sweep is planned, a table written, a benchmark found."""
     program, *arguments = shlex.split(re.sub(r"^([A-Z_]+=\S+ )+", "", command))
     if program == "make":
@@ -148,8 +147,8 @@ def accept(command: str, cli: Cli) -> None:
         assert outcome.code == 0, outcome.err
         assert "nothing was started" in outcome.out or "--help" in arguments
     elif module == "randlabels.corruption":
-        sys.argv = ["corruption", *arguments[2:], "dataset=digits"]
-        importlib.import_module("randlabels.corruption.__main__").main()
+        main = importlib.import_module("randlabels.corruption.__main__").main
+        call_main(main, *arguments[2:], "dataset=digits")
     elif module.startswith("analysis."):
         folder = Path(arguments[2])
         if not folder.is_dir():
@@ -168,13 +167,12 @@ def accept(command: str, cli: Cli) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_of_a_page_is_accepted(
-    page: Path, cli: Cli, published: None, monkeypatch: pytest.MonkeyPatch
+    page: Path, cli: Cli, published: None, call_main: CallMain
 ) -> None:
     """Commands of extend.md need its files and are executed below, as are those of the README."""
-    monkeypatch.setattr(sys, "argv", [])
     for command in commands(page):
         if page.stem != "extend" or "randlabels" not in command:
-            accept(command, cli)
+            accept(command, cli, call_main)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

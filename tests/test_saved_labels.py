@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,18 +13,17 @@ from randlabels.config import Config, parse
 from randlabels.corruption import __main__ as command
 from randlabels.experiment import corrupt_labels, load
 
-from .conftest import TINY, Cli, numbers
+from .conftest import TINY, CallMain, Cli, numbers
 
 Save = Callable[..., None]
 
 
 @pytest.fixture
-def save(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Save:
-    """`python -m randlabels.corruption ARGUMENTS dataset=digits` in the folder of `cli`."""
+def save(folder: Path, call_main: CallMain) -> Save:
+    """`python -m randlabels.corruption ARGUMENTS dataset=digits` in an empty folder."""
 
     def call(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["corruption", *arguments, "dataset=digits"])
-        command.main()
+        call_main(command.main, *arguments, "dataset=digits")
 
     return call
 

@@ -15,6 +15,7 @@ from randlabels.machine import stopping
 from randlabels.store.rundir import RunDir
 
 from .conftest import BASIC, Cli, final_state, numbers, only_run, started, wait_until
+from .stand_ins import Clock
 
 SLOW = ["dataset=digits", "model=wrn", "model.depth=10", "model.dropout=0.2", "threads=1"]
 SLOW += ["augment=crop_flip", "batch_size=16", "dataset.train_size=640", "corrupt=1.0"]
@@ -202,18 +203,17 @@ def test_exact_fit_is_left_between_two_blocks_and_begins_anew(
 
 
 def test_time_limit_leaves_room_for_the_next_step_and_the_end(
-    monkeypatch: pytest.MonkeyPatch,
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fake clock: of 200 s, 10 are kept back, of 20 s a fifth, and twice the step."""
-    clock = {"now": 1000.0}
-    monkeypatch.setattr(stopping.time, "monotonic", lambda: clock["now"])
+    clock.now = 1000.0
     stopping.begin()
     watch = stopping.Watch(20.0, [])
     for now, step, stops in ((1189, 0, False), (1191, 0, True), (1180, 4, False), (1180, 6, True)):
-        clock["now"] = now
+        clock.now = now
         assert (stopping.reason(200.0, step) is not None) == stops
     assert stopping.reason(None, 1e9) is None
-    clock["now"] = 1016.5
+    clock.now = 1016.5
     with pytest.raises(stopping.Interrupted, match="time_limit=20"):
         watch()
     monkeypatch.undo()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -131,11 +132,11 @@ def test_noise_models_are_compared_at_equal_shares_of_changed_labels(ending: str
 @pytest.mark.slow
 @pytest.mark.parametrize("colour", IMAGES)
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_sweep_trains_two_steps(sweep: str, colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_trains_two_steps(sweep: str, colour: str, use_data: Callable[[Data], None]) -> None:
     """One run of each kind, on synthetic images of the size of CIFAR-10's and of MNIST's."""
     for config in kinds(runs(sweep)):
         data = synthetic(IMAGES[colour], 100 if config.dataset.name == "cifar100" else 10)
-        monkeypatch.setattr(experiment, "load", lambda dataset, data=data: data)
+        use_data(data)
         if config.exact:
             continue  # solved, below
         config = short(config)
@@ -149,10 +150,10 @@ def test_sweep_trains_two_steps(sweep: str, colour: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("colour", IMAGES)
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_sweep_solves_its_exact_fits(
-    sweep: str, colour: str, monkeypatch: pytest.MonkeyPatch
+    sweep: str, colour: str, use_data: Callable[[Data], None]
 ) -> None:
     data = synthetic(IMAGES[colour], 10)
-    monkeypatch.setattr(experiment, "load", lambda dataset: data)
+    use_data(data)
     for config in runs(sweep):
         if config.exact:
             dataset = dataclasses.replace(config.dataset, train_size=None, test_size=None)

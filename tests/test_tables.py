@@ -13,7 +13,7 @@ from analysis import collect, report, status
 from randlabels.store import metrics
 
 from .conftest import TINY, Cli
-from .synthetic import contents, shuffled_walk, table, write_run
+from .synthetic import contents, shuffled_folders, table, write_run
 
 
 def test_corruption_vs_epochs_is_the_mean_over_seeds(sweep: Path) -> None:
@@ -58,17 +58,14 @@ def test_nothing_finished_yet_gives_empty_means(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "summary" / "runs.csv")["final_test_acc"].isna().all()
 
 
-def test_collecting_again_in_any_directory_order_gives_the_same_bytes(
-    sweep: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_collecting_again_in_any_directory_order_gives_the_same_bytes(sweep: Path) -> None:
     collect.main([str(sweep)])
     first = contents(sweep / "summary")
     names = ["corruption_vs_epochs", "memorisation", "runs", "test_error", "time_to_fit"]
     expected = {f"{name}.{ending}" for name in names for ending in ("csv", "md", "tex")}
     assert set(first) == {*expected, "epochs.csv", "epochs.parquet"}
-    monkeypatch.setattr("os.walk", shuffled_walk)
-    collect.main([str(sweep), "--out", str(sweep / "again")])
-    monkeypatch.undo()
+    with shuffled_folders():
+        collect.main([str(sweep), "--out", str(sweep / "again")])
     assert contents(sweep / "again") == first
     collect.main([str(sweep)])
     assert contents(sweep / "summary") == first
