@@ -219,7 +219,7 @@ def started(
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def unread(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_with_closed_pipe(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command whose output pipe is closed, as after `| head -1`."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -231,7 +231,7 @@ def unread(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def held(run: RunDir) -> Iterator[None]:
+def locked_elsewhere(run: RunDir) -> Iterator[None]:
     """Hold the run's lock in another process, which is killed at the end."""
     code = "import time; from pathlib import Path; from randlabels.store.rundir import RunDir\n"
     code += f"with RunDir(Path({str(run.path)!r})).lock(): print(flush=True); time.sleep(60)"
@@ -247,7 +247,7 @@ def only_run(root: Path) -> Path:
     return config.parent
 
 
-def numbers(folder: Path) -> list[str]:
+def untimed_lines(folder: Path) -> list[str]:
     """Return the lines of metrics.jsonl without their timings."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.dumps(record) for record in untimed(map(json.loads, lines))]

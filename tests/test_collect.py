@@ -17,7 +17,7 @@ import pytest
 from analysis import collect, formats
 from randlabels.store import metrics
 
-from .conftest import TINY, Cli, unread
+from .conftest import TINY, Cli, run_with_closed_pipe
 from .synthetic import contents, record, table, write_run, write_seeds
 
 ROOT = Path(__file__).parent.parent
@@ -177,7 +177,7 @@ def test_papers_tables_show_mean_deviation_and_number_of_seeds(sweep: Path) -> N
     }.items(),
 )
 def test_closed_pipe_is_not_an_error(sweep: Path, command: str, written: str | None) -> None:
-    done = unread(*f"analysis.{command.format(sweep)}".split())
+    done = run_with_closed_pipe(*f"analysis.{command.format(sweep)}".split())
     assert (done.returncode, done.stderr) == (0, "")
     assert written is None or (sweep / "summary" / written).is_file()
 

@@ -24,7 +24,7 @@ FIGURE_1 = {
 """The MLP 1x512 of Figures 1b and 1c, but for the preprocessing."""
 
 
-def compared(root: Path, numbers: pd.DataFrame) -> pd.DataFrame:
+def compare_runs(root: Path, numbers: pd.DataFrame) -> pd.DataFrame:
     found, _ = collect(root)
     return compare.compare(found, numbers)
 
@@ -44,7 +44,7 @@ def test_only_runs_with_every_key_equal_cover_a_number(tmp_path: Path) -> None:
     write_run(tmp_path, curve, **{**keys, "model": {"name": "mlp", "hidden": [512, 512]}})
     write_run(tmp_path, curve, **{**keys, "dataset": {"name": "cifar10", "train_size": 5000}})
     write_run(tmp_path, curve, **{**keys, "preprocess": {"name": "scale"}})
-    found = compared(tmp_path, SEED)
+    found = compare_runs(tmp_path, SEED)
     covered = found[found["verdict"] != "missing"]
     assert covered["row"].unique().tolist() == ["MLP 512, random labels"]
     assert covered["n"].unique().tolist() == [2]
@@ -60,17 +60,17 @@ def test_diverged_runs_agree_only_with_a_failure_to_converge(tmp_path: Path) -> 
     write_run(tmp_path, [0.5] * 300, **keys)
     write_run(tmp_path, [0.5], **{**keys, "epochs": 300}, state="diverged", seed=1)
     rows = SEED[SEED["row"] == "MLP 512, random labels"].head(1)
-    (row,) = compared(tmp_path, rows).to_dict("records")
+    (row,) = compare_runs(tmp_path, rows).to_dict("records")
     assert (row["n"], row["n_diverged"], row["verdict"]) == (1, 1, "diverged")
     (tmp_path / "b").mkdir()
     write_run(tmp_path / "b", [0.5], **{**keys, "epochs": 300}, state="diverged", seed=1)
-    assert compared(tmp_path / "b", rows)["verdict"].tolist() == ["diverged"]
+    assert compare_runs(tmp_path / "b", rows)["verdict"].tolist() == ["diverged"]
     rows = rows.assign(value=math.nan)
-    assert compared(tmp_path / "b", rows)["verdict"].tolist() == ["agrees"]
-    assert compared(tmp_path, rows)["verdict"].tolist() == ["differs"]
+    assert compare_runs(tmp_path / "b", rows)["verdict"].tolist() == ["agrees"]
+    assert compare_runs(tmp_path, rows)["verdict"].tolist() == ["differs"]
 
 
-def standardized(numbers: pd.DataFrame) -> pd.DataFrame:
+def numbers_of_figure_1(numbers: pd.DataFrame) -> pd.DataFrame:
     """The numbers of the MLP 1x512, as if published for the runs of `FIGURE_1`."""
     keys = numbers["keys"].str.replace("preprocess=paper", "preprocess=standardize")
     return numbers.assign(keys=keys)[numbers["row"].str.startswith("MLP 1x512")]
@@ -84,8 +84,8 @@ def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> Non
         for seed, epoch in enumerate(epochs):
             curve = [0.5] * (epoch - 1) + [0.985] * (65 - epoch)
             write_run(tmp_path, curve, **FIGURE_1, corrupt=level, seed=seed, **keys)
-    numbers = standardized(PAPER[PAPER["source"].isin(["Figure 1b", "Figure 1c"])])
-    found = compared(tmp_path, numbers).set_index("row")
+    numbers = numbers_of_figure_1(PAPER[PAPER["source"].isin(["Figure 1b", "Figure 1c"])])
+    found = compare_runs(tmp_path, numbers).set_index("row")
     half = found.loc["MLP 1x512, corrupt 0.5"].set_index("metric")
     ratio = half.loc["relative"]
     assert ratio["ours"] == pytest.approx(18 / 10)
@@ -94,7 +94,7 @@ def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> Non
     assert ratio["verdict"] == "agrees", "within 5 % of 1.79"
     assert half.loc["test_error_noisy", "ours"] == pytest.approx(1 - OTHER_METRICS)
     on_true = numbers.assign(metric=numbers["metric"].replace("test_error_noisy", "test_error"))
-    error = compared(tmp_path, on_true).set_index(["row", "metric"])
+    error = compare_runs(tmp_path, on_true).set_index(["row", "metric"])
     error = error.loc[("MLP 1x512, corrupt 0.5", "test_error")]
     assert error["ours"] == pytest.approx(1 - (0.9 - 0.4 + 0.01))
     assert error["sd"] == pytest.approx(0.01)
@@ -102,20 +102,20 @@ def test_ratios_of_times_are_over_the_runs_on_true_labels(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_time_to_fit_is_compared_only_at_full_resolution(tmp_path: Path) -> None:
-    numbers = standardized(PAPER[PAPER["source"] == "Figure 1b"])
+    numbers = numbers_of_figure_1(PAPER[PAPER["source"] == "Figure 1b"])
     write_run(tmp_path, [0.5] * 63 + [1.0], **FIGURE_1, corrupt=0.0, eval_every=2)
-    assert set(compared(tmp_path, numbers)["verdict"]) == {"missing"}
+    assert set(compare_runs(tmp_path, numbers)["verdict"]) == {"missing"}
     write_run(tmp_path, [0.5] * 63 + [1.0], **FIGURE_1, corrupt=0.0)
-    assert compared(tmp_path, numbers)["verdict"].tolist().count("reference") == 1
+    assert compare_runs(tmp_path, numbers)["verdict"].tolist().count("reference") == 1
 
 
 def test_ratio_without_a_run_on_true_labels_is_missing_not_unfitted(tmp_path: Path) -> None:
     write_run(tmp_path, [0.5] * 63 + [1.0], **FIGURE_1, corrupt=0.5)
-    rows = standardized(PAPER[PAPER["row"] == "MLP 1x512, corrupt 0.5"])
+    rows = numbers_of_figure_1(PAPER[PAPER["row"] == "MLP 1x512, corrupt 0.5"])
     rows = rows[rows["source"] == "Figure 1b"]
-    assert compared(tmp_path, rows)["verdict"].tolist() == ["missing"]
+    assert compare_runs(tmp_path, rows)["verdict"].tolist() == ["missing"]
     write_run(tmp_path, [0.5] * 64, **FIGURE_1, corrupt=0.0)
-    assert compared(tmp_path, rows)["verdict"].tolist() == ["not fitted"]
+    assert compare_runs(tmp_path, rows)["verdict"].tolist() == ["not fitted"]
 
 
 @pytest.mark.slow

@@ -22,7 +22,9 @@ from randlabels.experiment import assemble
 from .sources import balanced, make_source
 
 
-def original(labels: np.ndarray, corrupt: float, classes: int, seed: int = 12345) -> np.ndarray:
+def original_labels(
+    labels: np.ndarray, corrupt: float, classes: int, seed: int = 12345
+) -> np.ndarray:
     """cifar10_data.py of the original code, with its global generator."""
     labels = np.array(labels)
     if corrupt > 0:
@@ -39,7 +41,7 @@ def test_labels_equal_the_original_codes_bit_for_bit(corrupt: float, size: int) 
     labels = np.random.RandomState(0).randint(0, 10, size)
     relabelled = Uniform().relabel(make_source(labels), corrupt)
     assert relabelled.dtype == np.int64
-    np.testing.assert_array_equal(relabelled, original(labels, corrupt, 10))
+    np.testing.assert_array_equal(relabelled, original_labels(labels, corrupt, 10))
 
 
 @settings(deadline=None, max_examples=50)
@@ -55,30 +57,30 @@ def test_any_seed_and_class_count_equals_the_formula(
     labels = np.arange(size) % classes
     before = labels.copy()
     relabelled = Uniform(seed=seed).relabel(make_source(labels, classes), corrupt)
-    np.testing.assert_array_equal(relabelled, original(labels, corrupt, classes, seed))
+    np.testing.assert_array_equal(relabelled, original_labels(labels, corrupt, classes, seed))
     np.testing.assert_array_equal(labels, before)
 
 
-def tree(**keys: object) -> dict[str, object]:
+def mlp_on_digits(**keys: object) -> dict[str, object]:
     return {"dataset": {"name": "digits"}, "model": {"name": "mlp"}, **keys}
 
 
 def test_labels_depend_on_neither_run_seed_nor_model_nor_size() -> None:
-    whole = assemble(parse(tree(corrupt=0.5)))
-    other = assemble(parse(tree(corrupt=0.5, seed=7, model={"name": "linear"})))
+    whole = assemble(parse(mlp_on_digits(corrupt=0.5)))
+    other = assemble(parse(mlp_on_digits(corrupt=0.5, seed=7, model={"name": "linear"})))
     assert other.corruption == whole.corruption
-    cut = assemble(parse(tree(corrupt=0.5, dataset={"name": "digits", "train_size": 100})))
+    cut = assemble(parse(mlp_on_digits(corrupt=0.5, dataset={"name": "digits", "train_size": 100})))
     assert cut.corruption["sha256"] == whole.corruption["sha256"]
     assert cut.corruption["test_sha256"] == whole.corruption["test_sha256"]
     assert cut.corruption["train_sha256"] != whole.corruption["train_sha256"]
 
 
 def test_record_states_the_share_changed_and_the_labels_checksums() -> None:
-    experiment = assemble(parse(tree(corrupt=0.5)))
+    experiment = assemble(parse(mlp_on_digits(corrupt=0.5)))
     labels, true = experiment.train.labels.numpy(), experiment.train.true.numpy()
-    np.testing.assert_array_equal(labels, original(true, 0.5, 10))
+    np.testing.assert_array_equal(labels, original_labels(true, 0.5, 10))
     np.testing.assert_array_equal(
-        experiment.test.labels.numpy(), original(experiment.test.true.numpy(), 0.5, 10)
+        experiment.test.labels.numpy(), original_labels(experiment.test.true.numpy(), 0.5, 10)
     )
     assert experiment.corruption == {
         "kind": "uniform",
@@ -104,7 +106,7 @@ class InPlace(Uniform):
 
 
 def test_a_corruption_that_works_in_place_spoils_no_other_run() -> None:
-    clean = parse(tree())
+    clean = parse(mlp_on_digits())
     before = assemble(clean).train.true.clone()
     spoilt = assemble(dataclasses.replace(clean, corruption=InPlace()))
     assert spoilt.corruption["share_changed"] == 1
@@ -120,7 +122,7 @@ def test_a_corruption_that_returns_no_labels_is_refused(wrong) -> None:
         def relabel(self, source: Source, corrupt: float) -> np.ndarray:
             return wrong(source.labels)
 
-    config = dataclasses.replace(parse(tree()), corruption=Wrong())
+    config = dataclasses.replace(parse(mlp_on_digits()), corruption=Wrong())
     with pytest.raises(ValueError, match="relabel must return 1442 integers from 0 to 9"):
         assemble(config)
 
@@ -130,10 +132,10 @@ def test_cifar10_labels_equal_the_original_codes(real_data: object) -> None:
     config = parse({"corrupt": 1.0, "model": {"name": "linear"}})
     experiment = assemble(config)
     np.testing.assert_array_equal(
-        experiment.train.labels.numpy(), original(experiment.train.true.numpy(), 1.0, 10)
+        experiment.train.labels.numpy(), original_labels(experiment.train.true.numpy(), 1.0, 10)
     )
     np.testing.assert_array_equal(
-        experiment.test.labels.numpy(), original(experiment.test.true.numpy(), 1.0, 10)
+        experiment.test.labels.numpy(), original_labels(experiment.test.true.numpy(), 1.0, 10)
     )
 
 
@@ -146,7 +148,7 @@ def random_matrix(classes: int = 10) -> np.ndarray:
     return matrix / matrix.sum(1, keepdims=True)
 
 
-def matrix_file(folder: Path, matrix: np.ndarray) -> str:
+def write_matrix(folder: Path, matrix: np.ndarray) -> str:
     np.savetxt(folder / "T.csv", matrix, delimiter=",")
     return str(folder / "T.csv")
 
@@ -154,7 +156,7 @@ def matrix_file(folder: Path, matrix: np.ndarray) -> str:
 @pytest.mark.parametrize("corrupt", [0.0, 0.3, 1.0])
 def test_labels_are_drawn_by_the_matrix_of_the_file(corrupt: float, tmp_path: Path) -> None:
     matrix, source = random_matrix(), make_source(balanced())
-    kind = Matrix(path=matrix_file(tmp_path, matrix))
+    kind = Matrix(path=write_matrix(tmp_path, matrix))
     stated = kind.transition(source, corrupt)
     np.testing.assert_allclose(stated, (1 - corrupt) * np.eye(10) + corrupt * matrix)
     given = kind.relabel(source, corrupt)

@@ -27,12 +27,12 @@ def config_of(**corruption: object) -> Config:
     return parse({"dataset": {"name": "digits"}, "corruption": corruption, "corrupt": 1.0})
 
 
-def read(file: Path, split: str = "train", **keys: str) -> np.ndarray:
+def read_labels(file: Path, split: str = "train", **keys: str) -> np.ndarray:
     source = make_source(TRUE if split == "train" else TRUE[:30], split=split)
     return LabelFile(path=str(file), **keys).relabel(source, 1.0)
 
 
-def write_csv(*lines: object, header: str = "") -> bytes:
+def csv_bytes(*lines: object, header: str = "") -> bytes:
     return "\n".join([*([header] if header else []), *map(str, lines)]).encode()
 
 
@@ -42,19 +42,19 @@ ROWS = [f"{i},{label}" for i, label in enumerate(GIVEN)]
 @pytest.mark.parametrize(
     "content",
     [
-        write_csv(*ROWS),
-        write_csv(*reversed(ROWS)),
-        write_csv(*ROWS, header="index,label"),
-        write_csv(*ROWS, header="\ufeffIndex, Label").replace(b"\n", b"\r\n"),
-        write_csv(*(f"{row},0.5" for row in ROWS), header="index,label,confidence"),
-        write_csv(*(f"train,{row}" for row in ROWS), header="split,index,label"),
+        csv_bytes(*ROWS),
+        csv_bytes(*reversed(ROWS)),
+        csv_bytes(*ROWS, header="index,label"),
+        csv_bytes(*ROWS, header="\ufeffIndex, Label").replace(b"\n", b"\r\n"),
+        csv_bytes(*(f"{row},0.5" for row in ROWS), header="index,label,confidence"),
+        csv_bytes(*(f"train,{row}" for row in ROWS), header="split,index,label"),
     ],
     ids=["plain", "shuffled", "header", "windows", "more columns", "split"],
 )
 def test_csv_of_index_and_label_is_read(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "y.csv").write_bytes(content)
-    np.testing.assert_array_equal(read(tmp_path / "y.csv"), GIVEN)
-    np.testing.assert_array_equal(read(tmp_path / "y.csv", "test"), TRUE[:30])
+    np.testing.assert_array_equal(read_labels(tmp_path / "y.csv"), GIVEN)
+    np.testing.assert_array_equal(read_labels(tmp_path / "y.csv", "test"), TRUE[:30])
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64])
@@ -70,11 +70,11 @@ def test_arrays_of_whole_numbers_are_read(kind: type, tmp_path: Path) -> None:
         "y.pt": {},
         "human.pt": {"which": "worse_label"},
     }.items():
-        given = read(tmp_path / name, **keys)
+        given = read_labels(tmp_path / name, **keys)
         assert given.dtype == np.int64
         np.testing.assert_array_equal(given, GIVEN)
-    np.testing.assert_array_equal(read(tmp_path / "y.npz", "test"), GIVEN[:30])
-    np.testing.assert_array_equal(read(tmp_path / "y.npy", "test"), TRUE[:30])
+    np.testing.assert_array_equal(read_labels(tmp_path / "y.npz", "test"), GIVEN[:30])
+    np.testing.assert_array_equal(read_labels(tmp_path / "y.npy", "test"), TRUE[:30])
 
 
 @pytest.mark.parametrize("ending", [".npz", ".csv"])
@@ -105,7 +105,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def labels_of(photos: Path, file: Path, split: str, **keys: object) -> dict[str, int]:
+def labels_by_path(photos: Path, file: Path, split: str, **keys: object) -> dict[str, int]:
     """Return the corrupted labels of a split by the paths of the images."""
     dataset = {"name": "image_folder", "root": str(photos), "size": 4, **keys}
     corruption = {"name": "file", "path": str(file)}
@@ -125,10 +125,10 @@ def test_list_of_paths_and_labels_is_matched_to_the_images(start: str, photos: P
     other = {"images/unused/0.png": 13}
     file = photos / "list.txt"
     file.write_text("".join(f"{path} {y}\n" for path, y in sorted((listed | other).items())[::-1]))
-    assert labels_of(photos, file, "train") == LISTED
+    assert labels_by_path(photos, file, "train") == LISTED
     true = {"test/cat/0,0 x.png": 0, "test/dog/0,0 x.png": 1}
-    assert labels_of(photos, file, "test") == true
-    rest = labels_of(photos, file, "train", holdout=2)
+    assert labels_by_path(photos, file, "test") == true
+    rest = labels_by_path(photos, file, "train", holdout=2)
     assert len(rest) == 4 and rest.items() <= LISTED.items()
 
 
@@ -156,14 +156,14 @@ def test_wrong_lists_of_paths_are_refused(listed: dict, sentence: str, photos: P
     file = photos / "list.txt"
     file.write_text("".join(f"{path} {label}\n" for path, label in listed.items()))
     with pytest.raises(ValueError, match=sentence):
-        labels_of(photos, file, "train")
+        labels_by_path(photos, file, "train")
 
 
-def npy(labels: np.ndarray, *, pickled: bool = False) -> Callable[[Path], object]:
+def npy_writer(labels: np.ndarray, *, pickled: bool = False) -> Callable[[Path], object]:
     return lambda file: np.save(file, labels, allow_pickle=pickled)
 
 
-def text(content: bytes) -> Callable[[Path], object]:
+def bytes_writer(content: bytes) -> Callable[[Path], object]:
     return lambda file: file.write_bytes(content)
 
 
@@ -171,28 +171,80 @@ DIGITS = load(parse({"dataset": {"name": "digits"}}).dataset).train.labels.numpy
 LINES = [f"{i},{label}" for i, label in enumerate(DIGITS)]
 OBJECTS = np.array([{}, {}])
 WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "length": ("y.npy", npy(DIGITS[1:]), r"1,442 train labels .* int64 of shape \(1441,\); use "),
-    "two axes": ("y.npy", npy(DIGITS[None]), r"and has int64 of shape \(1, 1442\)"),
-    "class": ("y.npy", npy(DIGITS + 1), "from 0 to 9 for digits, and has integers from 1 to 10"),
-    "negative": ("y.npy", npy(DIGITS - 1), "and has integers from -1 to 8"),
-    "floats": ("y.npy", npy(DIGITS / 1), "must have whole numbers, and has float64; convert"),
-    "float in csv": ("y.csv", text(write_csv("0,3.0", *LINES[1:])), "whole numbers, and has '3.0'"),
+    "length": (
+        "y.npy",
+        npy_writer(DIGITS[1:]),
+        r"1,442 train labels .* int64 of shape \(1441,\); use ",
+    ),
+    "two axes": ("y.npy", npy_writer(DIGITS[None]), r"and has int64 of shape \(1, 1442\)"),
+    "class": (
+        "y.npy",
+        npy_writer(DIGITS + 1),
+        "from 0 to 9 for digits, and has integers from 1 to 10",
+    ),
+    "negative": ("y.npy", npy_writer(DIGITS - 1), "and has integers from -1 to 8"),
+    "floats": (
+        "y.npy",
+        npy_writer(DIGITS / 1),
+        "must have whole numbers, and has float64; convert",
+    ),
+    "float in csv": (
+        "y.csv",
+        bytes_writer(csv_bytes("0,3.0", *LINES[1:])),
+        "whole numbers, and has '3.0'",
+    ),
     "other": ("y.npz", lambda f: np.savez(f, train=DIGITS, train_true=DIGITS[::-1]), "other true"),
     "no train": ("y.npz", lambda f: np.savez(f, labels=DIGITS), "which=null must be .*use labels"),
-    "missing": ("y.csv", text(write_csv(*LINES[:5], *LINES[6:])), "has 0 lines for image 5"),
-    "repeated": ("y.csv", text(write_csv(*LINES, "7,1")), "has 2 lines for image 7"),
-    "beyond": ("y.csv", text(write_csv(*LINES, "1442,1")), "and has index 1442; correct it, cou"),
-    "no index": ("y.csv", text(write_csv("3,4", header="id,label")), "must have a column index or"),
-    "columns": ("y.csv", text(write_csv("0,1,2", "1,2,3")), "must have 2 values in each line, ind"),
-    "huge": ("y.csv", text(b"0," + b"1" * 200_000), "comma-separated values; field larger than"),
-    "split": ("y.csv", text(write_csv("val,0,1", header="split,index,label")), "has 'val'"),
-    "empty": ("y.csv", text(b""), "one line for each of the 1,442 train i"),
-    "paths": ("y.txt", text(b"train/cat/1.png 3"), "index for digits, whose images have no"),
-    "ending": ("y.pkl", text(pickle.dumps([1])), "must end in .npz, .npy, .pt, .csv, .txt; conve"),
-    "pickle": ("y.npy", text(pickle.dumps([1])), "must be a .npy file of arrays only; save the la"),
-    "objects": ("y.npy", npy(OBJECTS, pickled=True), "must be a .npy file of arrays only"),
+    "missing": (
+        "y.csv",
+        bytes_writer(csv_bytes(*LINES[:5], *LINES[6:])),
+        "has 0 lines for image 5",
+    ),
+    "repeated": ("y.csv", bytes_writer(csv_bytes(*LINES, "7,1")), "has 2 lines for image 7"),
+    "beyond": (
+        "y.csv",
+        bytes_writer(csv_bytes(*LINES, "1442,1")),
+        "and has index 1442; correct it, cou",
+    ),
+    "no index": (
+        "y.csv",
+        bytes_writer(csv_bytes("3,4", header="id,label")),
+        "must have a column index or",
+    ),
+    "columns": (
+        "y.csv",
+        bytes_writer(csv_bytes("0,1,2", "1,2,3")),
+        "must have 2 values in each line, ind",
+    ),
+    "huge": (
+        "y.csv",
+        bytes_writer(b"0," + b"1" * 200_000),
+        "comma-separated values; field larger than",
+    ),
+    "split": ("y.csv", bytes_writer(csv_bytes("val,0,1", header="split,index,label")), "has 'val'"),
+    "empty": ("y.csv", bytes_writer(b""), "one line for each of the 1,442 train i"),
+    "paths": (
+        "y.txt",
+        bytes_writer(b"train/cat/1.png 3"),
+        "index for digits, whose images have no",
+    ),
+    "ending": (
+        "y.pkl",
+        bytes_writer(pickle.dumps([1])),
+        "must end in .npz, .npy, .pt, .csv, .txt; conve",
+    ),
+    "pickle": (
+        "y.npy",
+        bytes_writer(pickle.dumps([1])),
+        "must be a .npy file of arrays only; save the la",
+    ),
+    "objects": ("y.npy", npy_writer(OBJECTS, pickled=True), "must be a .npy file of arrays only"),
     "archive": ("y.npz", lambda f: np.savez(f, train=OBJECTS), "a .npz file of arrays only"),
-    "text": ("y.pt", text(b"0 1 2"), "must be a .pt file of arrays only; save the labels again"),
+    "text": (
+        "y.pt",
+        bytes_writer(b"0 1 2"),
+        "must be a .pt file of arrays only; save the labels again",
+    ),
     "nested": ("y.pt", lambda f: torch.save({"train": {"a": 1}}, f), "must have whole numbers"),
 }
 

@@ -23,7 +23,7 @@ from randlabels.store import progress, rundir
 from randlabels.store.progress import Tracker
 from randlabels.store.rundir import RunDir, flat_keys
 
-from .conftest import BASIC, TINY, Cli, held
+from .conftest import BASIC, TINY, Cli, locked_elsewhere
 from .stand_ins import Clock
 from .synthetic import write_run
 
@@ -56,15 +56,15 @@ def terminal(width: int, height: int = 24) -> Console:
     return Console(force_terminal=True, width=width, height=height, file=io.StringIO())
 
 
-def written(console: Console) -> str:
+def text_of(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def as_lines(console: Console, runs: list[progress.Survey]) -> list[str]:
+def rendered_lines(console: Console, runs: list[progress.Survey]) -> list[str]:
     plain = Console(width=console.width, file=io.StringIO())
     plain.print(live.render(runs, console.width, console.height))
-    return written(plain).splitlines()
+    return text_of(plain).splitlines()
 
 
 def test_counts_and_lines_are_those_of_the_run_folders(tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_counts_and_lines_are_those_of_the_run_folders(tmp_path: Path) -> None:
     planned = {"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "seed": 7}
     found = tracker(tmp_path, planned)
     rundir.write_json(failed.error, {"exception": "OSError: no"})
-    with held(running):
+    with locked_elsewhere(running):
         runs = found.look()
-    shown = as_lines(terminal(80), runs)
+    shown = rendered_lines(terminal(80), runs)
     heading, line, _, counts = shown
     assert heading.split() == "model corrupt seed epoch train test left".split()
     assert line.split()[:1] + line.split()[-7:-2] == ["mlp", "0.5", "6", "2/2", "50.00", "56.00"]
@@ -131,7 +131,7 @@ def test_display_fits_the_terminal_and_obeys_no_color(
     console = terminal(width, height=10)
     with live.display(console) as show:
         show(runs)
-        drawn = written(console)
+        drawn = text_of(console)
     assert bool(re.search(r"\x1b\[[\d;]*3\dm", drawn)) == (not no_color)
     lines = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]|\r", "", drawn).splitlines()
     assert max(map(len, lines)) <= width and len(lines) <= 10
@@ -149,9 +149,9 @@ def test_failure_appears_on_a_terminal_and_stays(tmp_path: Path) -> None:
         show(found.look())
         show(found.look())
     line = f"{run.run_id}: failed, ValueError: bad; see {run.log}"
-    plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]|\r", "", written(console))
+    plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]|\r", "", text_of(console))
     assert plain.replace("\n", "").count(line) == 1
-    assert written(console).endswith("\x1b[2K") and "\x1b[?25h" in written(console)
+    assert text_of(console).endswith("\x1b[2K") and "\x1b[?25h" in text_of(console)
 
 
 def test_without_a_terminal_runs_have_a_line_at_begin_and_end_and_one_a_minute(
@@ -163,7 +163,7 @@ def test_without_a_terminal_runs_have_a_line_at_begin_and_end_and_one_a_minute(
     found = tracker(tmp_path)
     with live.display(Console(force_terminal=False), at_once=False) as show:
         show(found.look())
-        with held(run):
+        with locked_elsewhere(run):
             for seconds in range(0, 100, 10):
                 clock.now = seconds
                 show(found.look())

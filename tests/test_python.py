@@ -122,7 +122,7 @@ def test_code_on_the_page_runs(
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "memorisation.ipynb"
 
 
-def figures(notebook: Any) -> list[bytes]:
+def png_outputs(notebook: Any) -> list[bytes]:
     """Return the PNG files among the outputs of a notebook."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error"]
@@ -134,14 +134,14 @@ def figures(notebook: Any) -> list[bytes]:
 @pytest.mark.slow
 def test_notebook_runs_from_an_empty_folder_and_is_committed_with_its_outputs(folder: Path) -> None:
     committed = nbformat.read(NOTEBOOK, as_version=4)
-    (figure,) = figures(committed)
+    (figure,) = png_outputs(committed)
     assert len(figure) <= 40_000
     executed = copy.deepcopy(committed)
     code = [cell for cell in executed.cells if cell.cell_type == "code"]
     for cell in code:
         cell.outputs = []
     NotebookClient(executed, timeout=200, resources={"metadata": {"path": str(folder)}}).execute()
-    assert len(figures(executed)) == 1
+    assert len(png_outputs(executed)) == 1
     counts = [len(cell.outputs) for cell in code]
     assert counts == [len(c.outputs) for c in committed.cells if c.cell_type == "code"]
     table = code[-1].outputs[0]["data"]["text/plain"].split()

@@ -23,7 +23,7 @@ from .conftest import TINY, Cli, Hostile, only_run
 DIGITS = parse({"dataset": {"name": "digits"}}).dataset
 
 
-def accuracy(run: randlabels.Run, epoch: int | None = None) -> float:
+def accuracy_on_test(run: randlabels.Run, epoch: int | None = None) -> float:
     """Return the share of test images that the run's network classifies right."""
     with torch.no_grad():
         predicted = run.model(epoch)(run.test.images).argmax(1)
@@ -37,8 +37,8 @@ def test_loaded_network_reproduces_the_records(cli: Cli, folder: Path, model: li
     run = randlabels.load(only_run(folder))
     assert (run.state, run.config["corrupt"], run.kept) == ("done", 0.4, [-1, 1])
     assert run.metrics["epoch"].tolist() == [0, 1, 2, 3]
-    assert accuracy(run) == run.metrics["test_acc"].iloc[-1] > 0.15
-    assert accuracy(run, 1) == run.metrics["test_acc"].iloc[1]
+    assert accuracy_on_test(run) == run.metrics["test_acc"].iloc[-1] > 0.15
+    assert accuracy_on_test(run, 1) == run.metrics["test_acc"].iloc[1]
     initial = experiment.build_model(run._typed, experiment.load(DIGITS)).state_dict()
     for name, tensor in run.model(-1).model.state_dict().items():
         assert torch.equal(tensor, initial[name])

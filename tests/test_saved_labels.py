@@ -13,7 +13,7 @@ from randlabels.config import Config, parse
 from randlabels.corruption import __main__ as command
 from randlabels.experiment import corrupt_labels, load
 
-from .conftest import TINY, CallMain, Cli, numbers
+from .conftest import TINY, CallMain, Cli, untimed_lines
 
 Save = Callable[..., None]
 
@@ -43,7 +43,7 @@ def test_run_on_saved_labels_has_the_records_of_the_run_that_drew_them(
     for keys in (drawn, saved):
         assert cli(*TINY, *keys).code == 0
     first, second = sorted(file.parent for file in tmp_path.glob("runs/*/*/metrics.jsonl"))
-    assert numbers(first) == numbers(second)
+    assert untimed_lines(first) == untimed_lines(second)
     labels = [json.loads((run / "corruption.json").read_text()) for run in (first, second)]
     for key in ("sha256", "train_sha256", "test_sha256", "share_changed"):
         assert labels[0][key] == labels[1][key]

@@ -19,12 +19,12 @@ from randlabels.config import parse
 from randlabels.store import metrics, progress, rundir
 from randlabels.store.rundir import RunDir
 
-from .conftest import BASIC, TINY, Cli, held
+from .conftest import BASIC, TINY, Cli, locked_elsewhere
 from .stand_ins import Clock
 from .synthetic import record, write_run
 
 
-def survey(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def survey_by_id(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     runs, problems = status.survey(root)
     return {run["run_id"]: run for run in runs}, problems
 
@@ -46,7 +46,7 @@ def test_every_state_is_distinguished(tmp_path: Path) -> None:
     planned = parse({"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "seed": 6})
     rundir.merge_plan(tmp_path, [{"run_id": planned.run_id, "config": planned.tree()}])
 
-    runs, problems = survey(tmp_path)
+    runs, problems = survey_by_id(tmp_path)
     assert {run_id: run["state"] for run_id, run in runs.items()} == {
         done.run_id: "done",
         failed.run_id: "failed",
@@ -67,7 +67,7 @@ def test_running_run_shows_progress_speed_and_time_left(tmp_path: Path) -> None:
     run = write_run(tmp_path, [0.1] * 4, state="interrupted")
     lines = [record(epoch, 0.5, 0.25) | {"seconds": 2.0} for epoch in range(3)]
     run.metrics.write_text("".join(metrics.encode(line) + "\n" for line in lines))
-    with held(run):
+    with locked_elsewhere(run):
         runs, _ = status.survey(tmp_path)
     (found,) = runs
     assert found["state"] == "running"
@@ -86,7 +86,7 @@ def test_time_left_is_that_of_all_unfinished_runs(tmp_path: Path) -> None:
     keys = {"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "epochs": 4, "seed": 1}
     planned = parse(keys)
     rundir.merge_plan(tmp_path, [{"run_id": planned.run_id, "config": planned.tree()}])
-    with held(run):
+    with locked_elsewhere(run):
         runs, _ = status.survey(tmp_path)
     assert status.totals(runs)["seconds_left"] == 2.0 * (1 + 4)
     assert "5 to go" in status.summary(runs) and "about 10 s left" in status.summary(runs)

@@ -17,7 +17,7 @@ from randlabels import fit
 from randlabels.store import metrics
 from randlabels.store.rundir import RunDir, read_plan
 
-from .conftest import BASIC, TINY, Cli, numbers, started, wait_until
+from .conftest import BASIC, TINY, Cli, started, untimed_lines, wait_until
 
 
 def test_sweep_runs_every_cell_once_and_reports(cli: Cli, tmp_path: Path) -> None:
@@ -61,9 +61,11 @@ def test_numbers_do_not_depend_on_the_launcher_or_the_number_of_workers(
     assert len(folders) == 3
     for folder in folders:
         for workers in "12":
-            assert numbers(tmp_path / workers / "default" / folder.name) == numbers(folder)
+            assert untimed_lines(tmp_path / workers / "default" / folder.name) == untimed_lines(
+                folder
+            )
     (alone,) = (tmp_path / "alone" / "default").glob("mlp*")
-    assert numbers(tmp_path / "basic" / "default" / alone.name) == numbers(alone)
+    assert untimed_lines(tmp_path / "basic" / "default" / alone.name) == untimed_lines(alone)
 
 
 def test_failed_run_does_not_stop_the_others_and_the_next_launch_repeats_it(

@@ -29,7 +29,7 @@ def verdict(number: Any, values: list[float]) -> str:
     return published.judge(number, published.Ours(np.mean(values), deviation, len(values)), 0)
 
 
-def agreeing(number: Any, wrong: float) -> list[list[float]]:
+def agreeing_samples(number: Any, wrong: float) -> list[list[float]]:
     """Return the samples around a wrong value that agree with the number: of 1 to 10 runs, equal,
     scattered a little, and so widely that the published value is among them."""
     found = []
@@ -70,7 +70,7 @@ def test_chance_never_agrees_with_a_number_above_it() -> None:
         if number.metric in ("norm", "relative") or not clearly_apart(number, chance):
             continue
         tried += 1
-        assert agreeing(number, chance) == [], number
+        assert agreeing_samples(number, chance) == [], number
     assert tried > 200
 
 
@@ -84,7 +84,7 @@ def test_half_the_accuracy_never_agrees() -> None:
             wrong = [2 * number.value, number.value / 2]
         for value in wrong:
             if abs(value - number.value) > number_uncertainty(number) + 1e-3:
-                assert agreeing(number, value) == [], number
+                assert agreeing_samples(number, value) == [], number
 
 
 @pytest.mark.slow
