@@ -17,18 +17,31 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from joblib.externals.loky import reusable_executor
 
 from randlabels import experiment, fit, run
-from randlabels.dataset import Data, Split
 from randlabels.machine.resources import Resources
 from randlabels.store import checkpoint, metrics
 from randlabels.store.rundir import RunDir
 
+from .own import forgotten_parts, write  # noqa: F401  # fixtures, which pytest finds here
+from .stand_ins import (  # noqa: F401
+    clock,
+    coloured,
+    control_group,
+    install_gpus,
+    limit_memory,
+    measure_also,
+    one_second_epochs,
+    set_bf16,
+    set_cores,
+    set_programs,
+    two_gpus,
+    use_data,
+)
 from .synthetic import CURVES, write_run
 
 TINY = ["dataset=digits", "model=mlp", "model.hidden=[8]", "dataset.train_size=64", "epochs=2"]
@@ -55,21 +68,38 @@ class Outcome(NamedTuple):
 Cli = Callable[..., Outcome]
 
 
+CallMain = Callable[..., None]
+
+
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Cli:
+def call_main(monkeypatch: pytest.MonkeyPatch) -> CallMain:
+    """Return a function that calls the `main` of a command with these arguments."""
+
+    def call(main: Callable[[], None], *arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["randlabels", *arguments])
+        GlobalHydra.instance().clear()
+        main()
+
+    return call
+
+
+@pytest.fixture
+def cli(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    call_main: CallMain,
+) -> Cli:
     """Return a call of `python -m randlabels.run` in an empty folder, without a new process."""
-    monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
 
     def call(*arguments: str) -> Outcome:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        monkeypatch.setattr(sys, "argv", ["randlabels", *arguments])
-        GlobalHydra.instance().clear()
         experiment._loaded.clear()  # a new process would have loaded no data
         capfd.readouterr()
         code: object = 0
         try:
-            run.main()
+            call_main(run.main, *arguments)
         except SystemExit as end:
             code = end.code
         finally:
@@ -83,6 +113,13 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return Outcome(int(str(code or 0)), out, err)
 
     return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of the test, an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
@@ -100,16 +137,6 @@ def real_data() -> Path:
     if not (root / "cifar-10-batches-py").is_dir() or not (root / "MNIST").is_dir():
         pytest.skip("real CIFAR-10 and MNIST not found: set RANDLABELS_DATA to their folder")
     return root
-
-
-@pytest.fixture
-def coloured(monkeypatch: pytest.MonkeyPatch) -> Data:
-    """Replace CIFAR-10 by random images of its shape: 40 to train and 40 to test on."""
-    draws = (np.random.RandomState(seed).randint(0, 256, (40, 3, 32, 32)) for seed in (0, 1))
-    images = (torch.tensor(pixels, dtype=torch.uint8) for pixels in draws)
-    data = Data(*(Split(pixels, torch.arange(40) % 10) for pixels in images), classes=10)
-    monkeypatch.setattr(experiment, "load", lambda dataset: data)
-    return data
 
 
 class Left(Exception):
@@ -192,7 +219,7 @@ def started(
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def unread(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_with_closed_pipe(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command whose output pipe is closed, as after `| head -1`."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -204,7 +231,7 @@ def unread(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def held(run: RunDir) -> Iterator[None]:
+def locked_elsewhere(run: RunDir) -> Iterator[None]:
     """Hold the run's lock in another process, which is killed at the end."""
     code = "import time; from pathlib import Path; from randlabels.store.rundir import RunDir\n"
     code += f"with RunDir(Path({str(run.path)!r})).lock(): print(flush=True); time.sleep(60)"
@@ -220,7 +247,7 @@ def only_run(root: Path) -> Path:
     return config.parent
 
 
-def numbers(folder: Path) -> list[str]:
+def untimed_lines(folder: Path) -> list[str]:
     """Return the lines of metrics.jsonl without their timings."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.dumps(record) for record in untimed(map(json.loads, lines))]

@@ -1,18 +1,23 @@
-"""Run folders made by hand, whose means are known, and helpers to collect them."""
+"""Configs, and run folders made by hand, whose means are known; helpers to collect them."""
 
 from __future__ import annotations
 
 import os
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
 from analysis import collect
-from randlabels.config import parse
+from randlabels.cli import CONF, prepare_hydra
+from randlabels.config import Config, parse, parse_composed
 from randlabels.store import metrics, rundir
 from randlabels.store.rundir import RunDir
 
@@ -26,6 +31,14 @@ CURVES = {
 
 OTHER_METRICS = 0.25
 """The value of every metric that a test does not set."""
+
+
+@cache
+def composed(*overrides: str) -> Config:
+    """Return the config of a command line; do not change it, since all tests share it."""
+    prepare_hydra()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return parse_composed(compose("config", list(overrides)))
 
 
 def record(epoch: int, train_acc: float, test_acc: float) -> dict[str, Any]:
@@ -58,6 +71,12 @@ def write_run(root: Path, curve: list[float], state: str = "done", **keys: Any) 
     return run
 
 
+def write_seeds(root: Path, seeds: range) -> None:
+    """Write runs of these seeds, which differ in the accuracy of the first epoch."""
+    for seed in seeds:
+        write_run(root, [seed / 400, 0.5, 1.0], seed=seed)
+
+
 def table(root: Path, name: str, fit_threshold: float | None = None) -> pd.DataFrame:
     """Return a table of the runs under `root` as collect builds it, or epochs.csv."""
     _, tables = collect.collect(root, None, fit_threshold)
@@ -70,12 +89,17 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
-def shuffled_walk(*arguments: Any, **keys: Any) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk as `os.walk` does, through the entries of each folder in another order."""
-    for path, folders, files in os_walk(*arguments, **keys):
-        random.Random(1).shuffle(folders)
-        random.Random(2).shuffle(files)
-        yield path, folders, files
+@contextmanager
+def shuffled_folders() -> Iterator[None]:
+    """Let `os.walk` go through the entries of each folder in another order."""
+    walk = os.walk
 
+    def shuffled(*arguments: Any, **keys: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for path, folders, files in walk(*arguments, **keys):
+            random.Random(1).shuffle(folders)
+            random.Random(2).shuffle(files)
+            yield path, folders, files
 
-os_walk = os.walk
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.walk", shuffled)
+        yield

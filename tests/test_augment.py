@@ -25,7 +25,7 @@ NONE: Moments = (torch.zeros(3), torch.ones(3))
 RANDOM = [CropFlip(), RandomCrop(), FlipRotate()]
 
 
-def batch(n: int = 16, side: int = 32, seed: int = 0) -> torch.Tensor:
+def random_images(n: int = 16, side: int = 32, seed: int = 0) -> torch.Tensor:
     pixels = np.random.RandomState(seed).randint(1, 256, (n, 3, side, side))
     return torch.tensor(pixels, dtype=torch.float32)
 
@@ -63,18 +63,18 @@ def test_whitening_equals_numpys_in_float64(
 
 
 def test_images_of_28_stay_whole_and_smaller_ones_are_refused() -> None:
-    whole = batch(side=28)
+    whole = random_images(side=28)
     assert torch.equal(Paper().crop(whole), whole)
     with pytest.raises(ValueError, match="28x28 pixels and the images have 8x8; use preprocess="):
         assemble(parse({"dataset": {"name": "digits"}, "preprocess": {"name": "paper"}}))
-    assert Standardize().crop(batch(side=8)).shape == (16, 3, 8, 8)
+    assert Standardize().crop(random_images(side=8)).shape == (16, 3, 8, 8)
 
 
 # Crops, flips and rotations
 
 
 def test_random_crop_is_a_window_of_the_image_and_every_window_comes() -> None:
-    images = batch(2_000, 32)
+    images = random_images(2_000, 32)
     crops = RandomCrop()(images, (28, 28), generator("augment", 0))
     places = set()
     for image, crop in zip(images, crops, strict=True):
@@ -91,7 +91,7 @@ def test_random_crop_is_a_window_of_the_image_and_every_window_comes() -> None:
 
 @pytest.mark.parametrize("augment", [CropFlip(), RandomCrop()])
 def test_whole_images_are_padded_by_four_black_pixels(augment: CropFlip | RandomCrop) -> None:
-    images = batch(600, 8)
+    images = random_images(600, 8)
     padded = np.pad(images.numpy(), [(0, 0), (0, 0), (4, 4), (4, 4)])
     crops = augment(images, (8, 8), generator("augment", 0)).numpy()
     assert crops.shape == images.shape
@@ -113,7 +113,7 @@ def test_whole_images_are_padded_by_four_black_pixels(augment: CropFlip | Random
 
 
 def test_half_of_the_images_are_mirrored() -> None:
-    images = batch(2_000, 4)
+    images = random_images(2_000, 4)
     flipped = random_flips(images, generator("augment", 0))
     mirrored = np.array([torch.equal(a.flip(2), b) for a, b in zip(images, flipped, strict=True)])
     same = np.array([torch.equal(a, b) for a, b in zip(images, flipped, strict=True)])
@@ -153,7 +153,7 @@ def test_rotation_equals_a_plain_one_in_float64(shape: tuple[int, int]) -> None:
 def test_angles_are_uniform_up_to_25_degrees(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr("randlabels.augment.rotate", lambda x, angles: seen.append(angles) or x)
-    FlipRotate()(batch(5_000, 2), (2, 2), generator("augment", 0))
+    FlipRotate()(random_images(5_000, 2), (2, 2), generator("augment", 0))
     angles = np.degrees(seen[0].numpy())
     assert (
         np.abs(angles).max() <= 25
@@ -163,7 +163,7 @@ def test_angles_are_uniform_up_to_25_degrees(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("augment", RANDOM, ids=lambda a: a.name)
 def test_each_image_is_drawn_for_itself_anew_in_each_epoch(augment: CropFlip) -> None:
-    same = batch(1).expand(64, -1, -1, -1)
+    same = random_images(1).expand(64, -1, -1, -1)
     size = (28, 28)
     first = augment(same, size, generator("augment", 0, 0))
     assert torch.equal(first, augment(same, size, generator("augment", 0, 0)))
@@ -181,7 +181,7 @@ def test_angle_out_of_range_is_refused() -> None:
 # In a fit
 
 
-def built(augment: str, preprocess: str = "paper", **keys: object) -> Experiment:
+def assemble_run(augment: str, preprocess: str = "paper", **keys: object) -> Experiment:
     tree = {"model": {"name": "mlp", "hidden": [4]}, "epochs": 3, "batch_size": 16, **keys}
     chosen = {"augment": {"name": augment}, "preprocess": {"name": preprocess}}
     return assemble(parse({**tree, **chosen}))
@@ -190,7 +190,7 @@ def built(augment: str, preprocess: str = "paper", **keys: object) -> Experiment
 @pytest.mark.parametrize("preprocess", ["paper", "standardize"])
 @pytest.mark.parametrize("augment", ["crop_flip", "random_crop", "flip_rotate", "none"])
 def test_only_training_batches_are_augmented(augment: str, preprocess: str, coloured: Data) -> None:
-    found = built(augment, preprocess)
+    found = assemble_run(augment, preprocess)
     normal = found.config.preprocess
     expected = [
         normal(normal.crop(split.images.float()), found.moments)
@@ -224,7 +224,7 @@ def test_resumed_fit_repeats_the_uninterrupted_one_bit_for_bit(
 ) -> None:
     resources = Resources("cpu", precision, 1)
     keys = {"model": model, "corrupt": 0.5, "schedule": {"name": "step", "milestones": [2]}}
-    whole, begun, fresh = (built(augment, epochs=4, **keys) for _ in range(3))
+    whole, begun, fresh = (assemble_run(augment, epochs=4, **keys) for _ in range(3))
     final, state, resumed = (fit.start(each, resources) for each in (whole, begun, fresh))
     list(fit.sgd(whole, final, resources))
     running = fit.sgd(begun, state, resources)
@@ -237,5 +237,5 @@ def test_resumed_fit_repeats_the_uninterrupted_one_bit_for_bit(
 
 
 def test_no_augmentation_returns_the_images_themselves() -> None:
-    images = batch(2)
+    images = random_images(2)
     assert Unchanged()(images, (28, 28), generator("augment", 0)) is images

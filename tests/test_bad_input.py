@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from .conftest import TINY, Cli
+from .stand_ins import InstallGpus
 
 CASES = {
     "corrupt=1.5": "corrupt=1.5 must be between 0 and 1",
@@ -51,11 +52,9 @@ CASES = {
 @pytest.mark.parametrize("multirun", [False, True], ids=["run", "sweep"])
 @pytest.mark.parametrize("argument", CASES)
 def test_bad_argument(
-    argument: str, multirun: bool, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    argument: str, multirun: bool, cli: Cli, tmp_path: Path, install_gpus: InstallGpus
 ) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    install_gpus()
     key, _, value = argument.partition("=")
     good = {"corrupt": "0.0", "model": "mlp", "epochs": "1", "device": "cpu", "+nosuch": "1"}
     if multirun and key in good and "nosuch" not in key and argument != "corrupt=[":
@@ -108,7 +107,7 @@ def test_truncated_real_file(cli: Cli, tmp_path: Path, real_data: Path) -> None:
 FOLDER = ["dataset=image_folder", "dataset.root=tree", "model=mlp", "epochs=1"]
 
 
-def folder_with(root: Path, spoil: str) -> None:
+def write_spoiled_folder(root: Path, spoil: str) -> None:
     for part in ("train", "test"):
         for name in ("a", "b"):
             (root / part / name).mkdir(parents=True)
@@ -134,7 +133,7 @@ def folder_with(root: Path, spoil: str) -> None:
 def test_spoilt_image_folder(
     spoil: str, sentence: str, multirun: bool, cli: Cli, tmp_path: Path
 ) -> None:
-    folder_with(tmp_path / "tree", spoil)
+    write_spoiled_folder(tmp_path / "tree", spoil)
     outcome = cli(*["-m", "seed=0,1"] * multirun, *FOLDER)
     assert outcome.code == 1
     assert outcome.err.startswith(sentence)
@@ -143,13 +142,13 @@ def test_spoilt_image_folder(
 
 
 def test_good_image_folder_runs(cli: Cli, tmp_path: Path) -> None:
-    folder_with(tmp_path / "tree", "not at all")
+    write_spoiled_folder(tmp_path / "tree", "not at all")
     assert cli(*FOLDER).code == 0
 
 
 @pytest.mark.slow
 def test_other_data_in_the_same_folder_are_not_the_same_run(cli: Cli, tmp_path: Path) -> None:
-    folder_with(tmp_path / "tree", "not at all")
+    write_spoiled_folder(tmp_path / "tree", "not at all")
     assert cli(*FOLDER).code == 0
     Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "tree" / "train" / "a" / "0.png")
     outcome = cli(*FOLDER)
@@ -159,7 +158,7 @@ def test_other_data_in_the_same_folder_are_not_the_same_run(cli: Cli, tmp_path: 
     )
     assert cli(*FOLDER, "name=second").code == 0
     assert cli(*FOLDER, "force=true").code == 0
-    folder_with(tmp_path / "other", "not at all")
+    write_spoiled_folder(tmp_path / "other", "not at all")
     outcome = cli("-m", *FOLDER, "dataset.root=tree,other")
     assert outcome.code == 1 and "would share the folder" in outcome.err
 

@@ -14,7 +14,7 @@ import torch
 from randlabels.store import checkpoint
 from randlabels.store.rundir import RunDir
 
-from .conftest import TINY, Cli, Hostile, numbers, only_run
+from .conftest import TINY, Cli, Hostile, only_run, untimed_lines
 
 STATE = {"config_hash": "a" * 64, "model": {"w": torch.arange(1000.0)}, "epoch": 3}
 
@@ -45,49 +45,49 @@ def test_previous_checkpoint_is_kept_and_recovered_from(cli: Cli, tmp_path: Path
     arguments = [*TINY, "epochs=5", "checkpoint_every=0"]
     assert cli(*arguments).code == 0
     run = RunDir(only_run(tmp_path))
-    whole = numbers(run.path)
-    epochs = [torch.load(f, weights_only=True)["epoch"] for f in files(run)]
+    whole = untimed_lines(run.path)
+    epochs = [torch.load(f, weights_only=True)["epoch"] for f in checkpoint_files(run)]
     assert epochs == [5, 5]  # the last epoch's, and the one of the end
-    checkpoint_of(run, epoch=3, to=run.previous_checkpoint)
+    write_checkpoint(run, epoch=3, to=run.previous_checkpoint)
     run.done.unlink()
-    flip(run.checkpoint)
+    flip_bit(run.checkpoint)
     again = cli(*arguments)
-    assert again.code == 0 and numbers(run.path) == whole
+    assert again.code == 0 and untimed_lines(run.path) == whole
     assert "is damaged: its checksum is not that of its content; going back to the one" in again.out
     assert "Resuming after epoch 2." in again.out
     assert run.checkpoint.with_suffix(".damaged").exists()  # nothing is thrown away
 
     run.done.unlink()
-    flip(run.previous_checkpoint)
+    flip_bit(run.previous_checkpoint)
     again = cli(*arguments)
-    assert again.code == 0 and numbers(run.path) == whole and "is damaged" not in again.out
+    assert again.code == 0 and untimed_lines(run.path) == whole and "is damaged" not in again.out
 
     run.done.unlink()
-    flip(run.checkpoint)
-    flip(run.previous_checkpoint)
+    flip_bit(run.checkpoint)
+    flip_bit(run.previous_checkpoint)
     again = cli(*arguments)
-    assert again.code == 0 and numbers(run.path) == whole
+    assert again.code == 0 and untimed_lines(run.path) == whole
     assert again.out.count("is damaged") == 2 and "starting from epoch 0" in again.out
 
     run.done.unlink()
     run.previous_checkpoint.unlink()
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-500])
     again = cli(*arguments)
-    assert again.code == 0 and numbers(run.path) == whole
+    assert again.code == 0 and untimed_lines(run.path) == whole
     assert re.search("is damaged: .*; starting from epoch 0", again.out)
 
 
-def files(run: RunDir) -> tuple[Path, Path]:
+def checkpoint_files(run: RunDir) -> tuple[Path, Path]:
     return run.checkpoint, run.previous_checkpoint
 
 
-def flip(file: Path) -> None:
+def flip_bit(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
     file.write_bytes(content)
 
 
-def checkpoint_of(run: RunDir, epoch: int, to: Path) -> None:
+def write_checkpoint(run: RunDir, epoch: int, to: Path) -> None:
     """Write the checkpoint that the run has after `epoch` epochs, by stopping it there."""
     from randlabels import fit
     from randlabels.config import parse
@@ -144,9 +144,9 @@ def test_checkpoint_of_another_program_fails_by_name_and_stays(
 def test_hostile_pickle_is_not_executed(kind: str, cli: Cli, tmp_path: Path) -> None:
     cli(*TINY)
     run = RunDir(only_run(tmp_path))
-    whole = numbers(run.path)
+    whole = untimed_lines(run.path)
     run.done.unlink()
-    for file in files(run):
+    for file in checkpoint_files(run):
         if kind == "bare":
             file.write_bytes(pickle.dumps(Hostile(tmp_path / "executed")))
         else:
@@ -155,7 +155,7 @@ def test_hostile_pickle_is_not_executed(kind: str, cli: Cli, tmp_path: Path) -> 
             content = file.read_bytes()
             file.write_bytes(content + checkpoint._digest(content))
     again = cli(*TINY)
-    assert again.code == 0 and numbers(run.path) == whole
+    assert again.code == 0 and untimed_lines(run.path) == whole
     unreadable = "cannot be read as a checkpoint: Weights only load failed"
     wanted = unreadable if kind == "signed" else "is damaged"
     assert again.out.count(wanted) == 2

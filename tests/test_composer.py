@@ -45,12 +45,11 @@ LISTS = [
 
 
 @pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> tuple[ConfigLoader, DictConfig]:
+def loaded() -> tuple[ConfigLoader, DictConfig]:
     prepare_hydra()
     GlobalHydra.instance().clear()
     path = create_config_search_path(str(CONF))
     hydra = Hydra.create_main_hydra2("randlabels", path)
-    monkeypatch.setattr(GlobalHydra.instance(), "hydra", hydra)
     master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN)
     return hydra.config_loader, master
 

@@ -9,25 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from randlabels.corruption import __main__ as command
-from randlabels.corruption.asymmetric import PairFlip
-from randlabels.dataset import Data
 from randlabels.experiment import load
 
-from .conftest import unread
+from .conftest import CallMain, run_with_closed_pipe
+from .own import Write
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def run_command(call_main: CallMain, capsys: pytest.CaptureFixture):
     """Return the standard output of the command, or the sentence that it exits with."""
 
     def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["corruption", *arguments])
-        GlobalHydra.instance().clear()
         try:
-            command.main()
+            call_main(command.main, *arguments)
         except SystemExit as end:
             assert end.code not in (0, None)
             return str(end.code)
@@ -36,18 +32,18 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     return run
 
 
-def tables(text: str) -> list[np.ndarray]:
+def printed_matrices(text: str) -> list[np.ndarray]:
     """Return the numbers of each printed table, without the column of true labels."""
     rows = [re.findall(r"[\d.]+", line)[1:] for line in text.splitlines() if line.startswith("│")]
     matrix = np.array(rows, dtype=float)
     return [matrix[:10], matrix[10:]]
 
 
-def test_prints_both_matrices_and_the_share_changed(call) -> None:
-    text = call("uniform", "-p", "0.5", "dataset=digits", "corruption.seed=3")
-    stated, drawn = tables(text)
+def test_prints_both_matrices_and_the_share_changed(run_command) -> None:
+    text = run_command("uniform", "-p", "0.5", "dataset=digits", "corruption.seed=3")
+    stated, drawn = printed_matrices(text)
     np.testing.assert_allclose(stated, 0.5 * np.eye(10) + 0.05)
-    true = load(experiment_config("digits")).train.labels.numpy()
+    true = load(dataset_options("digits")).train.labels.numpy()
     rng = np.random.RandomState(3)
     given, mask = true.copy(), rng.rand(len(true)) <= 0.5
     given[mask] = rng.choice(10, mask.sum())
@@ -58,28 +54,45 @@ def test_prints_both_matrices_and_the_share_changed(call) -> None:
     assert "uniform, p = 0.5, digits: stated" in text
 
 
-def experiment_config(name: str):
+def dataset_options(name: str):
     from randlabels.config import parse
 
     return parse({"dataset": {"name": name}}).dataset
 
 
-def test_stated_matrix_of_a_wrong_form_is_refused(call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PairFlip, "transition", lambda self, source, corrupt: np.eye(3))
-    sentence = call("pair_flip", "-p", "0.25", "dataset=digits")
+def test_stated_matrix_of_a_wrong_form_is_refused(run_command, write: Write) -> None:
+    write(
+        """
+        @dataclass
+        class Own(PairFlip):
+            name: ClassVar[str] = "own"
+
+            def transition(self, source, corrupt):
+                return np.eye(3)
+        """
+    )
+    sentence = run_command("own", "-p", "0.25", "dataset=digits")
     assert "must return (10, 10), with rows that sum to 1" in sentence
 
 
-def test_many_classes_show_only_the_share_changed(call, monkeypatch: pytest.MonkeyPatch) -> None:
-    digits = load(experiment_config("digits"))
-    many = Data(digits.train, digits.test, classes=40)
-    monkeypatch.setattr(command, "load", lambda dataset: many)
-    text = call("pair_flip", "-p", "1.0", "dataset=digits")
+def test_many_classes_show_only_the_share_changed(run_command, write: Write) -> None:
+    write(
+        """
+        @dataclass
+        class Own(Digits):
+            name: ClassVar[str] = "own"
+
+            def load(self):
+                digits = super().load()
+                return Data(digits.train, digits.test, classes=40)
+        """
+    )
+    text = run_command("pair_flip", "-p", "1.0", "dataset=own")
     assert text == "Labels changed: 100.0000% of 1,442\n"
 
 
-def test_corruptions_of_pixels_change_images_and_no_labels(call) -> None:
-    text = call("random_pixels", "-p", "0.5", "dataset=digits")
+def test_corruptions_of_pixels_change_images_and_no_labels(run_command) -> None:
+    text = run_command("random_pixels", "-p", "0.5", "dataset=digits")
     assert re.match(r"Images altered: (4[5-9]|5[0-5])\.\d{4}% of 1,442\n", text)
     assert "Labels changed: 0.0000% of 1,442" in text
 
@@ -100,8 +113,8 @@ def test_corruptions_of_pixels_change_images_and_no_labels(call) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_sentence(arguments: list[str], sentence: str, call) -> None:
-    found = call(*arguments)
+def test_wrong_input_is_one_sentence(arguments: list[str], sentence: str, run_command) -> None:
+    found = run_command(*arguments)
     assert found.startswith(f"Error: {sentence}") and "\n" not in found
 
 
@@ -113,5 +126,5 @@ def test_module_runs_as_a_command(tmp_path: Path) -> None:
 
 
 def test_closed_pipe_is_not_an_error() -> None:
-    done = unread("randlabels.corruption", "uniform", "-p", "0.5", "dataset=digits")
+    done = run_with_closed_pipe("randlabels.corruption", "uniform", "-p", "0.5", "dataset=digits")
     assert (done.returncode, done.stderr) == (0, "")

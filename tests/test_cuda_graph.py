@@ -84,7 +84,7 @@ class TapedGraph:
         return replay
 
 
-def experiment(**keys: object) -> Experiment:
+def small_experiment(**keys: object) -> Experiment:
     small = {
         "dataset": {"name": "digits", "train_size": 36, "test_size": 10},
         "model": {"name": "mlp", "hidden": [16]},
@@ -120,20 +120,20 @@ def test_captured_steps_equal_eager_ones_bit_for_bit(
     keys: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over two epochs, with another learning rate in the second and a smaller last batch."""
-    eager = fit.start(experiment(**keys), CPU)
-    expected = list(fit.sgd(experiment(**keys), eager, CPU))
+    eager = fit.start(small_experiment(**keys), CPU)
+    expected = list(fit.sgd(small_experiment(**keys), eager, CPU))
 
-    state = fit.start(experiment(**keys), CPU)
+    state = fit.start(small_experiment(**keys), CPU)
     graph = TapedGraph(state)
     monkeypatch.setattr(fit, "graphs", lambda *_: graph)
-    found = list(fit.sgd(experiment(**keys), state, CPU))
+    found = list(fit.sgd(small_experiment(**keys), state, CPU))
     assert state.captured and graph.replayed == 2 * 4 - WARM_UP_STEPS  # four full batches an epoch
     assert untimed(found) == untimed(expected)
     for name, tensor in eager.model.state_dict().items():
         assert torch.equal(tensor, state.model.state_dict()[name])
 
 
-def steps(capture: Callable | None, batches: list[list[int]]) -> tuple[Step, list[list[int]]]:
+def call_step(capture: Callable | None, batches: list[list[int]]) -> tuple[Step, list[list[int]]]:
     """A step that has been called with all batches, and those that its body has seen."""
     seen: list[list[int]] = []
     step = Step(lambda batch: seen.append(batch.tolist()), len(batches[0]), capture)
@@ -150,9 +150,9 @@ def test_small_batch_is_never_captured_nor_counted() -> None:
         return work
 
     batches = [[0, 1], [9], [2, 3], [9], [4, 5]]
-    assert steps(capture, batches)[1] == batches and not captured
+    assert call_step(capture, batches)[1] == batches and not captured
     batches += [[6, 7], [9], [8, 9]]
-    step, seen = steps(capture, batches)
+    step, seen = call_step(capture, batches)
     assert seen == batches and len(captured) == 1 and step.captured
 
 
@@ -170,7 +170,7 @@ def test_step_that_cannot_be_captured_runs_as_it_is_and_logs_the_cause(
     logged: list[str] = []
     monkeypatch.setattr(gpu.log, "warning", lambda text, error: logged.append(text % error))
     batches = [[i] for i in range(6)]
-    step, seen = steps(capture, batches)
+    step, seen = call_step(capture, batches)
     assert seen == batches and step.captured is False
     reason = "operation not permitted when stream is capturing"
     assert logged == [f"Training steps run without a CUDA graph: {reason}"]
@@ -187,4 +187,4 @@ def test_out_of_memory_in_a_capture_is_raised(wrapped: bool) -> None:
             raise
 
     with pytest.raises(torch.OutOfMemoryError):
-        steps(capture, [[i] for i in range(6)])
+        call_step(capture, [[i] for i in range(6)])

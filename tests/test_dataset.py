@@ -26,7 +26,7 @@ def md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def rng() -> np.random.RandomState:
+def seeded_rng() -> np.random.RandomState:
     return np.random.RandomState(0)
 
 
@@ -47,7 +47,7 @@ def write_cifar(root: Path, cls: type, key: str, monkeypatch: pytest.MonkeyPatch
         written = []
         for name, _ in listed:
             batch = {
-                "data": rng().randint(0, 256, (20, 3072)).astype(np.uint8),
+                "data": seeded_rng().randint(0, 256, (20, 3072)).astype(np.uint8),
                 key: [i % 10 for i in range(20)],
             }
             contents.append(batch)
@@ -96,7 +96,7 @@ def test_truncated_cifar_file_is_refused_before_it_is_unpickled(
 def write_mnist(root: Path, cls: type, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     raw = root / cls.__name__ / "raw"
     raw.mkdir(parents=True)
-    images = rng().randint(0, 256, (20, 28, 28)).astype(np.uint8)
+    images = seeded_rng().randint(0, 256, (20, 28, 28)).astype(np.uint8)
     labels = (np.arange(20) % 10).astype(np.uint8)
     resources = []
     for name, _ in cls.resources:
@@ -142,7 +142,7 @@ def test_damaged_mnist_file_is_refused(
 def test_svhn_files_become_the_same_pixels_and_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixels = rng().randint(0, 256, (32, 32, 3, 20)).astype(np.uint8)
+    pixels = seeded_rng().randint(0, 256, (32, 32, 3, 20)).astype(np.uint8)
     labels = np.arange(1, 21)[:, None] % 10
     labels[labels == 0] = 10  # SVHN's label of the digit 0
     listed = dict(datasets.SVHN.split_list)
@@ -199,7 +199,7 @@ def test_digits_are_scikit_learns_split_by_class() -> None:
 
 
 def test_moments_equal_numpys_and_a_constant_channel_has_deviation_1() -> None:
-    images = rng().randint(0, 256, (30, 3, 5, 4)).astype(np.uint8)
+    images = seeded_rng().randint(0, 256, (30, 3, 5, 4)).astype(np.uint8)
     images[:, 2] = 9
     split = Split(torch.tensor(images), torch.zeros(30, dtype=torch.int64))
     mean, deviation = Data(split, split, 1).moments
@@ -209,7 +209,7 @@ def test_moments_equal_numpys_and_a_constant_channel_has_deviation_1() -> None:
 
 
 def test_subset_is_balanced_sorted_and_nested() -> None:
-    labels = torch.tensor(rng().choice(4, 400, p=[0.5, 0.3, 0.15, 0.05]))
+    labels = torch.tensor(seeded_rng().choice(4, 400, p=[0.5, 0.3, 0.15, 0.05]))
     chosen: set[int] = set()
     for size in (1, 4, 10, 60, 200, 400):
         indices = balanced_subset(labels, size, generator("subset/train", 0))

@@ -48,7 +48,7 @@ def draw_examples(n: int, corrupt: float, seed: int) -> pd.DataFrame:
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Path:
+def runs_with_examples(tmp_path: Path) -> Path:
     """Finished runs with examples: two levels, two seeds; and one without changed labels."""
     for corrupt in (0.0, *LEVELS):
         for seed in SEEDS:
@@ -57,22 +57,24 @@ def recorded(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def judged(examples: pd.DataFrame, score: str) -> tuple[np.ndarray, np.ndarray]:
+def changed_and_score(examples: pd.DataFrame, score: str) -> tuple[np.ndarray, np.ndarray]:
     """Return `changed` and a score as NumPy has it, high where suspicious."""
     never = examples["first_learned"].isna() & (score in ("first_learned", "forgotten"))
     values = np.where(never, np.inf, examples[score].astype(float))
     return examples["changed"].to_numpy(), -values if score in ("margin", "confidence") else values
 
 
-def test_each_score_has_the_auroc_of_scikit_learn_over_the_seeds(recorded: Path) -> None:
-    found = table(recorded, "detection")
+def test_each_score_has_the_auroc_of_scikit_learn_over_the_seeds(runs_with_examples: Path) -> None:
+    found = table(runs_with_examples, "detection")
     scores = [*detection.SCORES, "loss_epoch_0", "loss_epoch_2"]
     assert found["score"].tolist() == scores * len(LEVELS)
     assert found["corrupt"].tolist() == sorted(LEVELS * len(scores))
     for row in found.to_dict("records"):
         areas = []
         for seed in SEEDS:
-            changed, values = judged(draw_examples(200, row["corrupt"], seed), row["score"])
+            changed, values = changed_and_score(
+                draw_examples(200, row["corrupt"], seed), row["score"]
+            )
             areas.append(roc_auc_score(changed, np.minimum(values, 1e9)))
         assert (row["n"], row["n_done"]) == (2, 2)
         assert row["auroc_mean"] == pytest.approx(np.mean(areas), abs=1e-12)
@@ -95,57 +97,61 @@ def test_missed_share_of_tied_scores_is_its_expectation(
     assert detection.missed(pd.Series(score), np.array(changed, bool)) == pytest.approx(expected)
 
 
-def test_tables_with_examples_are_written_and_repeat_byte_for_byte(recorded: Path) -> None:
-    collect.main([str(recorded)])
-    first = contents(recorded / "summary")
-    collect.main([str(recorded)])
-    assert contents(recorded / "summary") == first
+def test_tables_with_examples_are_written_and_repeat_byte_for_byte(
+    runs_with_examples: Path,
+) -> None:
+    collect.main([str(runs_with_examples)])
+    first = contents(runs_with_examples / "summary")
+    collect.main([str(runs_with_examples)])
+    assert contents(runs_with_examples / "summary") == first
     lines = first["detection.md"].decode().splitlines()
     assert lines[0].endswith("| share changed (%) | score | auroc (%) | missed (%) |")
     assert len(lines) == 2 + len(LEVELS) * 8 and " ± " in lines[2]
-    for file in recorded.rglob("examples.parquet"):
+    for file in runs_with_examples.rglob("examples.parquet"):
         file.unlink()
-    collect.main([str(recorded)])
-    assert not list((recorded / "summary").glob("detection.*"))
+    collect.main([str(runs_with_examples)])
+    assert not list((runs_with_examples / "summary").glob("detection.*"))
 
 
 def test_damaged_examples_are_skipped_and_the_run_still_counts_elsewhere(
-    recorded: Path, capsys: pytest.CaptureFixture
+    runs_with_examples: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    half, foreign, other, _ = sorted(recorded.glob("mlp*p0.[24]*/examples.parquet"))
+    half, foreign, other, _ = sorted(runs_with_examples.glob("mlp*p0.[24]*/examples.parquet"))
     half.write_bytes(half.read_bytes()[:-100])
     pd.DataFrame({"index": [0]}).to_parquet(foreign)
-    collect.main([str(recorded)])
+    collect.main([str(runs_with_examples)])
     shown = capsys.readouterr().out
     assert f"Warning: {half} is skipped: damaged (" in shown
     assert f"{foreign} is skipped: damaged (it lacks true, label, changed, margin" in shown
-    found = pd.read_csv(recorded / "summary" / "detection.csv")
+    found = pd.read_csv(runs_with_examples / "summary" / "detection.csv")
     assert set(found["corrupt"]) == {0.4} and set(found["n_done"]) == {2}
     other.write_bytes(b"")
-    found = table(recorded, "detection")
+    found = table(runs_with_examples, "detection")
     assert found[["n", "n_done"]].drop_duplicates().values.tolist() == [[2, 1]]
     assert found["auroc_sd"].isna().all()
-    assert table(recorded, "test_error")["n_done"].tolist() == [2, 2, 2]
+    assert table(runs_with_examples, "test_error")["n_done"].tolist() == [2, 2, 2]
 
 
-def test_changed_as_numbers_is_damage(recorded: Path, capsys: pytest.CaptureFixture) -> None:
-    file = sorted(recorded.glob("mlp*p0.[24]*/examples.parquet"))[0]
+def test_changed_as_numbers_is_damage(
+    runs_with_examples: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = sorted(runs_with_examples.glob("mlp*p0.[24]*/examples.parquet"))[0]
     examples = pd.read_parquet(file)
     examples.assign(changed=examples["changed"].astype(int)).to_parquet(file)
-    collect.main([str(recorded)])
+    collect.main([str(runs_with_examples)])
     assert f"{file} is skipped: damaged (changed must be true or false)" in capsys.readouterr().out
 
 
-def test_score_that_is_not_a_number_has_no_row(recorded: Path) -> None:
-    for file in recorded.glob("mlp*p0.2*/examples.parquet"):
+def test_score_that_is_not_a_number_has_no_row(runs_with_examples: Path) -> None:
+    for file in runs_with_examples.glob("mlp*p0.2*/examples.parquet"):
         examples = pd.read_parquet(file)
         examples.loc[3, "loss"] = np.nan
         examples.to_parquet(file)
-    assert table(recorded, "detection").groupby("corrupt").size().tolist() == [7, 8]
+    assert table(runs_with_examples, "detection").groupby("corrupt").size().tolist() == [7, 8]
 
 
-def test_figures_show_the_examples_of_the_files(recorded: Path) -> None:
-    found, tables = collect.collect(recorded)
+def test_figures_show_the_examples_of_the_files(runs_with_examples: Path) -> None:
+    found, tables = collect.collect(runs_with_examples)
     scores = tables["detection"]
     drawn = {name: f for name, (f, _) in example_figures.build(found, scores).items()}
     run = draw_examples(200, 0.4, 0)  # the first of the middle level

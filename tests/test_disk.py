@@ -18,8 +18,8 @@ import pytest
 from randlabels.store import checkpoint, metrics
 from randlabels.store.rundir import RunDir, read_plan
 
-from .conftest import BASIC, TINY, Cli, numbers, only_run, started, wait_until
-from .test_bad_input import FOLDER, folder_with
+from .conftest import BASIC, TINY, Cli, only_run, started, untimed_lines, wait_until
+from .test_bad_input import FOLDER, write_spoiled_folder
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_disk_that_fills_up_during_a_run_costs_nothing_that_was_committed(
     resumed = cli(*arguments_there)
     assert resumed.code == 0 and "Resuming after epoch" in resumed.out
     assert cli(*arguments, "threads=1").code == 0
-    assert numbers(run.path) == numbers(only_run(tmp_path))
+    assert untimed_lines(run.path) == untimed_lines(only_run(tmp_path))
 
 
 @contextmanager
@@ -108,11 +108,11 @@ def test_read_only_folder_is_said_in_one_sentence(
 
 @pytest.mark.slow
 def test_vanished_data_are_said_in_one_sentence_and_cost_nothing(cli: Cli, tmp_path: Path) -> None:
-    folder_with(tmp_path / "tree", "not at all")
+    write_spoiled_folder(tmp_path / "tree", "not at all")
     arguments = [*FOLDER[:3], "epochs=2"]
     assert cli(*arguments).code == 0
     run = RunDir(only_run(tmp_path))
-    whole, before = numbers(run.path), run.checkpoint.read_bytes()
+    whole, before = untimed_lines(run.path), run.checkpoint.read_bytes()
     run.done.unlink()
     (tmp_path / "tree").rename(tmp_path / "gone")
     outcome = cli(*arguments)
@@ -120,7 +120,7 @@ def test_vanished_data_are_said_in_one_sentence_and_cost_nothing(cli: Cli, tmp_p
     assert outcome.err.count("\n") == 1
     assert run.checkpoint.read_bytes() == before and run.state() == "interrupted"
     (tmp_path / "gone").rename(tmp_path / "tree")
-    assert cli(*arguments).code == 0 and numbers(run.path) == whole
+    assert cli(*arguments).code == 0 and untimed_lines(run.path) == whole
 
 
 def test_loss_of_power_leaves_no_result_without_its_files_and_no_commit_undone(
@@ -160,14 +160,14 @@ def test_damaged_file_of_a_run_is_written_anew(
 ) -> None:
     cli(*TINY)
     run = RunDir(only_run(tmp_path))
-    whole = numbers(run.path)
+    whole = untimed_lines(run.path)
     run.done.unlink() if name != "done.json" else None
     file = run.path / name
     content = file.read_bytes()
     file.write_bytes({"truncated": content[:-20], "garbage": b"\xff{[\0", "empty": b""}[damage])
     again = cli(*TINY)
     assert again.code == 0 and "Traceback" not in again.out
-    assert run.state() == "done" and numbers(run.path) == whole
+    assert run.state() == "done" and untimed_lines(run.path) == whole
     assert json.loads(run.done.read_text())["epochs"] == 2
 
 

@@ -21,13 +21,18 @@ MODELS = {
 }
 
 
+@pytest.fixture
+def cuda_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch take "cuda" for a device of this machine, whose bf16 is that of GPUs."""
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", MODELS)
 def test_exact_fit_on_a_gpu_has_the_numbers_of_the_cpu(
-    small_blocks: None, monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype
+    small_blocks: None, cuda_on_a_cpu: None, name: str, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # as GPUs
     model = MODELS[name]
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (90, 1, 8, 8), generator=rng).float() / 255
@@ -44,8 +49,7 @@ def test_exact_fit_on_a_gpu_has_the_numbers_of_the_cpu(
         torch.testing.assert_close(mine.cpu(), theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_pretended_gpu_refuses_a_mix_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+def test_pretended_gpu_refuses_a_mix_of_devices(cuda_on_a_cpu: None) -> None:
     with PretendGpu():
         on_gpu = torch.ones(3, device="cuda:0")
         assert torch.equal((on_gpu + 1).cpu(), torch.full((3,), 2.0))

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from randlabels import checks
 from randlabels.cli import compose
 from randlabels.config import parse
 from randlabels.kernels.cholesky import Triangle
@@ -19,7 +19,7 @@ from randlabels.model import SolveOptions
 from randlabels.model.kernel import Kernel
 from randlabels.store.rundir import read_json
 
-from .conftest import Cli, numbers, only_run
+from .conftest import Cli, only_run, untimed_lines
 
 KERNEL = ["model=kernel", "dataset=digits"]
 
@@ -111,7 +111,7 @@ run.main()
     assert cli(*KERNEL, "corrupt=0.5").code == 0
     cli(*KERNEL, "corrupt=0.5", "name=undisturbed")
     runs = sorted((tmp_path / "runs").glob("*/kernel-*"))
-    assert len(runs) == 2 and numbers(runs[0]) == numbers(runs[1])
+    assert len(runs) == 2 and untimed_lines(runs[0]) == untimed_lines(runs[1])
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_bad_input_is_one_sentence(cli: Cli) -> None:
 
 
 def test_lack_of_memory_is_refused_and_names_a_precision_that_fits(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tmp_path: Path, limit_memory: Callable[[int], None]
 ) -> None:
     """On 1,442 images the matrix makes the difference: 16 MiB in fp64, 8 MiB in fp32."""
     config = parse({"dataset": {"name": "digits"}, "model": {"name": "kernel"}})
@@ -148,7 +148,7 @@ def test_lack_of_memory_is_refused_and_names_a_precision_that_fits(
         2**20: "use dataset.train_size= for fewer images, or a machine",
         (single + double) // 2: "use precision=fp32, which fits, or a machine",
     }.items():
-        monkeypatch.setattr(checks, "free_memory", lambda device, free=free: free)
+        limit_memory(free)
         outcome = cli(*KERNEL, "precision=fp64")
         assert outcome.code == 1 and remedy in outcome.err
         assert f"in fp64 needs {double / 2**30:.1f} GiB of memory" in outcome.err

@@ -24,13 +24,13 @@ from randlabels.config import parse
 from randlabels.experiment import Experiment, assemble
 from randlabels.network import Classifier
 
-from .conftest import BASIC, CPU, TINY, Cli, left_at, numbers, only_run
+from .conftest import BASIC, CPU, TINY, Cli, left_at, only_run, untimed_lines
 from .killing import ForkServer
 
 ASKED = [*TINY, "corrupt=0.4", "examples=true"]
 
 
-def experiment(**keys: Any) -> Experiment:
+def small_experiment(**keys: Any) -> Experiment:
     small = {
         "dataset": {"name": "digits", "train_size": 300, "holdout": 500},
         "model": {"name": "mlp", "hidden": [32]},
@@ -43,7 +43,9 @@ def experiment(**keys: Any) -> Experiment:
     return assemble(parse({**small, **keys}))
 
 
-def train(built: Experiment, monkeypatch: pytest.MonkeyPatch) -> tuple[pd.DataFrame, np.ndarray]:
+def fit_and_record_logits(
+    built: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the examples of a fit, and all logits (evaluations, N, K) that they come from."""
     predict, logits = Classifier.predict, []
 
@@ -75,8 +77,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def test_every_column_follows_from_the_logits_in_float64(
     loss: str, eval_every: int, epochs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = experiment(eval_every=eval_every, loss={"name": loss})
-    found, logits = train(built, monkeypatch)
+    built = small_experiment(eval_every=eval_every, loss={"name": loss})
+    found, logits = fit_and_record_logits(built, monkeypatch)
     labels, rows = built.train.labels.numpy(), np.arange(300)
     assert len(logits) == len(epochs)
     right, onehot = logits.argmax(2) == labels, np.eye(10)[labels]
@@ -111,17 +113,17 @@ def test_every_column_follows_from_the_logits_in_float64(
 
 
 def test_index_is_the_position_in_the_stored_training_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    built = experiment(epochs=1)
+    built = small_experiment(epochs=1)
     stored = built.config.dataset.load().train
-    index = train(built, monkeypatch)[0]["index"].tolist()
+    index = fit_and_record_logits(built, monkeypatch)[0]["index"].tolist()
     assert torch.equal(stored.images[index], built.train.images)
     assert torch.equal(stored.labels[index], built.train.true)
 
 
 def test_scores_and_their_ranking_are_cleanlabs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its margin is one of probabilities, which is a function of that of logits for two classes."""
-    built = experiment()
-    found, logits = train(built, monkeypatch)
+    built = small_experiment()
+    found, logits = fit_and_record_logits(built, monkeypatch)
     mean = softmax(logits).mean(0)
     score = get_self_confidence_for_each_label(built.train.labels.numpy(), mean)
     np.testing.assert_allclose(found["confidence"], score, atol=1e-6)
@@ -158,12 +160,12 @@ def test_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
             again = {**config, "examples": not run.records_examples(), **out}
             assert server.execute(again)["code"] == 0
             assert run.examples.read_bytes() == undisturbed.examples.read_bytes()
-            assert numbers(run.path) == numbers(undisturbed.path)
+            assert untimed_lines(run.path) == untimed_lines(undisturbed.path)
         assert begun > 3
 
 
 def test_fit_left_within_an_evaluation_counts_it_once(tmp_path: Path) -> None:
-    build = partial(experiment, sensitivity=8, epochs=3)
+    build = partial(small_experiment, sensitivity=8, epochs=3)
     whole = fit.start(build(), CPU)
     list(fit.sgd(build(), whole, CPU))
     state, places = left_at((22, 9, 130, 30, 1000), build, tmp_path / "c.pt")
@@ -187,21 +189,17 @@ def test_launchers_write_the_same_files_and_the_key_changes_no_number(
     assert len(runs) == 2 and not (runs[0] / "examples.parquet").exists()
     for run in runs:
         first, second = (tmp_path / "runs" / name / run.name for name in ("basic", "other"))
-        assert numbers(run) == numbers(first) == numbers(second)
+        assert untimed_lines(run) == untimed_lines(first) == untimed_lines(second)
         content = (first / "examples.parquet").read_bytes()
         assert (second / "examples.parquet").read_bytes() == content
 
 
 def test_diverged_run_has_the_examples_of_its_last_finite_evaluation(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tmp_path: Path, measure_also: Callable[[Callable[..., dict]], None]
 ) -> None:
     assert cli(*ASKED, "name=two").code == 0
-    measure, calls = fit.measure, count()
-
-    def overflow(*arguments: Any) -> dict[str, Any]:
-        return measure(*arguments) | ({"train_loss": math.inf} if next(calls) == 2 else {})
-
-    monkeypatch.setattr(fit, "measure", overflow)
+    calls = count()
+    measure_also(lambda *arguments: {"train_loss": math.inf} if next(calls) == 2 else {})
     assert "Diverged" in cli(*ASKED, "epochs=9", "name=more").out
     two, more = (file.read_bytes() for file in sorted(tmp_path.glob("runs/*/*/*.parquet"))[::-1])
     assert two == more
@@ -261,8 +259,8 @@ def test_exact_fits_are_refused(cli: Cli, tmp_path: Path, model: str) -> None:
 def test_changed_means_an_altered_image_under_a_corruption_of_pixels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    built = experiment(corruption={"name": "random_pixels"}, epochs=1)
-    found, _ = train(built, monkeypatch)
+    built = small_experiment(corruption={"name": "random_pixels"}, epochs=1)
+    found, _ = fit_and_record_logits(built, monkeypatch)
     assert (found["label"] == found["true"]).all()
     assert built.train.altered is not None and 90 < found["changed"].sum() < 150
     assert found["changed"].tolist() == built.train.altered.tolist()

@@ -14,7 +14,7 @@ from analysis import export
 from .synthetic import write_run
 
 
-def read(folder: Path) -> tuple[list[tuple[int, float]], dict[str, object]]:
+def read_events(folder: Path) -> tuple[list[tuple[int, float]], dict[str, object]]:
     """Return the train accuracies by step, and the hyper-parameters."""
     events = EventAccumulator(str(folder))
     events.Reload()
@@ -32,10 +32,10 @@ def test_tensorboard_reads_the_runs_that_are_done_and_those_that_are_not(
     export.main([str(tmp_path), "--to", "tensorboard"])
     out = tmp_path / "summary" / "tensorboard"
     assert capsys.readouterr().out == f"2 runs exported: tensorboard --logdir {out}\n"
-    curve, keys = read(out / done.run_id)
+    curve, keys = read_events(out / done.run_id)
     assert curve == [(0, 0.25), (1, 0.5)]
     assert (keys["corrupt"], keys["model.hidden"], keys["batch_size"]) == (0.5, "[8, 8]", 128)
-    assert read(out / running.run_id)[0] == [(0, 0.75)]
+    assert read_events(out / running.run_id)[0] == [(0, 0.75)]
 
 
 def test_repeated_export_adds_what_was_measured_since_and_keeps_other_files(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_repeated_export_adds_what_was_measured_since_and_keeps_other_files(tmp_
     for lines in (last[:1], last):
         run.metrics.write_text("".join(lines))
         export.main([str(tmp_path), "--to", "tensorboard", "--out", str(tmp_path)])
-    assert read(run.path)[0] == [(0, 0.25), (1, 0.5)]
+    assert read_events(run.path)[0] == [(0, 0.25), (1, 0.5)]
     assert run.metrics.read_text() == "".join(last) and run.config.is_file()
 
 

@@ -36,7 +36,7 @@ def autocasting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autocast, lambda: False)
 
 
-def move(model: nn.Module) -> None:
+def move_to_gpu(model: nn.Module) -> None:
     """Replace parameters and buffers by fake ones on the GPU."""
     for layer in model.modules():
         for name, parameter in layer.named_parameters(recurse=False):
@@ -55,7 +55,7 @@ def test_step_stays_on_its_device_and_never_waits_for_it(
     assert built.model is not None
     network = built.model.to(memory_format=memory_format(built.model)).train()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        move(network)
+        move_to_gpu(network)
         classifier = Classifier(built, network, on_gpu)
         train = built.train.to("cuda:0")
         images = classifier.pixels(train.images[torch.zeros(8, dtype=int, device="cuda:0")])

@@ -26,7 +26,7 @@ from randlabels.store.metrics import Record
 from .conftest import CPU, left_at, untimed
 
 
-def experiment(**keys: object) -> Experiment:
+def small_experiment(**keys: object) -> Experiment:
     small = {
         "dataset": {"name": "digits", "train_size": 200, "test_size": 100},
         "model": {"name": "mlp", "hidden": [16]},
@@ -38,7 +38,7 @@ def experiment(**keys: object) -> Experiment:
     return assemble(parse({**small, **keys}))
 
 
-def records(built: Experiment) -> list[Record]:
+def train_to_the_end(built: Experiment) -> list[Record]:
     return list(fit.sgd(built, fit.start(built, CPU), CPU))
 
 
@@ -84,10 +84,10 @@ def plain_loop(built: Experiment) -> list[tuple[float, float, float, float]]:
 
 
 def test_curve_equals_the_original_loop_written_out_in_float64() -> None:
-    built = experiment()
+    built = small_experiment()
     expected = plain_loop(built)
     for record, (train_acc, test_acc, train_loss, test_loss) in zip(
-        records(built), expected, strict=True
+        train_to_the_end(built), expected, strict=True
     ):
         assert record["train_loss"] == pytest.approx(train_loss, rel=1e-4)
         assert record["test_loss"] == pytest.approx(test_loss, rel=1e-4)
@@ -128,7 +128,7 @@ def test_metrics_equal_numpys(corrupted: int) -> None:
 def test_records_have_the_contracts_keys_in_order() -> None:
     keys = "epoch lr train_loss train_acc test_loss test_acc test_loss_noisy test_acc_noisy"
     keys += " train_acc_true train_acc_clean train_acc_corrupted seconds images_per_second"
-    found = records(experiment())
+    found = train_to_the_end(small_experiment())
     assert [list(record) for record in found] == [keys.split()] * 4
     assert [(record["epoch"], record["lr"]) for record in found] == [
         (0, 0.01),
@@ -145,11 +145,11 @@ MODELS = [{"name": "mlp", "hidden": [16]}, WRN]
 @pytest.mark.parametrize("model", MODELS, ids=["mlp", "wrn"])
 def test_same_config_gives_the_same_numbers_whatever_the_global_generators(model: dict) -> None:
     torch.manual_seed(1)
-    first = untimed(records(experiment(model=model)))
+    first = untimed(train_to_the_end(small_experiment(model=model)))
     torch.manual_seed(2)
     np.random.seed(2)
-    assert untimed(records(experiment(model=model))) == first
-    assert untimed(records(experiment(model=model, seed=1))) != first
+    assert untimed(train_to_the_end(small_experiment(model=model))) == first
+    assert untimed(train_to_the_end(small_experiment(model=model, seed=1))) != first
 
 
 STEPS = 10
@@ -163,7 +163,7 @@ def test_fit_left_at_any_place_continues_bit_for_bit(
 ) -> None:
     """A checkpoint is tried at each step, and in the middle of evaluations."""
     keys = {"model": model, "optimizer": {"name": optimizer}, "augment": {"name": "crop_flip"}}
-    build = partial(experiment, epochs=2, **keys)
+    build = partial(small_experiment, epochs=2, **keys)
     final = fit.start(build(), CPU)
     list(fit.sgd(build(), final, CPU))
     stops = itertools.cycle(range(1, STEPS))
@@ -175,25 +175,25 @@ def test_fit_left_at_any_place_continues_bit_for_bit(
 
 
 def test_every_image_is_used_once_an_epoch_the_last_small_batch_included() -> None:
-    built = experiment(dataset={"name": "digits", "train_size": 70}, epochs=1)
+    built = small_experiment(dataset={"name": "digits", "train_size": 70}, epochs=1)
     sizes = []
     built.model.register_forward_pre_hook(
         lambda module, inputs: sizes.append(len(inputs[0])) if module.training else None
     )
-    records(built)
+    train_to_the_end(built)
     assert sizes == [32, 32, 6]
 
 
 def test_evaluation_does_not_change_the_fit_and_may_be_rarer() -> None:
-    every = records(experiment(epochs=5))
-    rare = records(experiment(epochs=5, eval_every=2))
+    every = train_to_the_end(small_experiment(epochs=5))
+    rare = train_to_the_end(small_experiment(epochs=5, eval_every=2))
     assert [record["train_acc"] is not None for record in rare] == [False, True, False, True, True]
     for i in (1, 3, 4):
         assert untimed([rare[i]]) == untimed([every[i]])
 
 
 def test_infinite_loss_ends_the_fit_as_diverged_with_finite_records_only() -> None:
-    built = experiment(optimizer={"lr": 1e8}, epochs=10)
+    built = small_experiment(optimizer={"lr": 1e8}, epochs=10)
     state = fit.start(built, CPU)
     found = list(fit.sgd(built, state, CPU))
     assert state.diverged_at == len(found) == state.epoch < 10
@@ -201,7 +201,7 @@ def test_infinite_loss_ends_the_fit_as_diverged_with_finite_records_only() -> No
 
 
 def test_nan_in_a_single_step_is_noticed() -> None:
-    built = experiment(epochs=2)
+    built = small_experiment(epochs=2)
     state = fit.start(built, CPU)
     steps = 0
 
@@ -217,11 +217,11 @@ def test_nan_in_a_single_step_is_noticed() -> None:
 
 
 def test_bf16_keeps_losses_and_weights_in_fp32() -> None:
-    built = experiment(precision="bf16")
+    built = small_experiment(precision="bf16")
     resources = Resources(device="cpu", precision="bf16", threads=1)
     state = fit.start(built, resources)
     in_bf16 = untimed(list(fit.sgd(built, state, resources)))
-    in_fp32 = untimed(records(experiment()))
+    in_fp32 = untimed(train_to_the_end(small_experiment()))
     assert all(p.dtype == torch.float32 for p in state.model.parameters())
     assert in_bf16 != in_fp32
     for low, high in zip(in_bf16, in_fp32, strict=True):
@@ -233,9 +233,9 @@ def test_bf16_keeps_losses_and_weights_in_fp32() -> None:
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 def test_compiled_steps_compute_the_same_up_to_rounding() -> None:
     compiled = Resources(device="cpu", precision="fp32", threads=1, compile=True)
-    state = fit.start(experiment(), compiled)
-    found = untimed(list(fit.sgd(experiment(), state, compiled)))
-    for ours, theirs in zip(found, untimed(records(experiment())), strict=True):
+    state = fit.start(small_experiment(), compiled)
+    found = untimed(list(fit.sgd(small_experiment(), state, compiled)))
+    for ours, theirs in zip(found, untimed(train_to_the_end(small_experiment())), strict=True):
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0  # they were compiled
 

@@ -7,20 +7,20 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from analysis import collect, report, status
-from randlabels.machine import resources
 
 from .conftest import BASIC, Cli
 from .golden import EXPECTED, RUNS, SWEEP, analyse
-from .synthetic import contents, shuffled_walk
+from .synthetic import contents, shuffled_folders
 
 
-def copied(folder: Path) -> Path:
+def copy_sweep(folder: Path) -> Path:
     """The miniature sweep, in `folder`."""
     shutil.copytree(RUNS / "golden", folder / "golden")
     for file in folder.rglob("*"):
@@ -30,13 +30,13 @@ def copied(folder: Path) -> Path:
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    return copied(tmp_path)
+    return copy_sweep(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sweep_with_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sweep with its report, for tests that only read it."""
-    folder = copied(tmp_path_factory.mktemp("reported"))
+    folder = copy_sweep(tmp_path_factory.mktemp("reported"))
     report.main([str(folder)])
     return folder
 
@@ -67,9 +67,9 @@ def test_committed_means_are_those_of_the_committed_runs() -> None:
     assert found["n_done"].tolist() == groups.size().tolist()
 
 
-def test_committed_runs_come_out_again(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_committed_runs_come_out_again(cli: Cli, set_bf16: Callable[[bool], None]) -> None:
     """Folders and accuracies are equal; losses differ in the last bits of a sum."""
-    monkeypatch.setattr(resources, "_multiplies_bf16", lambda: False)
+    set_bf16(False)
     keys = ["model=mlp,linear", "corrupt=0.0,0.5", "seed=0", "name=golden", BASIC]
     assert cli("-m", *SWEEP, *keys).code == 0
     folders = sorted(file.parent for file in Path("runs/golden").glob("*/done.json"))
@@ -117,28 +117,27 @@ def test_no_mean_hides_a_missing_run() -> None:
 
 @pytest.mark.slow
 def test_report_is_the_same_bytes_when_repeated_in_any_directory_order(
-    reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sweep_with_report: Path, tmp_path: Path
 ) -> None:
-    first = contents(reported / "summary")
+    first = contents(sweep_with_report / "summary")
     assert len([name for name in first if name.endswith((".png", ".pdf"))]) == 14
-    monkeypatch.setattr("os.walk", shuffled_walk)
-    report.main([str(reported), "--out", str(tmp_path / "again")])
-    monkeypatch.undo()
+    with shuffled_folders():
+        report.main([str(sweep_with_report), "--out", str(tmp_path / "again")])
     again = contents(tmp_path / "again")
     option = f" --out {tmp_path / 'again'}".encode()  # in the command that the report states
     again["report.html"] = again["report.html"].replace(option, b"")
     assert again == first
 
 
-def test_report_needs_no_other_file(reported: Path) -> None:
-    html = (reported / "summary" / "report.html").read_text()
+def test_report_needs_no_other_file(sweep_with_report: Path) -> None:
+    html = (sweep_with_report / "summary" / "report.html").read_text()
     assert not re.findall(r"(?:src|srcset|href)=\"(?!data:)", html)
     pictures = re.findall(r"<img src=\"data:image/png;base64,([^\"]+)", html)
     assert len(pictures) == 7
     names = "learning_curves clean_and_corrupted memorisation time_to_fit test_error"
     names += " test_error_noisy generalization_gap"
     for name, picture in zip(names.split(), pictures, strict=True):
-        file = reported / "summary" / "figures" / f"{name}.png"
+        file = sweep_with_report / "summary" / "figures" / f"{name}.png"
         assert base64.b64decode(picture) == file.read_bytes()
 
 
@@ -173,9 +172,9 @@ def browser():
 
 @pytest.mark.parametrize("width", [1200, 390])
 def test_report_opens_without_errors_requests_or_overflow(
-    browser, reported: Path, width: int
+    browser, sweep_with_report: Path, width: int
 ) -> None:
-    page = (reported / "summary" / "report.html").as_uri()
+    page = (sweep_with_report / "summary" / "report.html").as_uri()
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(page)

@@ -6,14 +6,13 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from randlabels.config import parse
-from randlabels.console import warn_once
 from randlabels.execute import _fail
 from randlabels.machine import gpu
 from randlabels.machine.gpu import (
@@ -26,6 +25,7 @@ from randlabels.machine.gpu import (
 from randlabels.machine.resources import check_machine, resolve
 
 from .conftest import TINY
+from .stand_ins import InstallGpus
 
 ROOT = Path(__file__).parent.parent
 
@@ -193,22 +193,6 @@ def test_process_whose_gpu_is_lost_writes_the_error_and_ends_before_its_next_run
     assert len(list(tmp_path.glob("runs/default/mlp*"))) == 1, "the second run was not started"
 
 
-def install(
-    monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int], built: str = "sm_80 sm_90"
-) -> None:
-    """Pretend that GPUs of these compute capabilities are here, with such a build of torch."""
-
-    def capability(device: int | str) -> tuple[int, int]:
-        return capabilities[int(str(device).rpartition(":")[2])]
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Stand-in")
-    monkeypatch.setattr(torch.cuda, "get_arch_list", built.split)
-    warn_once.cache_clear()
-
-
 @pytest.mark.parametrize(
     ("capability", "network", "solved"),
     [
@@ -221,25 +205,25 @@ def install(
     ],
 )
 def test_auto_precision_is_what_the_gpu_is_fast_at(
-    capability: tuple[int, int], network: str, solved: str, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], network: str, solved: str, install_gpus: InstallGpus
 ) -> None:
-    install(monkeypatch, capability, built="compute_75")
+    install_gpus(capability, built="compute_75")
     found = [resolve(parse({"model": {"name": name}}), 0) for name in ("wrn", "lenet", "kernel")]
     assert [each.device for each in found] == ["cuda:0"] * 3
     assert [each.precision for each in found] == [network, "fp32", solved]
 
 
-def test_bf16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, (7, 5), (9, 0), built="sm_75 sm_90")
+def test_bf16_on_a_gpu_without_it_is_refused(install_gpus: InstallGpus) -> None:
+    install_gpus((7, 5), (9, 0), built="sm_75 sm_90")
     with pytest.raises(ValueError, match="precision=bf16 on a GPU needs .* 8.0 .*; use precision="):
         check_machine(parse({"precision": "bf16"}))
     check_machine(parse({"precision": "bf16", "device": "cuda:1"}))
 
 
 def test_gpu_without_code_in_this_build_is_refused_or_left_unused_with_a_warning(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    install_gpus: InstallGpus, capsys: pytest.CaptureFixture
 ) -> None:
-    install(monkeypatch, (7, 0))
+    install_gpus((7, 0))
     with pytest.raises(ValueError, match="device=cuda needs a GPU .*7.0.*; use device=cpu"):
         check_machine(parse({"device": "cuda"}))
     for _ in range(2):
@@ -248,8 +232,8 @@ def test_gpu_without_code_in_this_build_is_refused_or_left_unused_with_a_warning
     assert resolve(parse({}), 0).device == "cpu"
 
 
-def test_gpus_are_dealt_out_round_robin(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, (9, 0), (9, 0), (9, 0))
+def test_gpus_are_dealt_out_round_robin(install_gpus: InstallGpus) -> None:
+    install_gpus((9, 0), (9, 0), (9, 0))
     devices = [resolve(parse({}), job).device for job in range(5)]
     assert devices == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]
     assert resolve(parse({"device": "cuda:2"}), 0).device == "cuda:2"
@@ -257,8 +241,8 @@ def test_gpus_are_dealt_out_round_robin(monkeypatch: pytest.MonkeyPatch) -> None
         resolve(parse({"device": "cuda:3"}), 0)
 
 
-def test_runs_get_the_gpus_that_this_build_supports(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, (7, 0), (8, 9), (9, 0))
+def test_runs_get_the_gpus_that_this_build_supports(install_gpus: InstallGpus) -> None:
+    install_gpus((7, 0), (8, 9), (9, 0))
     assert [resolve(parse({}), job).device for job in range(3)] == ["cuda:1", "cuda:2", "cuda:1"]
     with pytest.raises(ValueError, match="device=cuda:0 must be .*; use cuda:1, cuda:2"):
         check_machine(parse({"device": "cuda:0"}))
@@ -266,13 +250,18 @@ def test_runs_get_the_gpus_that_this_build_supports(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("hidden", "lines"), [(None, 1), ("", 0), ("-1", 0)])
 def test_driver_without_a_usable_gpu_is_said_once_unless_hidden_on_purpose(
-    hidden: str | None, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    hidden: str | None,
+    lines: int,
+    install_gpus: InstallGpus,
+    set_programs: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    install(monkeypatch)
+    install_gpus()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if hidden is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-    monkeypatch.setattr(gpu.shutil, "which", lambda name: f"/usr/bin/{name}")
+    set_programs("nvidia-smi")
     for device in ("cpu", "auto", "auto"):
         check_machine(parse({"device": device}))
     assert capsys.readouterr().out.count("finds no GPU that it can use") == lines

@@ -24,7 +24,7 @@ from .conftest import BASIC, TINY, Cli, Hostile, only_run
 from .sources import balanced, make_source
 
 
-def publish(file: Path, labels: np.ndarray, **columns: np.ndarray) -> Path:
+def write_published(file: Path, labels: np.ndarray, **columns: np.ndarray) -> Path:
     """Write a file such as CIFAR-10N's: a torch pickle of a dictionary of int64 arrays."""
     torch.save({"clean_label": labels, **columns}, file)
     return file
@@ -39,7 +39,7 @@ def file(tmp_path: Path) -> Path:
     """1,000 labels of ten classes, of which people took every fourth for the next class."""
     labels = balanced(1_000)
     taken = np.where(np.arange(1_000) % 4 == 0, (labels + 1) % 10, labels)
-    return publish(tmp_path / "human.pt", labels, worse_label=taken, aggre_label=labels)
+    return write_published(tmp_path / "human.pt", labels, worse_label=taken, aggre_label=labels)
 
 
 def test_corrupt_is_the_share_of_images_that_take_the_files_label(file: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_hostile_file_is_refused_and_not_executed(tmp_path: Path) -> None:
 )
 def test_wrong_columns_are_refused(which: str, columns: dict, sentence: str, file: Path) -> None:
     found = {k: v for k, v in read_labels(file).items() if k != "clean_label"}
-    publish(file, balanced(1_000), **found, **columns)
+    write_published(file, balanced(1_000), **found, **columns)
     with pytest.raises(ValueError, match=sentence):
         Human(path=str(file), which=which).relabel(make_source(balanced(1_000)), 1.0)
 
@@ -150,7 +150,7 @@ def digits() -> np.ndarray:
 
 
 def test_a_run_is_fitted_to_the_files_labels(digits: np.ndarray, cli: Cli, tmp_path: Path) -> None:
-    publish(tmp_path / "human.pt", digits, worse_label=(digits + 1) % 10)
+    write_published(tmp_path / "human.pt", digits, worse_label=(digits + 1) % 10)
     config = config_of(tmp_path / "human.pt")
     labels = corrupt_labels(config, load(config.dataset), "train").numpy()
     np.testing.assert_array_equal(labels, (digits + 1) % 10)
@@ -165,8 +165,8 @@ def test_content_of_the_label_file_is_identity_and_its_path_is_not(
     digits: np.ndarray, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
-    first = publish(tmp_path / "a.pt", digits, worse_label=(digits + 1) % 10)
-    other = publish(tmp_path / "b.pt", digits, worse_label=(digits + 2) % 10)
+    first = write_published(tmp_path / "a.pt", digits, worse_label=(digits + 1) % 10)
+    other = write_published(tmp_path / "b.pt", digits, worse_label=(digits + 2) % 10)
     same = tmp_path / "elsewhere" / "c.pt"
     same.write_bytes(first.read_bytes())
     sha256 = hashlib.sha256(first.read_bytes()).hexdigest()
@@ -178,7 +178,7 @@ def test_two_label_files_are_two_runs_of_a_sweep_and_of_its_tables(
     digits: np.ndarray, cli: Cli, tmp_path: Path
 ) -> None:
     for shift in (1, 2):
-        publish(tmp_path / f"{shift}.pt", digits, worse_label=(digits + shift) % 10)
+        write_published(tmp_path / f"{shift}.pt", digits, worse_label=(digits + shift) % 10)
     sweep = ["-m", *TINY, BASIC, "corruption=human", "corrupt=1.0", "corruption.path=1.pt,2.pt"]
     assert "2 runs in runs/default: 2 done" in cli(*sweep).out
     flat = [flat_keys(yaml.safe_load(f.read_text())) for f in tmp_path.glob("runs/*/*/config.yaml")]
@@ -189,10 +189,10 @@ def test_file_that_changed_since_its_run_began_is_refused(
     digits: np.ndarray, tmp_path: Path
 ) -> None:
     """A resumed or requeued job reads config.yaml, which has the checksum."""
-    file = publish(tmp_path / "a.pt", digits, worse_label=(digits + 1) % 10)
+    file = write_published(tmp_path / "a.pt", digits, worse_label=(digits + 1) % 10)
     tree = config_of(file).tree()
     assert parse(tree).tree() == tree
-    publish(file, digits, worse_label=(digits + 2) % 10)
+    write_published(file, digits, worse_label=(digits + 2) % 10)
     with pytest.raises(ValueError, match=r"^corruption.path=.*a.pt must have the content of corr"):
         parse(tree)
 

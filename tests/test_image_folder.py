@@ -53,7 +53,7 @@ def test_sixteen_bit_image_is_scaled_not_clipped(tree: Path) -> None:
     assert data.train.images[0, 0].tolist() == [[0, 100], [200, 255]]
 
 
-def shown(file: Path, tree: Path, channels: int = 3, size: int = 2) -> list:
+def read_pixels(file: Path, tree: Path, channels: int = 3, size: int = 2) -> list:
     """Return the pixels (C, H, W) of a file as they are read in the place of the first image."""
     for old in (tree / "train" / "a cat").iterdir():
         old.unlink()
@@ -66,7 +66,7 @@ INK = [[0, 255], [255, 0]]
 """A drawing of two black and two white pixels, as a viewer shows it."""
 
 
-def drawing(mode: str) -> tuple[Image.Image, dict[str, object]]:
+def draw_in_mode(mode: str) -> tuple[Image.Image, dict[str, object]]:
     """Return the drawing in one of Pillow's modes, and what `save` needs for its transparency."""
     ink = np.array(INK, dtype=np.uint8)
     grey = Image.fromarray(ink)
@@ -97,16 +97,16 @@ def drawing(mode: str) -> tuple[Image.Image, dict[str, object]]:
 def test_every_mode_is_read_as_a_viewer_shows_it(
     mode: str, ending: str, channels: int, tree: Path
 ) -> None:
-    image, keys = drawing(mode)
+    image, keys = draw_in_mode(mode)
     image.save(tree / f"0.{ending}", **keys)
-    assert shown(tree / f"0.{ending}", tree, channels) == [INK] * channels
+    assert read_pixels(tree / f"0.{ending}", tree, channels) == [INK] * channels
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_modes_without_a_range_of_values_are_refused_by_name(mode: str, tree: Path) -> None:
     Image.fromarray(np.array(INK, dtype=np.uint8)).convert(mode).save(tree / "0.tif")
     with pytest.raises(ValueError, match=f"0.tif cannot be decoded .its mode {mode} has no range"):
-        shown(tree / "0.tif", tree)
+        read_pixels(tree / "0.tif", tree)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -126,7 +126,7 @@ def test_exif_orientation_is_applied(orientation: int, tree: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tree / "0.png", exif=exif)
-    assert shown(tree / "0.png", tree, channels=1) == [upright.tolist()]
+    assert read_pixels(tree / "0.png", tree, channels=1) == [upright.tolist()]
 
 
 @pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", ".DS_Store", "._0.png"])

@@ -46,13 +46,13 @@ def positive_definite(n: int) -> torch.Tensor:
     return a @ a.T / n + torch.eye(n, dtype=torch.float64)
 
 
-def filled(matrix: torch.Tensor, dtype: torch.dtype) -> Triangle:
+def fill_triangle(matrix: torch.Tensor, dtype: torch.dtype) -> Triangle:
     triangle = Triangle(len(matrix), dtype)
     triangle.fill(lambda rows, columns: matrix[rows, columns].clone())
     return triangle
 
 
-def factorised(equations: KernelSystem, dtype: torch.dtype = torch.float32) -> Triangle:
+def factorise_equations(equations: KernelSystem, dtype: torch.dtype = torch.float32) -> Triangle:
     factor = Triangle(equations.n, dtype)
     factor.fill(equations.tile, equations.ridge)
     factor.factorise()
@@ -66,7 +66,7 @@ def test_factor_in_blocks_solves_as_scipy_does(
 ) -> None:
     matrix = positive_definite(n)
     right = torch.randn(3, n, dtype=torch.float64)
-    factor = filled(matrix, dtype)
+    factor = fill_triangle(matrix, dtype)
     shares: list[float] = []
     factor.factorise(shares.append)
     expected = scipy.linalg.solve(matrix.numpy(), right.numpy().T, assume_a="pos").T
@@ -85,7 +85,7 @@ def test_float64_head_makes_a_float32_factor_twenty_times_as_accurate() -> None:
     rows = torch.rand(2000, 100, generator=torch.Generator().manual_seed(0))
     equations = KernelSystem(rows, rows, Kernel(gamma=0.003).between, 0.0)
     target = torch.randn(5, 2000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    residual = target - equations.outputs(factorised(equations).solve(target))
+    residual = target - equations.outputs(factorise_equations(equations).solve(target))
     assert residual.norm() < 1e-3 * target.norm()
 
 
@@ -106,7 +106,7 @@ def test_breakdown_names_the_row(small_blocks: None, row: int) -> None:
     matrix = torch.eye(100, dtype=torch.float64)
     matrix[row, row] = -1.0
     with pytest.raises(Breakdown, match=f"row {row} is not positive"):
-        filled(matrix, torch.float32).factorise()
+        fill_triangle(matrix, torch.float32).factorise()
 
 
 def plain_kernels(x: np.ndarray, z: np.ndarray) -> dict[str, np.ndarray]:
@@ -161,7 +161,7 @@ def test_solution_equals_the_plain_formula_for_each_label_set(
     labels = torch.randint(0, 3, (150,), generator=rng)
     targets = [torch.randn(150, 3, generator=rng, dtype=torch.float64), one_hot(labels, 4).double()]
     equations = KernelSystem(train, test, Kernel(gamma=0.3).between, ridge)
-    found = solutions(equations, factorised(equations), targets)
+    found = solutions(equations, factorise_equations(equations), targets)
     x, z = train.double().numpy(), test.double().numpy()
     k, cross = plain_kernels(x, x)["gaussian"], plain_kernels(z, x)["gaussian"]
     for target, solution in zip(targets, found, strict=True):
@@ -201,7 +201,7 @@ def test_memory_limits_the_label_sets_solved_at_once(monkeypatch: pytest.MonkeyP
 def test_factor_of_another_matrix_is_refused(small_blocks: None) -> None:
     rows = torch.randn(80, 4)
     equations = KernelSystem(rows, rows, Kernel(gamma=0.2).between, 0.0)
-    factor = filled(torch.eye(80, dtype=torch.float64), torch.float32)
+    factor = fill_triangle(torch.eye(80, dtype=torch.float64), torch.float32)
     factor.factorise()
     with pytest.raises(Breakdown, match="stopped at a relative residual of"):
         solutions(equations, factor, [torch.randn(80, 1, dtype=torch.float64)])
@@ -221,7 +221,7 @@ def test_refinement_with_a_poor_factor_takes_more_rounds(small_blocks: None) -> 
     """The factor is of 1.4·K, so that each round leaves 2/7 of the residual."""
     x = torch.randn(80, 200, generator=torch.Generator().manual_seed(0))
     equations = KernelSystem(x, x, Kernel(kernel="linear").between, 0.0)
-    factor = filled(1.4 * x.double() @ x.double().T, torch.float64)
+    factor = fill_triangle(1.4 * x.double() @ x.double().T, torch.float64)
     factor.factorise()
     (solution,) = solutions(equations, factor, [torch.randn(80, 1, dtype=torch.float64)])
     assert solution.report["relative_residual"] <= MAX_RESIDUAL

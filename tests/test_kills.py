@@ -12,7 +12,7 @@ from randlabels.config import parse
 from randlabels.store import metrics
 from randlabels.store.rundir import RunDir
 
-from .conftest import BASIC, final_state, numbers
+from .conftest import BASIC, final_state, untimed_lines
 from .killing import ForkServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -24,15 +24,17 @@ SWEEP += ["dataset.train_size=256", "corrupt=0.0,1.0", "seed=0,1", "epochs=40", 
 SWEEP += ["checkpoint_every=0"]
 
 
-def runs(root: Path) -> dict[str, RunDir]:
+def runs_by_id(root: Path) -> dict[str, RunDir]:
     return {file.parent.name: RunDir(file.parent) for file in root.glob("*/*/config.yaml")}
 
 
-def assert_same(found: dict[str, RunDir], undisturbed: dict[str, RunDir], epochs: int) -> None:
+def assert_undisturbed(
+    found: dict[str, RunDir], undisturbed: dict[str, RunDir], epochs: int
+) -> None:
     assert set(found) == set(undisturbed)
     for run_id, run in found.items():
         assert run.state() == "done"
-        assert numbers(run.path) == numbers(undisturbed[run_id].path)
+        assert untimed_lines(run.path) == untimed_lines(undisturbed[run_id].path)
         assert final_state(run) == final_state(undisturbed[run_id])
         assert [r["epoch"] for r in metrics.read(run.metrics)[0]] == list(range(epochs))
         assert not list(run.path.glob(".*.tmp"))
@@ -51,7 +53,7 @@ def test_sweep_killed_at_random_a_hundred_times_ends_with_the_undisturbed_number
     kills = sweeps = torn = resumed = 0
     with ForkServer(tmp_path) as server:
         assert server.execute([*SWEEP, "out=undisturbed"])["code"] == 0
-        undisturbed = runs(tmp_path / "undisturbed")
+        undisturbed = runs_by_id(tmp_path / "undisturbed")
         assert len(undisturbed) == 4
         while kills < KILLS:
             out, left = f"out=sweep{sweeps}", tmp_path / f"sweep{sweeps}"
@@ -62,13 +64,13 @@ def test_sweep_killed_at_random_a_hundred_times_ends_with_the_undisturbed_number
                     assert ended["code"] == 0
                     break
                 kills += 1
-                for run in runs(left).values():  # what a kill of the machine may leave
+                for run in runs_by_id(left).values():  # what a kill of the machine may leave
                     if rng.random() < 0.2 and run.state() == "interrupted" and run.metrics.exists():
                         torn += 1
                         with open(run.metrics, "a") as file:
                             file.write('{"epoch": 99, "lr"')
-            assert_same(runs(left), undisturbed, 40)
-            for run in runs(left).values():
+            assert_undisturbed(runs_by_id(left), undisturbed, 40)
+            for run in runs_by_id(left).values():
                 assert len(set(logged_epochs(run))) == len(logged_epochs(run))
                 resumed += run.log.read_text().count("Resuming after epoch")
             sweeps += 1
@@ -92,7 +94,7 @@ def test_kill_at_every_point_of_the_write_sequence_loses_nothing_that_was_commit
     with ForkServer(tmp_path) as server:
         whole = server.execute({**config, "out": "undisturbed"})
         assert whole["code"] == 0 and whole["calls"] >= 30
-        undisturbed = runs(tmp_path / "undisturbed")
+        undisturbed = runs_by_id(tmp_path / "undisturbed")
         for call in range(1, whole["calls"] + 1):
             for after in (False, True):
                 out = f"killed-{call}-{after}"
@@ -102,7 +104,7 @@ def test_kill_at_every_point_of_the_write_sequence_loses_nothing_that_was_commit
                 # The last point lies behind the last write, done.json.
                 assert run.state() in ("planned", "interrupted", "done")
                 assert server.execute({**config, "out": out})["code"] == 0
-                assert_same(runs(tmp_path / out), undisturbed, 2)
+                assert_undisturbed(runs_by_id(tmp_path / out), undisturbed, 2)
                 assert len(set(logged_epochs(run))) == len(logged_epochs(run))
     with capsys.disabled():
         print(f"\n{2 * whole['calls']} points of the write sequence: equal numbers after each kill")

@@ -1,10 +1,8 @@
-"""Labels out and in: what `--save` writes, which published files are read, what is refused."""
+"""Labels of a file: which published files are read, and what is refused."""
 
 from __future__ import annotations
 
-import json
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,113 +12,27 @@ import torch
 from PIL import Image
 
 from randlabels.config import Config, parse
-from randlabels.corruption import __main__ as command
 from randlabels.corruption.label_file import LabelFile, encode_labels
-from randlabels.corruption.matrix import Matrix
-from randlabels.corruption.uniform import UniformCount
 from randlabels.experiment import corrupt_labels, load
 
-from .conftest import TINY, Cli, numbers
+from .conftest import TINY, Cli
 from .sources import balanced, make_source
 
 TRUE = balanced(100)
 GIVEN = (3 * TRUE + 1) % 10
 """Labels of a training split, and those that a file gives."""
 
-Save = Callable[..., None]
-
-
-@pytest.fixture
-def save(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Save:
-    """`python -m randlabels.corruption ARGUMENTS dataset=digits` in the folder of `cli`."""
-
-    def call(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["corruption", *arguments, "dataset=digits"])
-        command.main()
-
-    return call
-
 
 def config_of(**corruption: object) -> Config:
     return parse({"dataset": {"name": "digits"}, "corruption": corruption, "corrupt": 1.0})
 
 
-def read(file: Path, split: str = "train", **keys: str) -> np.ndarray:
+def read_labels(file: Path, split: str = "train", **keys: str) -> np.ndarray:
     source = make_source(TRUE if split == "train" else TRUE[:30], split=split)
     return LabelFile(path=str(file), **keys).relabel(source, 1.0)
 
 
-# Out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ending", ["npz", "csv"])
-def test_run_on_saved_labels_has_the_records_of_the_run_that_drew_them(
-    ending: str, save: Save, cli: Cli, tmp_path: Path
-) -> None:
-    save("uniform", "-p", "0.5", "corruption.seed=3", "--save", f"labels.{ending}")
-    drawn = ["corrupt=0.5", "corruption.seed=3", "name=drawn"]
-    saved = ["corruption=file", f"corruption.path=labels.{ending}", "corrupt=1.0", "name=saved"]
-    for keys in (drawn, saved):
-        assert cli(*TINY, *keys).code == 0
-    first, second = sorted(file.parent for file in tmp_path.glob("runs/*/*/metrics.jsonl"))
-    assert numbers(first) == numbers(second)
-    labels = [json.loads((run / "corruption.json").read_text()) for run in (first, second)]
-    for key in ("sha256", "train_sha256", "test_sha256", "share_changed"):
-        assert labels[0][key] == labels[1][key]
-
-
-def test_saved_files_hold_both_splits_in_the_order_of_the_data_set(
-    save: Save, tmp_path: Path
-) -> None:
-    for file in ("labels.npz", "labels.csv"):
-        save("pair_flip", "-p", "0.3", "dataset.train_size=10", "--save", file)
-    config = config_of(name="pair_flip")
-    data = load(config.dataset)
-    config.corrupt = 0.3
-    lines = ["split,index,true,label"]
-    with np.load(tmp_path / "labels.npz", allow_pickle=False) as found:
-        assert list(found) == ["train", "train_true", "test", "test_true"]
-        for name, split in (("train", data.train), ("test", data.test)):
-            given, true = corrupt_labels(config, data, name).tolist(), split.labels.tolist()
-            assert found[name].dtype == np.int64 and found[name].tolist() == given
-            assert found[f"{name}_true"].tolist() == true
-            pairs = enumerate(zip(true, given, strict=True))
-            lines += [f"{name},{i},{was},{became}" for i, (was, became) in pairs]
-    assert (tmp_path / "labels.csv").read_text().splitlines() == lines
-
-
-def test_existing_file_is_kept_unless_its_content_is_the_same(save: Save, tmp_path: Path) -> None:
-    file = tmp_path / "labels.npz"
-    save("uniform", "-p", "0.5", "--save", file.name)
-    before = file.read_bytes()
-    save("uniform", "-p", "0.5", "--save", file.name)
-    with pytest.raises(SystemExit, match="^Error: --save labels.npz must be a new file, and exis"):
-        save("uniform", "-p", "0.4", "--save", file.name)
-    assert file.read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["labels.npz"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["uniform", "--save", "y.pt"], "--save y.pt must end in .npz or .csv; rename it"),
-        (["uniform", "--save", "no/y.csv"], "--save no/y.csv must be in an existing folder; crea"),
-        (["random_pixels", "--save", "y.csv"], "--save y.csv must be left out for corruption=ran"),
-    ],
-)
-def test_labels_that_cannot_be_saved_are_refused(
-    arguments: list[str], sentence: str, save: Save, tmp_path: Path
-) -> None:
-    with pytest.raises(SystemExit, match=f"^Error: {sentence}"):
-        save(*arguments, "-p", "0.5")
-    assert list(tmp_path.iterdir()) == []
-
-
-# In
-
-
-def write_csv(*lines: object, header: str = "") -> bytes:
+def csv_bytes(*lines: object, header: str = "") -> bytes:
     return "\n".join([*([header] if header else []), *map(str, lines)]).encode()
 
 
@@ -130,19 +42,19 @@ ROWS = [f"{i},{label}" for i, label in enumerate(GIVEN)]
 @pytest.mark.parametrize(
     "content",
     [
-        write_csv(*ROWS),
-        write_csv(*reversed(ROWS)),
-        write_csv(*ROWS, header="index,label"),
-        write_csv(*ROWS, header="\ufeffIndex, Label").replace(b"\n", b"\r\n"),
-        write_csv(*(f"{row},0.5" for row in ROWS), header="index,label,confidence"),
-        write_csv(*(f"train,{row}" for row in ROWS), header="split,index,label"),
+        csv_bytes(*ROWS),
+        csv_bytes(*reversed(ROWS)),
+        csv_bytes(*ROWS, header="index,label"),
+        csv_bytes(*ROWS, header="\ufeffIndex, Label").replace(b"\n", b"\r\n"),
+        csv_bytes(*(f"{row},0.5" for row in ROWS), header="index,label,confidence"),
+        csv_bytes(*(f"train,{row}" for row in ROWS), header="split,index,label"),
     ],
     ids=["plain", "shuffled", "header", "windows", "more columns", "split"],
 )
 def test_csv_of_index_and_label_is_read(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "y.csv").write_bytes(content)
-    np.testing.assert_array_equal(read(tmp_path / "y.csv"), GIVEN)
-    np.testing.assert_array_equal(read(tmp_path / "y.csv", "test"), TRUE[:30])
+    np.testing.assert_array_equal(read_labels(tmp_path / "y.csv"), GIVEN)
+    np.testing.assert_array_equal(read_labels(tmp_path / "y.csv", "test"), TRUE[:30])
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64])
@@ -158,11 +70,11 @@ def test_arrays_of_whole_numbers_are_read(kind: type, tmp_path: Path) -> None:
         "y.pt": {},
         "human.pt": {"which": "worse_label"},
     }.items():
-        given = read(tmp_path / name, **keys)
+        given = read_labels(tmp_path / name, **keys)
         assert given.dtype == np.int64
         np.testing.assert_array_equal(given, GIVEN)
-    np.testing.assert_array_equal(read(tmp_path / "y.npz", "test"), GIVEN[:30])
-    np.testing.assert_array_equal(read(tmp_path / "y.npy", "test"), TRUE[:30])
+    np.testing.assert_array_equal(read_labels(tmp_path / "y.npz", "test"), GIVEN[:30])
+    np.testing.assert_array_equal(read_labels(tmp_path / "y.npy", "test"), TRUE[:30])
 
 
 @pytest.mark.parametrize("ending", [".npz", ".csv"])
@@ -193,7 +105,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def labels_of(photos: Path, file: Path, split: str, **keys: object) -> dict[str, int]:
+def labels_by_path(photos: Path, file: Path, split: str, **keys: object) -> dict[str, int]:
     """Return the corrupted labels of a split by the paths of the images."""
     dataset = {"name": "image_folder", "root": str(photos), "size": 4, **keys}
     corruption = {"name": "file", "path": str(file)}
@@ -213,10 +125,10 @@ def test_list_of_paths_and_labels_is_matched_to_the_images(start: str, photos: P
     other = {"images/unused/0.png": 13}
     file = photos / "list.txt"
     file.write_text("".join(f"{path} {y}\n" for path, y in sorted((listed | other).items())[::-1]))
-    assert labels_of(photos, file, "train") == LISTED
+    assert labels_by_path(photos, file, "train") == LISTED
     true = {"test/cat/0,0 x.png": 0, "test/dog/0,0 x.png": 1}
-    assert labels_of(photos, file, "test") == true
-    rest = labels_of(photos, file, "train", holdout=2)
+    assert labels_by_path(photos, file, "test") == true
+    rest = labels_by_path(photos, file, "train", holdout=2)
     assert len(rest) == 4 and rest.items() <= LISTED.items()
 
 
@@ -244,14 +156,14 @@ def test_wrong_lists_of_paths_are_refused(listed: dict, sentence: str, photos: P
     file = photos / "list.txt"
     file.write_text("".join(f"{path} {label}\n" for path, label in listed.items()))
     with pytest.raises(ValueError, match=sentence):
-        labels_of(photos, file, "train")
+        labels_by_path(photos, file, "train")
 
 
-def npy(labels: np.ndarray, *, pickled: bool = False) -> Callable[[Path], object]:
+def npy_writer(labels: np.ndarray, *, pickled: bool = False) -> Callable[[Path], object]:
     return lambda file: np.save(file, labels, allow_pickle=pickled)
 
 
-def text(content: bytes) -> Callable[[Path], object]:
+def bytes_writer(content: bytes) -> Callable[[Path], object]:
     return lambda file: file.write_bytes(content)
 
 
@@ -259,28 +171,80 @@ DIGITS = load(parse({"dataset": {"name": "digits"}}).dataset).train.labels.numpy
 LINES = [f"{i},{label}" for i, label in enumerate(DIGITS)]
 OBJECTS = np.array([{}, {}])
 WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "length": ("y.npy", npy(DIGITS[1:]), r"1,442 train labels .* int64 of shape \(1441,\); use "),
-    "two axes": ("y.npy", npy(DIGITS[None]), r"and has int64 of shape \(1, 1442\)"),
-    "class": ("y.npy", npy(DIGITS + 1), "from 0 to 9 for digits, and has integers from 1 to 10"),
-    "negative": ("y.npy", npy(DIGITS - 1), "and has integers from -1 to 8"),
-    "floats": ("y.npy", npy(DIGITS / 1), "must have whole numbers, and has float64; convert"),
-    "float in csv": ("y.csv", text(write_csv("0,3.0", *LINES[1:])), "whole numbers, and has '3.0'"),
+    "length": (
+        "y.npy",
+        npy_writer(DIGITS[1:]),
+        r"1,442 train labels .* int64 of shape \(1441,\); use ",
+    ),
+    "two axes": ("y.npy", npy_writer(DIGITS[None]), r"and has int64 of shape \(1, 1442\)"),
+    "class": (
+        "y.npy",
+        npy_writer(DIGITS + 1),
+        "from 0 to 9 for digits, and has integers from 1 to 10",
+    ),
+    "negative": ("y.npy", npy_writer(DIGITS - 1), "and has integers from -1 to 8"),
+    "floats": (
+        "y.npy",
+        npy_writer(DIGITS / 1),
+        "must have whole numbers, and has float64; convert",
+    ),
+    "float in csv": (
+        "y.csv",
+        bytes_writer(csv_bytes("0,3.0", *LINES[1:])),
+        "whole numbers, and has '3.0'",
+    ),
     "other": ("y.npz", lambda f: np.savez(f, train=DIGITS, train_true=DIGITS[::-1]), "other true"),
     "no train": ("y.npz", lambda f: np.savez(f, labels=DIGITS), "which=null must be .*use labels"),
-    "missing": ("y.csv", text(write_csv(*LINES[:5], *LINES[6:])), "has 0 lines for image 5"),
-    "repeated": ("y.csv", text(write_csv(*LINES, "7,1")), "has 2 lines for image 7"),
-    "beyond": ("y.csv", text(write_csv(*LINES, "1442,1")), "and has index 1442; correct it, cou"),
-    "no index": ("y.csv", text(write_csv("3,4", header="id,label")), "must have a column index or"),
-    "columns": ("y.csv", text(write_csv("0,1,2", "1,2,3")), "must have 2 values in each line, ind"),
-    "huge": ("y.csv", text(b"0," + b"1" * 200_000), "comma-separated values; field larger than"),
-    "split": ("y.csv", text(write_csv("val,0,1", header="split,index,label")), "has 'val'"),
-    "empty": ("y.csv", text(b""), "one line for each of the 1,442 train i"),
-    "paths": ("y.txt", text(b"train/cat/1.png 3"), "index for digits, whose images have no"),
-    "ending": ("y.pkl", text(pickle.dumps([1])), "must end in .npz, .npy, .pt, .csv, .txt; conve"),
-    "pickle": ("y.npy", text(pickle.dumps([1])), "must be a .npy file of arrays only; save the la"),
-    "objects": ("y.npy", npy(OBJECTS, pickled=True), "must be a .npy file of arrays only"),
+    "missing": (
+        "y.csv",
+        bytes_writer(csv_bytes(*LINES[:5], *LINES[6:])),
+        "has 0 lines for image 5",
+    ),
+    "repeated": ("y.csv", bytes_writer(csv_bytes(*LINES, "7,1")), "has 2 lines for image 7"),
+    "beyond": (
+        "y.csv",
+        bytes_writer(csv_bytes(*LINES, "1442,1")),
+        "and has index 1442; correct it, cou",
+    ),
+    "no index": (
+        "y.csv",
+        bytes_writer(csv_bytes("3,4", header="id,label")),
+        "must have a column index or",
+    ),
+    "columns": (
+        "y.csv",
+        bytes_writer(csv_bytes("0,1,2", "1,2,3")),
+        "must have 2 values in each line, ind",
+    ),
+    "huge": (
+        "y.csv",
+        bytes_writer(b"0," + b"1" * 200_000),
+        "comma-separated values; field larger than",
+    ),
+    "split": ("y.csv", bytes_writer(csv_bytes("val,0,1", header="split,index,label")), "has 'val'"),
+    "empty": ("y.csv", bytes_writer(b""), "one line for each of the 1,442 train i"),
+    "paths": (
+        "y.txt",
+        bytes_writer(b"train/cat/1.png 3"),
+        "index for digits, whose images have no",
+    ),
+    "ending": (
+        "y.pkl",
+        bytes_writer(pickle.dumps([1])),
+        "must end in .npz, .npy, .pt, .csv, .txt; conve",
+    ),
+    "pickle": (
+        "y.npy",
+        bytes_writer(pickle.dumps([1])),
+        "must be a .npy file of arrays only; save the la",
+    ),
+    "objects": ("y.npy", npy_writer(OBJECTS, pickled=True), "must be a .npy file of arrays only"),
     "archive": ("y.npz", lambda f: np.savez(f, train=OBJECTS), "a .npz file of arrays only"),
-    "text": ("y.pt", text(b"0 1 2"), "must be a .pt file of arrays only; save the labels again"),
+    "text": (
+        "y.pt",
+        bytes_writer(b"0 1 2"),
+        "must be a .pt file of arrays only; save the labels again",
+    ),
     "nested": ("y.pt", lambda f: torch.save({"train": {"a": 1}}, f), "must have whole numbers"),
 }
 
@@ -305,62 +269,3 @@ def test_run_with_a_wrong_file_ends_before_its_folder_exists(cli: Cli, tmp_path:
         assert refused.err.startswith(f"Error: corruption.path={path} ")
         assert refused.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["T.csv", "y.npy"]
-
-
-# Matrices and exact counts
-
-
-def random_matrix(classes: int = 10) -> np.ndarray:
-    matrix = np.random.RandomState(4).rand(classes, classes) ** 3
-    matrix[2] = np.eye(classes)[5]  # of which the whole class goes to one other
-    return matrix / matrix.sum(1, keepdims=True)
-
-
-def matrix_file(folder: Path, matrix: np.ndarray) -> str:
-    np.savetxt(folder / "T.csv", matrix, delimiter=",")
-    return str(folder / "T.csv")
-
-
-@pytest.mark.parametrize("corrupt", [0.0, 0.3, 1.0])
-def test_labels_are_drawn_by_the_matrix_of_the_file(corrupt: float, tmp_path: Path) -> None:
-    matrix, source = random_matrix(), make_source(balanced())
-    kind = Matrix(path=matrix_file(tmp_path, matrix))
-    stated = kind.transition(source, corrupt)
-    np.testing.assert_allclose(stated, (1 - corrupt) * np.eye(10) + corrupt * matrix)
-    given = kind.relabel(source, corrupt)
-    counts = np.zeros((10, 10))
-    np.add.at(counts, (source.labels, given), 1)
-    within = 4.5 * np.sqrt(np.maximum(stated * (1 - stated), 0) / 5_000)
-    assert given.dtype == np.int64
-    assert (np.abs(counts / 5_000 - stated) <= within + 1e-12).all()
-    more = kind.relabel(source, min(1.0, corrupt + 0.2))
-    changed = given != source.labels
-    np.testing.assert_array_equal(more[changed], given[changed])
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ("0.9,0.2\n0,1", "must have lines of probabilities that sum to 1, and line 1 has .* 1.1; "),
-        ("1,0\n1.5,-0.5", "sum to 1, and line 2 has a minimum of -0.5 and a sum of 1; divide"),
-        ("nan,1\n0,1", "sum to 1, and line 1 has a minimum of nan and a sum of nan"),
-        ("1,0\n0,1\n0,1", "must have 2 lines of 2 numbers, .* and has 3 lines of 2$"),
-        ("1,0\n1", "must have 2 lines of 2 numbers, .* and has 2 lines of 1, 2$"),
-        ("1,0,0\n0,1,0\n0,0,1", "as cifar10 has 2 classes, and has 3 lines of 3$"),
-        ("", "must have 2 lines of 2 numbers, .* and has 0 lines of $"),
-        ("a,b\n1,0\n0,1", "must have only numbers and commas; could not convert .*'a'$"),
-    ],
-)
-def test_wrong_matrix_is_one_sentence(content: str, sentence: str, tmp_path: Path) -> None:
-    (tmp_path / "T.csv").write_text(content)
-    with pytest.raises(ValueError, match=f"^corruption.path=.*T.csv .*{sentence}"):
-        Matrix(path=str(tmp_path / "T.csv")).relabel(make_source(np.array([0, 1]), 2), 0.5)
-
-
-@pytest.mark.parametrize("size", [1, 7, 1_000, 50_000])
-@pytest.mark.parametrize("corrupt", [0.0, 0.2, 0.29, 0.5, 1.0])
-def test_exactly_the_rounded_count_of_labels_is_redrawn(corrupt: float, size: int) -> None:
-    redrawn = UniformCount().mask(size, corrupt)
-    assert redrawn.sum() == round(corrupt * size)
-    given = UniformCount().relabel(make_source(np.zeros(size)), corrupt)
-    assert (given[~redrawn] == 0).all()

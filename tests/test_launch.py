@@ -11,7 +11,6 @@ from typing import Any
 
 import joblib
 import pytest
-import torch
 
 from randlabels import checks
 from randlabels.config import parse
@@ -25,7 +24,7 @@ from .conftest import BASIC, TINY, Cli
 KERNEL = ["-m", "dataset=digits", "model=kernel"]
 
 
-def table(shown: str) -> list[dict[str, str]]:
+def printed_rows(shown: str) -> list[dict[str, str]]:
     """The rows of a printed table by heading."""
     lines = re.findall(r"^[┃│].*", shown, re.M)
     headings, *rows = (re.split(r" *[┃│] *", line)[1:-1] for line in lines)
@@ -36,7 +35,7 @@ def table(shown: str) -> list[dict[str, str]]:
 def test_plan_counts_the_remaining_epochs(cli: Cli, tmp_path: Path) -> None:
     """One of four epochs of 64 images is done; with `force=true`, none is."""
     sweep = ["-m", *TINY, "epochs=4", "plan=true"]
-    (planned,) = table(cli(*sweep).out)
+    (planned,) = printed_rows(cli(*sweep).out)
     run = RunDir(tmp_path / "runs" / "default" / planned["run"])
     run.path.mkdir(parents=True)
     run.config.touch()
@@ -44,7 +43,7 @@ def test_plan_counts_the_remaining_epochs(cli: Cli, tmp_path: Path) -> None:
     for keys, images in (([], "192"), (["force=true"], "256")):
         shown = cli(*sweep, *keys).out
         assert f"In all {images} training images to go" in shown
-        assert [(row["state"], row["images to go"]) for row in table(shown)] == [
+        assert [(row["state"], row["images to go"]) for row in printed_rows(shown)] == [
             ("interrupted", images)
         ]
 
@@ -58,7 +57,7 @@ def test_closing_table_shows_what_an_interrupted_run_has_measured(
     config.run.config.touch()
     config.run.metrics.write_text('{"epoch": 0, "train_acc": 0.5, "test_acc": 0.25}\n{torn')
     assert launch.close([config], {}, "SIGTERM") == 1
-    (row,) = table(capsys.readouterr().out)
+    (row,) = printed_rows(capsys.readouterr().out)
     assert row["state"] == "interrupted"
     assert (row["epochs"], row["train acc"], row["test acc"]) == ("1", "50.00%", "25.00%")
 
@@ -88,7 +87,10 @@ def test_labels_and_models_that_runs_share_are_checked_once(
 
 @pytest.mark.slow
 def test_sweep_is_refused_for_one_precision_before_any_run_starts(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit_memory: Callable[[int], None],
 ) -> None:
     """The memory is enough for the system in fp32, which comes first, but not in fp64."""
     check, needed = Kernel.check, []
@@ -99,7 +101,7 @@ def test_sweep_is_refused_for_one_precision_before_any_run_starts(
 
     monkeypatch.setattr(Kernel, "check", record_and_check)
     assert cli(*KERNEL, "precision=fp32", "plan=true").code == 0
-    monkeypatch.setattr(checks, "free_memory", lambda device: needed[0])
+    limit_memory(needed[0])
     refused = cli(*KERNEL, "precision=fp32,fp64")
     assert refused.code == 1
     assert refused.err.startswith("Error: model=kernel on 1,442 images in fp64 needs ")
@@ -114,13 +116,13 @@ def test_plan_counts_an_exact_fit_once(cli: Cli) -> None:
     small = f"{digits}: mlp, epochs: 2, dataset.train_size: 64"
     shown = cli("-m", f"hydra.sweeper.runs=[{{{digits}: kernel}}, {{{small}}}]", "plan=true").out
     assert "In all 1,570 training images to go" in shown
-    counts = [(row["epochs"], row["images"], row["images to go"]) for row in table(shown)]
+    counts = [(row["epochs"], row["images"], row["images to go"]) for row in printed_rows(shown)]
     assert counts == [("1", "1,442", "1,442"), ("2", "64", "128")]
 
 
 def test_plan_shows_each_key_once_with_values_as_on_the_command_line(cli: Cli) -> None:
     sweep = ["dataset=digits", "model=mlp", "epochs=1,2", "dataset.train_size=64,null"]
-    rows = table(cli("-m", *sweep, "plan=true").out)
+    rows = printed_rows(cli("-m", *sweep, "plan=true").out)
     shown = ["run", "state", "epochs", "dataset.train_size", "images", "images to go"]
     assert list(rows[0]) == shown
     assert [list(row.values())[2:] for row in rows] == [
@@ -150,13 +152,13 @@ def test_table_in_a_narrow_terminal_is_folded_not_cut(
 
 
 def test_closing_table_shows_epochs_once_even_if_they_differ(cli: Cli) -> None:
-    rows = table(cli("-m", *TINY, "epochs=1,2", BASIC).out)
+    rows = printed_rows(cli("-m", *TINY, "epochs=1,2", BASIC).out)
     assert [(row["state"], row["epochs"]) for row in rows] == [("done", "1"), ("done", "2")]
 
 
 @pytest.mark.slow
 def test_joblib_starts_two_processes_per_gpu_and_says_so(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, two_gpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two GPUs and joblib are stand-ins; the latter records its arguments."""
     jobs: list[int] = []
@@ -168,9 +170,6 @@ def test_joblib_starts_two_processes_per_gpu_and_says_so(
 
     monkeypatch.setattr(joblib, "Parallel", record)
     monkeypatch.setattr(joblib, "effective_n_jobs", {-1: 5, 3: 3}.get)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     line = "At most 4 processes, 2 per GPU; hydra.launcher.n_jobs=N sets another number\n"
     monkeypatch.setattr(launch, "check", lambda configs, here: None)  # this machine may lack a GPU
     sweep = ["-m", *TINY, "seed=range(0,6)"]

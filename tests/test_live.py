@@ -17,14 +17,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from randlabels import live, registry
+from randlabels import live
 from randlabels.config import parse
-from randlabels.launchers import launch
 from randlabels.store import progress, rundir
 from randlabels.store.progress import Tracker
 from randlabels.store.rundir import RunDir, flat_keys
 
-from .conftest import BASIC, TINY, Cli, held
+from .conftest import BASIC, TINY, Cli, locked_elsewhere
+from .stand_ins import Clock
 from .synthetic import write_run
 
 FAILING = """
@@ -56,15 +56,15 @@ def terminal(width: int, height: int = 24) -> Console:
     return Console(force_terminal=True, width=width, height=height, file=io.StringIO())
 
 
-def written(console: Console) -> str:
+def text_of(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def as_lines(console: Console, runs: list[progress.Survey]) -> list[str]:
+def rendered_lines(console: Console, runs: list[progress.Survey]) -> list[str]:
     plain = Console(width=console.width, file=io.StringIO())
     plain.print(live.render(runs, console.width, console.height))
-    return written(plain).splitlines()
+    return text_of(plain).splitlines()
 
 
 def test_counts_and_lines_are_those_of_the_run_folders(tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_counts_and_lines_are_those_of_the_run_folders(tmp_path: Path) -> None:
     planned = {"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "seed": 7}
     found = tracker(tmp_path, planned)
     rundir.write_json(failed.error, {"exception": "OSError: no"})
-    with held(running):
+    with locked_elsewhere(running):
         runs = found.look()
-    shown = as_lines(terminal(80), runs)
+    shown = rendered_lines(terminal(80), runs)
     heading, line, _, counts = shown
     assert heading.split() == "model corrupt seed epoch train test left".split()
     assert line.split()[:1] + line.split()[-7:-2] == ["mlp", "0.5", "6", "2/2", "50.00", "56.00"]
@@ -131,7 +131,7 @@ def test_display_fits_the_terminal_and_obeys_no_color(
     console = terminal(width, height=10)
     with live.display(console) as show:
         show(runs)
-        drawn = written(console)
+        drawn = text_of(console)
     assert bool(re.search(r"\x1b\[[\d;]*3\dm", drawn)) == (not no_color)
     lines = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]|\r", "", drawn).splitlines()
     assert max(map(len, lines)) <= width and len(lines) <= 10
@@ -149,25 +149,23 @@ def test_failure_appears_on_a_terminal_and_stays(tmp_path: Path) -> None:
         show(found.look())
         show(found.look())
     line = f"{run.run_id}: failed, ValueError: bad; see {run.log}"
-    plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]|\r", "", written(console))
+    plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]|\r", "", text_of(console))
     assert plain.replace("\n", "").count(line) == 1
-    assert written(console).endswith("\x1b[2K") and "\x1b[?25h" in written(console)
+    assert text_of(console).endswith("\x1b[2K") and "\x1b[?25h" in text_of(console)
 
 
 def test_without_a_terminal_runs_have_a_line_at_begin_and_end_and_one_a_minute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr("randlabels.live.time.monotonic", lambda: now)
     run = write_run(tmp_path, [0.5, 1.0])
     finished = run.done.read_bytes()
     run.done.unlink()
     found = tracker(tmp_path)
     with live.display(Console(force_terminal=False), at_once=False) as show:
         show(found.look())
-        with held(run):
+        with locked_elsewhere(run):
             for seconds in range(0, 100, 10):
-                now = seconds
+                clock.now = seconds
                 show(found.look())
         run.done.write_bytes(finished)
         show(found.look())
@@ -248,12 +246,9 @@ def test_on_failure_stop_starts_no_further_run_and_stops_those_at_work(
     cli: Cli,
     tmp_path: Path,
     request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
+    forgotten_parts: None,
 ) -> None:
     """The first run fails; the others would take hours. Two are at work, but for `basic`."""
-    for known in ("_imported", "_code_sha256"):  # the own part is forgotten at the end
-        monkeypatch.setattr(registry, known, {})
-    request.addfinalizer(registry.options.cache_clear)
     name, at_work = request.node.callspec.id, 1 if launcher == [BASIC] else 2
     text = FAILING.replace("NAME", name).replace("AT_WORK", str(at_work))
     (tmp_path / f"failing_{name}.py").write_text(text)  # a process imports a name once
@@ -279,38 +274,3 @@ def test_bad_key_is_one_sentence(keys: list[str], sentence: str, cli: Cli, tmp_p
     refused = cli("-m", *TINY, *keys)
     assert refused.code == 1 and sentence in refused.err and len(refused.err.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.slow
-def test_planned_hours_are_epochs_times_the_seconds_of_a_done_run(cli: Cli, tmp_path: Path) -> None:
-    """It took 30 minutes an epoch. Two workers need at least the time of the longest run."""
-    sweep = ["-m", *TINY[:4], "hydra.launcher.n_jobs=2"]
-    assert cli(*sweep, "epochs=2").code == 0
-    (done,) = tmp_path.glob("runs/*/*/done.json")
-    result = rundir.read_json(done)
-    assert result is not None
-    rundir.write_json(done, {**result, "seconds": 1800.0 * 2})
-    runs = "hydra.sweeper.runs=[{seed: 0, epochs: 2}, {seed: 1, epochs: 4}, {seed: 2, epochs: 10}]"
-    planned = cli(*sweep, runs, "plan=true").out
-    assert "About 5.0 h with 2 workers, an estimate from runs done in runs/default." in planned
-
-
-def test_measurement_counts_training_and_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """256 images in 2 s, and 256 + 256 in half a second; evaluated every fourth epoch."""
-    tree = {"dataset": {"name": "digits"}, "model": {"name": "mlp", "hidden": [8]}}
-    config = parse({**tree, "batch_size": 64, "eval_every": 4})
-    record = {"seconds": 2.5, "images_per_second": 128.0}
-    monkeypatch.setattr(launch.fit, "sgd", lambda *arguments: iter([record]))
-    expected = 1442 / 128 + 0.5 * (1442 + 355) / 512 / 4
-    assert launch.measure_epoch(config, None) == pytest.approx(expected)
-
-
-def test_measured_epoch_is_as_long_as_a_trained_one(cli: Cli, tmp_path: Path) -> None:
-    """Within a factor of ten, on a machine that does other things too."""
-    planned = cli(*TINY[:3], "epochs=2", "plan=true").out
-    assert "an estimate from a short measurement." in planned
-    tree = {"dataset": {"name": "digits"}, "model": {"name": "mlp", "hidden": [8]}}
-    assert cli(*TINY[:3], "epochs=2").code == 0
-    (done,) = tmp_path.glob("runs/*/*/done.json")
-    seconds = (rundir.read_json(done) or {})["seconds"] / 2
-    assert seconds / 10 < launch.measure_epoch(parse(tree), None) < 10 * seconds

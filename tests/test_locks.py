@@ -39,7 +39,7 @@ HOLD = "with files.exclusive(Path({path!r})): time.sleep(60)"
 RUN = "from randlabels import run; sys.argv = ['randlabels', *{arguments!r}]; run.main()"
 
 
-def without_locks(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def fail_to_lock(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `flock` fail as on a file system without locks; 0 leaves it as it is."""
 
     def refuse(*arguments: object) -> None:
@@ -51,7 +51,7 @@ def without_locks(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def process(number: int, code: str, folder: Path) -> Iterator[None]:
+def start_other_process(number: int, code: str, folder: Path) -> Iterator[None]:
     """Start another process on such a file system; it is killed at the end."""
     source = HOLDER.format(root=str(ROOT), number=number, code=code)
     command = [sys.executable, "-c", source]
@@ -66,10 +66,10 @@ def process(number: int, code: str, folder: Path) -> Iterator[None]:
 def test_lock_is_held_by_one_process_and_free_once_that_is_killed(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_locks(number, monkeypatch)
+    fail_to_lock(number, monkeypatch)
     path = tmp_path / ".lock"
     assert not files.is_locked(path)
-    with process(number, HOLD.format(path=str(path)), tmp_path):
+    with start_other_process(number, HOLD.format(path=str(path)), tmp_path):
         wait_until(lambda: files.is_locked(path))
         with pytest.raises(Timeout), files.exclusive(path, timeout=0.3):
             pass
@@ -82,7 +82,7 @@ def test_lock_is_held_by_one_process_and_free_once_that_is_killed(
 def test_missing_locks_are_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    without_locks(errno.ENOSYS, monkeypatch)
+    fail_to_lock(errno.ENOSYS, monkeypatch)
     for run in "ab":
         (tmp_path / run).mkdir()
         with files.exclusive(tmp_path / run / ".lock"):
@@ -93,7 +93,7 @@ def test_missing_locks_are_said_once(
 def test_marker_of_another_host_is_stale_without_a_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_locks(errno.ENOSYS, monkeypatch)
+    fail_to_lock(errno.ENOSYS, monkeypatch)
     path = tmp_path / ".lock"
     path.touch()
     (tmp_path / ".lock.holder").write_text("1\nelsewhere\n0\n")
@@ -112,8 +112,8 @@ def test_run_killed_on_a_file_system_without_locks_resumes(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [*TINY[:4], "epochs=300", "threads=1", "checkpoint_every=0"]
-    without_locks(errno.ENOSYS, monkeypatch)
-    with process(errno.ENOSYS, RUN.format(arguments=arguments), tmp_path):
+    fail_to_lock(errno.ENOSYS, monkeypatch)
+    with start_other_process(errno.ENOSYS, RUN.format(arguments=arguments), tmp_path):
         wait_until(lambda: list(tmp_path.glob("runs/*/*/checkpoint.prev.pt")))
         run = RunDir(only_run(tmp_path))
         assert run.state() == "running"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pandas as pd
 import pytest
 
 from analysis import collect, figures
-from randlabels import fit
 
 from .conftest import BASIC, TINY, Cli
 from .synthetic import table, write_run
@@ -20,13 +20,12 @@ SHARES = ["memorised", "true", "neither"]
 
 @pytest.mark.slow
 def test_shares_are_those_counted_from_the_predictions(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tmp_path: Path, measure_also: Callable[[Callable[..., dict]], None]
 ) -> None:
     """Checks each epoch of real runs; with `uniform_exclusive` at 1, no label is unchanged."""
     counted: list[dict[str, float]] = []
-    measure = fit.measure
 
-    def counting(loss: Any, train: Any, test: Any, outputs: Any, *others: Any) -> Any:
+    def count_shares(found: Any, loss: Any, train: Any, test: Any, outputs: Any, *_: Any) -> dict:
         counts, changed, right = dict.fromkeys(SHARES, 0), 0, 0
         predicted = outputs.argmax(1).tolist()
         for answer, label, true in zip(
@@ -36,13 +35,12 @@ def test_shares_are_those_counted_from_the_predictions(
             if label != true:
                 changed += 1
                 counts[{label: "memorised", true: "true"}.get(answer, "neither")] += 1
-        found = measure(loss, train, test, outputs, *others)
         shares = {share: counts[share] / changed for share in SHARES}
         gap = right / len(predicted) - found["test_acc"]
         counted.append({**shares, "generalization_gap": gap})
-        return found
+        return {}
 
-    monkeypatch.setattr(fit, "measure", counting)
+    measure_also(count_shares)
     corruptions = "corruption=uniform,uniform_exclusive"
     keys = ["corrupt=0.5,1.0", "seed=0,1", "epochs=3", "optimizer.lr=0.1", BASIC]
     assert cli("-m", *TINY, corruptions, *keys).code == 0
@@ -70,7 +68,7 @@ def test_shares_are_empty_where_no_label_was_changed(cli: Cli, tmp_path: Path) -
     assert found.loc[~relabelled, SHARES].isna().all(axis=None)
 
 
-def noisy(root: Path, epochs: int, **keys: Any) -> None:
+def write_noisy_run(root: Path, epochs: int, **keys: Any) -> None:
     """A run by hand: of the half of the labels that is changed, three quarters are memorised."""
     run = write_run(root, [0.75] * epochs, **keys)
     run.corruption.write_text(json.dumps({"classes": 10, "share_changed": 0.5}))
@@ -82,9 +80,9 @@ def noisy(root: Path, epochs: int, **keys: Any) -> None:
 
 def test_runs_that_are_not_done_are_counted_and_in_no_mean(tmp_path: Path) -> None:
     write_run(tmp_path, [0.5] * 4, corrupt=0.0, fit_threshold=0.5)  # more epochs than the noisy one
-    noisy(tmp_path, 2, corrupt=0.5)
-    noisy(tmp_path, 2, corrupt=0.5, seed=1, state="failed")
-    noisy(tmp_path, 2, corrupt=1.0, state="interrupted")
+    write_noisy_run(tmp_path, 2, corrupt=0.5)
+    write_noisy_run(tmp_path, 2, corrupt=0.5, seed=1, state="failed")
+    write_noisy_run(tmp_path, 2, corrupt=1.0, state="interrupted")
     found = table(tmp_path, "memorisation").drop(columns=["dataset", "model", "corruption"])
     expected = pd.DataFrame(
         [
@@ -107,7 +105,7 @@ def test_runs_that_are_not_done_are_counted_and_in_no_mean(tmp_path: Path) -> No
 
 
 def test_readable_table_holds_the_last_epoch_in_percent(tmp_path: Path) -> None:
-    noisy(tmp_path, 3, corrupt=0.5)
+    write_noisy_run(tmp_path, 3, corrupt=0.5)
     write_run(tmp_path, [0.5] * 3, corrupt=0.0)
     collect.main([str(tmp_path)])
     lines = (tmp_path / "summary" / "memorisation.md").read_text().splitlines()
@@ -124,7 +122,7 @@ def test_figure_shows_the_shares_of_each_level_with_changed_labels(tmp_path: Pat
     (panel,) = figures.build(collect.collect(tmp_path)[0])["memorisation"][0].axes
     assert [text.get_text() for text in panel.texts] == ["no run with changed labels is done"]
     for level, model in ((0.1, "mlp"), (0.5, "mlp"), (0.5, "linear")):
-        noisy(tmp_path, 3, corrupt=level, model={"name": model})
+        write_noisy_run(tmp_path, 3, corrupt=level, model={"name": model})
     figure, _ = figures.build(collect.collect(tmp_path)[0])["memorisation"]
     assert [panel.get_title("left") for panel in figure.axes] == ["linear", "mlp"]
     lines = figure.axes[1].lines

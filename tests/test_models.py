@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import pytest
@@ -20,11 +21,11 @@ CIFAR = (3, 32, 32)
 IMAGES = [(3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 33, 47)]
 
 
-def rng(seed: int = 0) -> torch.Generator:
+def seeded_rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def count(module: torch.nn.Module) -> int:
+def count_parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
@@ -52,29 +53,29 @@ def reference_wrn(x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Te
 
 
 def test_wrn_forward_equals_reference() -> None:
-    model = WRN().build(CIFAR, 10, rng()).double().eval()
+    model = WRN().build(CIFAR, 10, seeded_rng()).double().eval()
     for buffer in model.buffers():  # so that running statistics matter
         if buffer.dtype.is_floating_point:
-            buffer.uniform_(0.5, 1.5, generator=rng(1))
-    x = torch.randn(4, *CIFAR, generator=rng(2), dtype=torch.float64)
+            buffer.uniform_(0.5, 1.5, generator=seeded_rng(1))
+    x = torch.randn(4, *CIFAR, generator=seeded_rng(2), dtype=torch.float64)
     with torch.inference_mode():
         expected = reference_wrn(x, dict(model.state_dict()))
         torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_mlp_forward_equals_reference() -> None:
-    model = MLP(hidden=[7, 5], bias=True).build((1, 8, 8), 10, rng()).double()
+    model = MLP(hidden=[7, 5], bias=True).build((1, 8, 8), 10, seeded_rng()).double()
     w1, b1, w2, b2, w3, b3 = model.state_dict().values()
-    x = torch.randn(4, 1, 8, 8, generator=rng(2), dtype=torch.float64)
+    x = torch.randn(4, 1, 8, 8, generator=seeded_rng(2), dtype=torch.float64)
     hidden = torch.relu(torch.relu(x.reshape(4, 64) @ w1.T + b1) @ w2.T + b2)
     torch.testing.assert_close(model(x), hidden @ w3.T + b3)
 
 
 def test_initial_weights_have_the_deviations_of_the_original_code() -> None:
-    wide = WRN(widen=4).build(CIFAR, 10, rng())
+    wide = WRN(widen=4).build(CIFAR, 10, seeded_rng())
     conv = wide.blocks[-1].conv2.weight
     assert conv.std().item() == pytest.approx(math.sqrt(2 / (9 * 256)), rel=0.01)
-    hidden = MLP().build(CIFAR, 10, rng())[1].weight
+    hidden = MLP().build(CIFAR, 10, seeded_rng())[1].weight
     assert hidden.std().item() == pytest.approx(math.sqrt(2 / (3072 + 512)), rel=0.01)
     assert hidden.mean().abs().item() < 1e-4
     assert wide.head.bias.abs().max() == 0
@@ -84,11 +85,11 @@ def test_initial_weights_have_the_deviations_of_the_original_code() -> None:
 def test_dropout_scales_repeats_its_masks_and_is_off_in_eval_mode() -> None:
     layer = Dropout(0.25)
     x = torch.ones(200_000)
-    reseed_dropout(layer, rng(3))
+    reseed_dropout(layer, seeded_rng(3))
     first = layer(x)
     assert first.unique().tolist() == pytest.approx([0, 4 / 3])
     assert first.mean().item() == pytest.approx(1, abs=0.01)
-    reseed_dropout(layer, rng(3))
+    reseed_dropout(layer, seeded_rng(3))
     assert torch.equal(layer(x), first)
     assert torch.equal(layer.eval()(x), x)
 
@@ -103,11 +104,11 @@ def test_wrong_depth_is_refused_with_two_valid_ones(depth: int) -> None:
 
 @pytest.mark.parametrize(("gains", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_own_model_chooses_bf16_by_its_class_attribute(
-    gains: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+    gains: bool, precision: str, set_bf16: Callable[[bool], None]
 ) -> None:
     class Own(Linear):
         bf16_on_cpu: ClassVar[bool] = gains
 
-    monkeypatch.setattr(resources, "_multiplies_bf16", lambda: True)
+    set_bf16(True)
     config = dataclasses.replace(parse({"device": "cpu"}), model=Own())
     assert resources.resolve(config, None).precision == precision

@@ -19,7 +19,7 @@ from randlabels.model.resnet18 import ResNet18
 from randlabels.model.wrn import WRN
 
 from . import numpy_layers as ref
-from .test_models import CIFAR, IMAGES, count, rng
+from .test_models import CIFAR, IMAGES, count_parameters, seeded_rng
 
 PAPER, GREY = (3, 28, 28), (1, 28, 28)
 NETWORKS = [Inception(), InceptionNoBN(), AlexNet(), LeNet(), ResNet18()]
@@ -50,10 +50,10 @@ NETWORKS += [WRN(depth=10), MLP(), Linear()]
     ids=str,
 )
 def test_parameter_count(model: Model, image: Any, classes: int, parameters: int) -> None:
-    assert count(model.build(image, classes, rng())) == parameters
+    assert count_parameters(model.build(image, classes, seeded_rng())) == parameters
 
 
-def shapes(network: nn.Module, layers: list[nn.Module], image: Any) -> list[tuple[int, ...]]:
+def output_shapes(network: nn.Module, layers: list[nn.Module], image: Any) -> list[tuple[int, ...]]:
     """Output shape of each of `layers`, without the batch dimension."""
     found: list[tuple[int, ...]] = []
     for layer in layers:
@@ -64,33 +64,33 @@ def shapes(network: nn.Module, layers: list[nn.Module], image: Any) -> list[tupl
 
 @pytest.mark.parametrize("model", [Inception(), InceptionNoBN()], ids=lambda m: m.name)
 def test_inception_stages_have_the_shapes_of_the_paper(model: Model) -> None:
-    network = model.build(PAPER, 10, rng())
+    network = model.build(PAPER, 10, seeded_rng())
     channels = [96, 64, 80, 160, 160, 160, 160, 144, 240, 336, 336]  # figure 3
     sizes = [28, 28, 28, 14, 14, 14, 14, 14, 7, 7, 7]
     expected = [(c, s, s) for c, s in zip(channels, sizes, strict=True)]
     layers = [*network.get_submodule("stages"), network.get_submodule("head")]
-    assert shapes(network, layers, PAPER) == [*expected, (10,)]
+    assert output_shapes(network, layers, PAPER) == [*expected, (10,)]
 
 
 def test_alexnet_stages_halve_as_in_tensorflow() -> None:
-    network = AlexNet().build(PAPER, 10, rng())
+    network = AlexNet().build(PAPER, 10, seeded_rng())
     names = ["conv1", "norm", "conv2", "dense1", "dense2", "head"]
-    found = shapes(network, [network.get_submodule(name) for name in names], PAPER)
+    found = output_shapes(network, [network.get_submodule(name) for name in names], PAPER)
     assert found == [(64, 28, 28), (64, 14, 14), (64, 14, 14), (64, 7, 7), (384,), (192,), (10,)]
 
 
 def test_lenet_stages_have_the_shapes_of_lecun_et_al() -> None:
-    network = LeNet().build(GREY, 10, rng())
+    network = LeNet().build(GREY, 10, seeded_rng())
     pooled = [layer for layer in network if isinstance(layer, nn.Conv2d | nn.AvgPool2d | nn.Linear)]
     expected = [(6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5), (120,), (84,), (10,)]
-    assert shapes(network, pooled, GREY) == expected
+    assert output_shapes(network, pooled, GREY) == expected
 
 
 def test_resnet_stages_have_the_shapes_for_small_images() -> None:
-    network = ResNet18().build(CIFAR, 10, rng())
+    network = ResNet18().build(CIFAR, 10, seeded_rng())
     layers = [network.get_submodule("conv"), *network.get_submodule("groups")]
     expected = [(64, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
-    assert shapes(network, layers, CIFAR) == expected
+    assert output_shapes(network, layers, CIFAR) == expected
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=str)
@@ -100,27 +100,29 @@ def test_every_network_accepts_any_image_size_except_lenet_below_12x12(
 ) -> None:
     if model.name == "lenet" and image == (1, 8, 8):
         with pytest.raises(ValueError, match="model=lenet needs .* 12x12 .* not 8x8; use model="):
-            model.build(image, 7, rng())
+            model.build(image, 7, seeded_rng())
     else:
-        assert model.build(image, 7, rng())(torch.zeros(2, *image)).shape == (2, 7)
+        assert model.build(image, 7, seeded_rng())(torch.zeros(2, *image)).shape == (2, 7)
 
 
 def test_lenet_accepts_12x12_images() -> None:
-    assert LeNet().build((1, 12, 12), 3, rng())(torch.zeros(2, 1, 12, 12)).shape == (2, 3)
+    assert LeNet().build((1, 12, 12), 3, seeded_rng())(torch.zeros(2, 1, 12, 12)).shape == (2, 3)
     with pytest.raises(ValueError, match="not 28x11"):
-        LeNet().build((1, 28, 11), 3, rng())
+        LeNet().build((1, 28, 11), 3, seeded_rng())
 
 
 # Outputs
 
 
-def evaluate(model: Model, image: tuple[int, int, int]) -> tuple[Any, torch.Tensor, np.ndarray]:
+def evaluate_with_random_statistics(
+    model: Model, image: tuple[int, int, int]
+) -> tuple[Any, torch.Tensor, np.ndarray]:
     """A network in eval mode with random running statistics, its outputs, and two images."""
-    network = model.build(image, 10, rng()).double().eval()
+    network = model.build(image, 10, seeded_rng()).double().eval()
     for name, values in (*network.named_buffers(), *network.named_parameters()):
         if "running" in name or name.endswith("bias"):
-            values.data.uniform_(0.5, 1.5, generator=rng(1))
-    x = torch.randn(2, *image, generator=rng(2), dtype=torch.float64)
+            values.data.uniform_(0.5, 1.5, generator=seeded_rng(1))
+    x = torch.randn(2, *image, generator=seeded_rng(2), dtype=torch.float64)
     with torch.inference_mode():
         return network, network(x), x.numpy()
 
@@ -134,7 +136,7 @@ def conv_module(x: np.ndarray, layers: nn.Sequential, stride: int = 1) -> np.nda
 @pytest.mark.parametrize("image", [(3, 8, 8), (1, 9, 7)], ids=str)
 @pytest.mark.parametrize("model", [Inception(), InceptionNoBN()], ids=lambda m: m.name)
 def test_inception_equals_numpy_reference(model: Model, image: Any) -> None:
-    network, found, x = evaluate(model, image)
+    network, found, x = evaluate_with_random_statistics(model, image)
     x = conv_module(x, network.stages[0])
     for number, stage in enumerate(network.stages[1:], start=2):
         if number in (4, 9):
@@ -147,7 +149,7 @@ def test_inception_equals_numpy_reference(model: Model, image: Any) -> None:
 
 @pytest.mark.parametrize("image", [(3, 8, 8), (1, 9, 7)], ids=str)
 def test_alexnet_equals_numpy_reference(image: Any) -> None:
-    network, found, x = evaluate(AlexNet(), image)
+    network, found, x = evaluate_with_random_statistics(AlexNet(), image)
     for layer in (network.conv1, network.conv2):
         x = ref.relu(ref.conv(ref.pad(x, 5, 1), layer))
         x = ref.max_pool(ref.pad(x, 3, 2, -np.inf), 3, 2)
@@ -158,7 +160,7 @@ def test_alexnet_equals_numpy_reference(image: Any) -> None:
 
 
 def test_lenet_equals_numpy_reference() -> None:
-    network, found, x = evaluate(LeNet(), (1, 14, 12))
+    network, found, x = evaluate_with_random_statistics(LeNet(), (1, 14, 12))
     convolutions = [layer for layer in network if isinstance(layer, nn.Conv2d)]
     x = ref.mean_pool(ref.relu(ref.conv(ref.pad(x, 5, 1), convolutions[0])), 2, 2)
     x = ref.mean_pool(ref.relu(ref.conv(x, convolutions[1])), 2, 2).reshape(2, -1)
@@ -168,7 +170,7 @@ def test_lenet_equals_numpy_reference() -> None:
 
 
 def test_resnet_equals_numpy_reference() -> None:
-    network, found, x = evaluate(ResNet18(), (3, 8, 8))
+    network, found, x = evaluate_with_random_statistics(ResNet18(), (3, 8, 8))
 
     def step(x: np.ndarray, conv: nn.Conv2d, norm: nn.BatchNorm2d, stride: int = 1) -> np.ndarray:
         around = 1 if conv.kernel_size == (3, 3) else 0
@@ -186,7 +188,7 @@ def test_resnet_equals_numpy_reference() -> None:
 
 def test_response_norm_equals_tensorflow_formula() -> None:
     """Activations are in the hundreds, so that the sum of squares outweighs the constant 1."""
-    x = 100 * torch.randn(2, 20, 3, 3, generator=rng(), dtype=torch.float64)
+    x = 100 * torch.randn(2, 20, 3, 3, generator=seeded_rng(), dtype=torch.float64)
     expected = ref.response_norm(x.numpy(), radius=4, alpha=0.001 / 9, beta=0.75)
     assert abs(expected / x.numpy()).max() < 0.9
     np.testing.assert_allclose(SmallAlexNet((3, 8, 8), 10).norm(x), expected, rtol=1e-12)
@@ -210,7 +212,7 @@ def test_same_padding_equals_tensorflow(
 
 
 def test_lenet_initial_weights_are_a_truncated_normal() -> None:
-    network = LeNet().build((3, 64, 64), 10, rng())
+    network = LeNet().build((3, 64, 64), 10, seeded_rng())
     weights = max(network.parameters(), key=torch.numel).detach()
     grid = np.linspace(-0.2, 0.2, 20_001)
     density = np.exp(-(grid**2) / 2)
@@ -222,7 +224,7 @@ def test_lenet_initial_weights_are_a_truncated_normal() -> None:
 
 @pytest.mark.parametrize("model", [Inception(), InceptionNoBN(), AlexNet()], ids=lambda m: m.name)
 def test_initial_weights_of_the_paper_networks_follow_glorot(model: Model) -> None:
-    for layer in model.build(PAPER, 10, rng()).modules():
+    for layer in model.build(PAPER, 10, seeded_rng()).modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             fan_out, fan_in = len(layer.weight), layer.weight[0].numel()
             if isinstance(layer, nn.Conv2d):
@@ -236,9 +238,9 @@ def test_initial_weights_of_the_paper_networks_follow_glorot(model: Model) -> No
 @pytest.mark.parametrize("model", NETWORKS, ids=lambda m: m.name)
 def test_initial_weights_depend_on_the_generator_only(model: Model) -> None:
     torch.manual_seed(1)
-    first = model.build(CIFAR, 10, rng(5)).state_dict()
+    first = model.build(CIFAR, 10, seeded_rng(5)).state_dict()
     torch.manual_seed(2)
-    second = model.build(CIFAR, 10, rng(5)).state_dict()
-    other = model.build(CIFAR, 10, rng(6)).state_dict()
+    second = model.build(CIFAR, 10, seeded_rng(5)).state_dict()
+    other = model.build(CIFAR, 10, seeded_rng(6)).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)

@@ -20,11 +20,11 @@ KINDS = [
 ]
 
 
-def ident(kind: object) -> str:
+def name_of_kind(kind: object) -> str:
     return type(kind).__name__ + ("Nested" if getattr(kind, "nested", False) else "")
 
 
-def formula(kind: object, corrupt: float) -> np.ndarray | None:
+def matrix_by_hand(kind: object, corrupt: float) -> np.ndarray | None:
     """The matrix of ten classes written out by hand; None where it has no closed form."""
     confused = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
     matrix = np.zeros((10, 10))
@@ -45,7 +45,7 @@ def formula(kind: object, corrupt: float) -> np.ndarray | None:
 
 
 @pytest.mark.parametrize("corrupt", [0.0, 0.2, 0.5, 1.0])
-@pytest.mark.parametrize("kind", KINDS, ids=ident)
+@pytest.mark.parametrize("kind", KINDS, ids=name_of_kind)
 def test_empirical_transition_matrix_is_the_stated_one(kind: Mixture, corrupt: float) -> None:
     whole = make_source(balanced())
     given = kind.relabel(whole, corrupt)
@@ -55,14 +55,14 @@ def test_empirical_transition_matrix_is_the_stated_one(kind: Mixture, corrupt: f
     stated = kind.transition(whole, corrupt)
     assert stated.dtype == np.float64 and (stated > -1e-12).all()
     np.testing.assert_allclose(stated.sum(1), 1)
-    written = formula(kind, corrupt)
+    written = matrix_by_hand(kind, corrupt)
     if written is not None:
         np.testing.assert_allclose(stated, written, atol=1e-12)
     within = 4.5 * np.sqrt(np.maximum(stated * (1 - stated), 0) / 5_000)
     assert (np.abs(counts / 5_000 - stated) <= within + 1e-12).all()
 
 
-@pytest.mark.parametrize("kind", KINDS[1:], ids=ident)
+@pytest.mark.parametrize("kind", KINDS[1:], ids=name_of_kind)
 def test_levels_are_nested(kind: Mixture) -> None:
     whole = make_source(balanced(5_000))
     before = whole.labels
@@ -83,7 +83,7 @@ def test_uniform_is_nested_only_if_asked_and_then_corrupts_the_same_labels() -> 
     assert (nested[~mask] == 0).all() and 0.85 < (nested[mask] > 0).mean() < 0.95
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=ident)
+@pytest.mark.parametrize("kind", KINDS, ids=name_of_kind)
 def test_draws_depend_on_the_seed_and_leave_labels_and_global_generators_alone(
     kind: Mixture,
 ) -> None:
@@ -159,7 +159,7 @@ def test_one_class_has_no_other_class_to_become() -> None:
 
 def published_probabilities(labels: np.ndarray, pixels: np.ndarray, q: np.ndarray, kind: Instance):
     """The algorithm of Xia et al. 2020, image by image, with the weights of `kind`."""
-    rng = stream_of(kind)
+    rng = stream_of_weights(kind)
     weights = [rng.standard_normal((pixels.shape[1], 10)) for _ in range(10)]
     found = np.zeros((len(labels), 10))
     for n, (y, x) in enumerate(zip(labels, pixels, strict=True)):
@@ -171,7 +171,7 @@ def published_probabilities(labels: np.ndarray, pixels: np.ndarray, q: np.ndarra
     return found
 
 
-def stream_of(kind: Instance) -> np.random.RandomState:
+def stream_of_weights(kind: Instance) -> np.random.RandomState:
     from randlabels.corruption.base import stream
 
     return stream("instance/weights", kind.seed)

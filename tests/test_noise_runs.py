@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from randlabels import experiment as experiments
 from randlabels import fit
 from randlabels.config import parse
 from randlabels.dataset import Data, Split
@@ -27,13 +27,13 @@ CHOICES = [
 @pytest.mark.parametrize("dataset", SHAPES)
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=lambda text: text)
 def test_option_trains_two_steps(
-    group: str, name: str, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    group: str, name: str, dataset: str, tmp_path: Path, use_data: Callable[[Data], None]
 ) -> None:
     rng = np.random.RandomState(0)
     labels = torch.arange(20) % 10
     pixels = torch.from_numpy(rng.randint(0, 256, (20, *SHAPES[dataset])).astype(np.uint8))
     data = Data(Split(pixels, labels), Split(pixels[:10], labels[:10]), classes=10)
-    monkeypatch.setattr(experiments, "load", lambda _: data)
+    use_data(data)
     answers = {"clean_label": labels.numpy(), "worse_label": labels.numpy()[::-1].copy()}
     torch.save(answers, tmp_path / "human.pt")
     np.save(tmp_path / "file.npy", answers["worse_label"])

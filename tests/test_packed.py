@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing import Pipe, get_context
 from pathlib import Path
 from subprocess import DEVNULL
 
 import pytest
-import torch
 
 from randlabels.config import Config, parse
 from randlabels.launchers import packed
@@ -20,7 +20,7 @@ from randlabels.machine import resources
 from randlabels.store import metrics
 from randlabels.store.rundir import RunDir
 
-from .conftest import BASIC, TINY, Cli, numbers, started, wait_until
+from .conftest import BASIC, TINY, Cli, started, untimed_lines, wait_until
 
 PACKED = "hydra/launcher=packed"
 LONG = ["-m", *TINY, "epochs=100000", "checkpoint_every=0.05", PACKED]
@@ -49,7 +49,7 @@ def test_numbers_equal_those_of_hydras_basic_launcher(cli: Cli, tmp_path: Path) 
     folders = [file.parent for file in (tmp_path / "basic" / "default").glob("*/metrics.jsonl")]
     assert len(folders) == 3
     for folder in folders:
-        assert numbers(tmp_path / "packed" / "default" / folder.name) == numbers(folder)
+        assert untimed_lines(tmp_path / "packed" / "default" / folder.name) == untimed_lines(folder)
 
 
 @pytest.mark.slow
@@ -171,9 +171,9 @@ def test_runs_of_one_data_set_follow_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("threads", "workers"), [("auto", 8), ("1", 8), ("3", 2), ("16", 1)])
 def test_workers_fill_the_cores(
-    threads: str, workers: int, monkeypatch: pytest.MonkeyPatch
+    threads: str, workers: int, set_cores: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(resources, "cpu_count", lambda: 8)
+    set_cores(8)
     assert Packed().count_workers([parse({"threads": threads, "device": "cpu"})]) == workers
 
 
@@ -182,19 +182,13 @@ def test_workers_fill_the_cores(
     [("auto", "auto", 2), ("auto", "3", 6), ("cuda", "2", 4), ("cpu", "auto", 8), ("cpu", "3", 3)],
 )
 def test_workers_are_counted_per_gpu(
-    device: str, workers: str, processes: int, monkeypatch: pytest.MonkeyPatch
+    device: str, workers: str, processes: int, two_gpus: None, set_cores: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(resources, "cpu_count", lambda: 8)
+    set_cores(8)
     assert Packed(workers=workers).count_workers([parse({"device": device})]) == processes
 
 
-def test_slots_of_the_workers_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+def test_slots_of_the_workers_spread_over_the_gpus(two_gpus: None) -> None:
     devices = [resources.resolve(parse({}), job=slot).device for slot in range(4)]
     assert devices == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
 

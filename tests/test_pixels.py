@@ -23,11 +23,11 @@ from .sources import make_source
 KINDS = ["shuffled_pixels", "random_pixels", "gaussian_pixels"]
 
 
-def images(n: int, shape: tuple[int, int, int] = (3, 8, 8), seed: int = 0) -> np.ndarray:
+def random_images(n: int, shape: tuple[int, int, int] = (3, 8, 8), seed: int = 0) -> np.ndarray:
     return np.random.RandomState(seed).randint(0, 256, (n, *shape)).astype(np.uint8)
 
 
-def alter(kind: PixelCorruption, pixels: np.ndarray, name: str = "train") -> np.ndarray:
+def alter_all(kind: PixelCorruption, pixels: np.ndarray, name: str = "train") -> np.ndarray:
     return kind.alter(pixels, np.arange(len(pixels)), name, pixels)
 
 
@@ -40,14 +40,14 @@ def test_labels_keep_their_classes() -> None:
 def test_shuffled_pixels_are_one_permutation_of_all_images_of_both_parts(unit: str) -> None:
     """An image that numbers its values tells the permutation; it must explain all others."""
     numbered = np.arange(192, dtype=np.uint8).reshape(1, 3, 8, 8)
-    pixels = np.concatenate([numbered, images(5)])
-    shuffled = alter(Shuffled(unit=unit), pixels)
+    pixels = np.concatenate([numbered, random_images(5)])
+    shuffled = alter_all(Shuffled(unit=unit), pixels)
     moved = shuffled[0].ravel().astype(int)
     assert sorted(moved) == list(range(192)) and (moved != np.arange(192)).mean() > 0.9
     for before, after in zip(pixels, shuffled, strict=True):
         np.testing.assert_array_equal(after.ravel(), before.ravel()[moved])
-    np.testing.assert_array_equal(alter(Shuffled(unit=unit), pixels, "test"), shuffled)
-    assert (alter(Shuffled(unit=unit, seed=1), pixels) != shuffled).any()
+    np.testing.assert_array_equal(alter_all(Shuffled(unit=unit), pixels, "test"), shuffled)
+    assert (alter_all(Shuffled(unit=unit, seed=1), pixels) != shuffled).any()
     channels = moved.reshape(3, 64) // 64
     assert (channels == np.arange(3)[:, None]).all() == (unit == "spatial")
     if unit == "spatial":
@@ -59,30 +59,30 @@ def test_shuffled_pixels_are_one_permutation_of_all_images_of_both_parts(unit: s
 def test_random_pixels_are_another_permutation_for_each_image(unit: str) -> None:
     pixels = np.repeat(np.arange(192, dtype=np.uint8).reshape(1, 3, 8, 8), 20, axis=0)
     for name in ("train", "test"):
-        moved = alter(RandomPixels(unit=unit), pixels, name).reshape(20, -1).astype(int)
+        moved = alter_all(RandomPixels(unit=unit), pixels, name).reshape(20, -1).astype(int)
         assert all(sorted(row) == list(range(192)) for row in moved)
         assert len({tuple(row) for row in moved}) == 20
         channels = moved.reshape(20, 3, 64) // 64
         assert (channels == np.arange(3)[:, None]).all() == (unit == "spatial")
-    train, test = (alter(RandomPixels(unit=unit), pixels, name) for name in ("train", "test"))
+    train, test = (alter_all(RandomPixels(unit=unit), pixels, name) for name in ("train", "test"))
     assert (train != test).any(axis=(1, 2, 3)).all()
 
 
 @pytest.mark.parametrize("moments", ["channel", "scalar"])
 def test_gaussian_pixels_match_the_data_sets_mean_and_variance_unclipped(moments: str) -> None:
-    train = (images(500) * np.array([1.0, 0.5, 0.25])[:, None, None]).astype(np.uint8)
-    noise = alter(GaussianPixels(moments=moments), train)
+    train = (random_images(500) * np.array([1.0, 0.5, 0.25])[:, None, None]).astype(np.uint8)
+    noise = alter_all(GaussianPixels(moments=moments), train)
     assert noise.dtype == np.float32 and noise.min() < 0 and noise.max() > 255
     assert (noise != np.rint(noise)).mean() > 0.99
     axes = (0, 2, 3) if moments == "channel" else None
-    for drawn in (noise, alter(GaussianPixels(moments=moments), train, "test")):
+    for drawn in (noise, alter_all(GaussianPixels(moments=moments), train, "test")):
         mean, deviation = train.mean(axes), train.std(axes)
         n = drawn.size / np.size(mean)
         assert (np.abs(drawn.mean(axes) - mean) < 4.5 * deviation / np.sqrt(n)).all()
         assert (np.abs(drawn.std(axes) - deviation) < 4.5 * deviation / np.sqrt(2 * n)).all()
     np.testing.assert_allclose(noise.mean(), train.mean(), rtol=0.02)
     np.testing.assert_allclose(noise.std(), train.std(), rtol=0.02)
-    other = alter(GaussianPixels(moments=moments), train, "test")
+    other = alter_all(GaussianPixels(moments=moments), train, "test")
     z, other = ((x - x.mean((0, 2, 3), keepdims=True)).reshape(500, -1) for x in (noise, other))
     for left, right in ((z[::2], z[1::2]), (z[:, ::2], z[:, 1::2]), (z, other)):
         assert abs(np.corrcoef(left.ravel(), right.ravel())[0, 1]) < 5 / np.sqrt(left.size)
@@ -90,8 +90,8 @@ def test_gaussian_pixels_match_the_data_sets_mean_and_variance_unclipped(moments
 
 @pytest.mark.parametrize("kind", [Shuffled(), RandomPixels(), GaussianPixels()])
 def test_an_image_is_altered_alike_whatever_the_others(kind: PixelCorruption) -> None:
-    pixels = images(9)
-    whole = alter(kind, pixels)
+    pixels = random_images(9)
+    whole = alter_all(kind, pixels)
     some = np.array([2, 7])
     np.testing.assert_array_equal(kind.alter(pixels[some], some, "train", pixels), whole[some])
 
@@ -112,7 +112,7 @@ def test_corrupt_is_the_share_of_images_and_the_levels_are_nested() -> None:
 # In a run
 
 
-def built(kind: str, **keys: object) -> Experiment:
+def assemble_run(kind: str, **keys: object) -> Experiment:
     tree = {"corruption": {"name": kind}, "corrupt": 0.5, "model": {"name": "mlp", "hidden": [4]}}
     return assemble(parse({**tree, "preprocess": {"name": "paper"}, "epochs": 2, **keys}))
 
@@ -120,8 +120,8 @@ def built(kind: str, **keys: object) -> Experiment:
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_are_altered_after_the_fixed_crop_and_labels_stay(kind: str, coloured: Data) -> None:
     for found, split in (
-        (built(kind).train, coloured.train),
-        (built(kind).test, coloured.test),
+        (assemble_run(kind).train, coloured.train),
+        (assemble_run(kind).test, coloured.test),
     ):
         cropped = split.images[:, :, 2:30, 2:30]
         assert torch.equal(found.labels, split.labels) and torch.equal(found.true, split.labels)
@@ -130,12 +130,15 @@ def test_images_are_altered_after_the_fixed_crop_and_labels_stay(kind: str, colo
         if kind != "gaussian_pixels":  # the same 28·28·3 values, in another order
             before, after = (x.flatten(1).sort(1).values for x in (cropped, found.images))
             assert torch.equal(before, after)
-    assert built(kind).corruption["share_changed"] == built(kind).train.changed.double().mean()
+    assert (
+        assemble_run(kind).corruption["share_changed"]
+        == assemble_run(kind).train.changed.double().mean()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_level_0_nothing_is_altered_and_at_1_everything(kind: str, coloured: Data) -> None:
-    none, every = (built(kind, corrupt=corrupt) for corrupt in (0.0, 1.0))
+    none, every = (assemble_run(kind, corrupt=corrupt) for corrupt in (0.0, 1.0))
     for part_none, part_every, split in (
         (none.train, every.train, coloured.train),
         (none.test, every.test, coloured.test),
@@ -148,8 +151,10 @@ def test_at_level_0_nothing_is_altered_and_at_1_everything(kind: str, coloured: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_neither_seed_nor_size_changes_an_image(kind: str, coloured: Data) -> None:
-    whole = built(kind, seed=1)
-    cut = built(kind, seed=2, dataset={"name": "cifar10", "train_size": 20, "subset_seed": 3})
+    whole = assemble_run(kind, seed=1)
+    cut = assemble_run(
+        kind, seed=2, dataset={"name": "cifar10", "train_size": 20, "subset_seed": 3}
+    )
     keep = cut.config.dataset.indices(coloured.train.labels, "train")
     assert torch.equal(whole.train.images[keep], cut.train.images)
     assert torch.equal(whole.train.changed[keep], cut.train.changed)
@@ -162,7 +167,7 @@ def test_fit_measures_on_the_altered_images_and_never_changes_them(
     kind: str, preprocess: str, coloured: Data
 ) -> None:
     stored = coloured.train.images.clone()
-    found = built(kind, preprocess={"name": preprocess})
+    found = assemble_run(kind, preprocess={"name": preprocess})
     before = found.train.images.clone()
     state = fit.start(found, CPU)
     records = list(fit.sgd(found, state, CPU))

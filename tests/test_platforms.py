@@ -27,10 +27,9 @@ def test_windows_is_refused_in_one_sentence(module: str) -> None:
 
 @pytest.mark.slow
 def test_sweeps_are_found_where_links_are_plain_files(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_second_epochs: None
 ) -> None:
     """Such are checkouts on some file systems, and unpacked archives."""
-    monkeypatch.setattr("randlabels.launchers.launch.measure_epoch", lambda config, job: 1.0)
     commands = ("sweep=seed/readme_mini", "plan=true", "out=runs"), ("--help",)
     expected = [cli(*command) for command in commands]
     conf = tmp_path / "checkout" / "conf"

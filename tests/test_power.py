@@ -17,7 +17,7 @@ from randlabels.store import checkpoint
 from randlabels.store.files import make_folder, write_atomic
 from randlabels.store.rundir import merge_plan, read_json, read_plan
 
-from .conftest import final_state, numbers
+from .conftest import final_state, untimed_lines
 from .power import Disk, Recorder, disks_after_power_failure
 
 SUBSETS = 16  # of unsynced changes before each call: all of them if there are at most four changes
@@ -37,11 +37,11 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def configure(root: Path, kind: str) -> Config:
+def config_of_kind(root: Path, kind: str) -> Config:
     return parse({**DIGITS, **RUNS[kind], "out": str(root / "runs")})
 
 
-def launch(root: Path, config: Config, begun: int = 0) -> Recorder:
+def launch_recorded(root: Path, config: Config, begun: int = 0) -> Recorder:
     """Plan and execute a run, with progress `begun` on the disk; record changes and commits."""
     save = checkpoint.save
     with Recorder(root) as recorder:
@@ -58,18 +58,18 @@ def launch(root: Path, config: Config, begun: int = 0) -> Recorder:
     return recorder
 
 
-def progress(config: Config) -> int:
+def saved_epoch(config: Config) -> int:
     if config.run.result():
         return FINISHED
     saved = checkpoint.latest(config.run, config.hash)
     return saved["epoch"] if saved else 0
 
 
-def outcome(config: Config) -> dict[str, Any]:
+def files_left(config: Config) -> dict[str, Any]:
     """Return what a run leaves, apart from times, the machine and the log."""
     run = config.run
     return {
-        "records": numbers(run.path),
+        "records": untimed_lines(run.path),
         "done": {**(read_json(run.done) or {}), "seconds": None},
         "weights and momentum": final_state(run) if run.checkpoint.exists() else None,
         "config": {**yaml.safe_load(run.config.read_text()), "out": None},
@@ -83,11 +83,11 @@ def recover(root: Path, disk: Disk, promised: int, kind: str, expected: dict) ->
     """Launch a run on a disk, which has the promised progress; it ends as expected."""
     shutil.rmtree(root, ignore_errors=True)
     disk.build(root)
-    config = configure(root, kind)
-    kept = progress(config)
+    config = config_of_kind(root, kind)
+    kept = saved_epoch(config)
     assert kept >= promised
-    recorder = launch(root, config, kept)
-    assert outcome(config) == expected
+    recorder = launch_recorded(root, config, kept)
+    assert files_left(config) == expected
     return recorder
 
 
@@ -99,10 +99,10 @@ def test_every_disk_that_a_power_failure_may_leave_recovers_and_keeps_all_commit
 ) -> None:
     undisturbed, root, rng = tmp_path / "undisturbed", tmp_path / "disk", Random(0)
     undisturbed.mkdir()
-    config = configure(undisturbed, kind)
-    first = launch(undisturbed, config)
+    config = config_of_kind(undisturbed, kind)
+    first = launch_recorded(undisturbed, config)
     assert first.after().contents() == Recorder(undisturbed).before.contents()  # missed no change
-    expected = outcome(config)
+    expected = files_left(config)
     assert expected["done"]["state"] == ("diverged" if kind == "diverged" else "done")
     once = twice = 0
     for disk, promised in disks_after_power_failure(first, SUBSETS, TORN, rng):

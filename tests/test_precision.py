@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,28 +31,28 @@ from randlabels.machine.resources import resolve
     ids=str,
 )
 def test_auto_is_bf16_where_it_was_measured_to_be_faster(
-    model: dict, with_bf16: str, monkeypatch: pytest.MonkeyPatch
+    model: dict, with_bf16: str, set_bf16: Callable[[bool], None]
 ) -> None:
     config = parse({"model": model, "device": "cpu"})
-    monkeypatch.setattr(resources, "_multiplies_bf16", lambda: True)
+    set_bf16(True)
     assert resolve(config, None).precision == with_bf16
-    monkeypatch.setattr(resources, "_multiplies_bf16", lambda: False)
+    set_bf16(False)
     assert resolve(config, None).precision == "fp32"
 
 
 def test_a_named_precision_is_used_on_every_processor(
-    monkeypatch: pytest.MonkeyPatch,
+    set_bf16: Callable[[bool], None],
 ) -> None:
     for able in (True, False):
-        monkeypatch.setattr(resources, "_multiplies_bf16", lambda able=able: able)
+        set_bf16(able)
         for precision in ("fp32", "bf16"):
             config = parse({"precision": precision, "device": "cpu"})
             assert resolve(config, 3).precision == precision
 
 
-def test_auto_is_hashed_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_hashed_as_written(set_bf16: Callable[[bool], None]) -> None:
     auto = parse({})
-    monkeypatch.setattr(resources, "_multiplies_bf16", lambda: True)
+    set_bf16(True)
     assert auto.hash == parse({"precision": "auto"}).hash
     assert (
         len({auto.hash, parse({"precision": "fp32"}).hash, parse({"precision": "bf16"}).hash}) == 3
@@ -60,23 +60,23 @@ def test_auto_is_hashed_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_steps_are_compiled_on_request_only_and_need_a_compiler(
-    monkeypatch: pytest.MonkeyPatch,
+    set_programs: Callable[..., None],
 ) -> None:
     asked = {value: parse({"compile": value, "device": "cpu"}) for value in ("auto", "true", False)}
-    monkeypatch.setattr(shutil, "which", lambda name: name if name == "clang++" else None)
+    set_programs("clang++")
     resolved = {value: resolve(config, None).compile for value, config in asked.items()}
     assert resolved == {"auto": False, "true": True, False: False}
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    set_programs()
     with pytest.raises(ValueError, match=r"compile=true needs a C\+\+ compiler.*compile=false"):
         resolve(asked["true"], None)
     assert not resolve(asked["auto"], None).compile
 
 
 def test_threads_are_bounded_by_the_cores_and_heed_a_containers_quota(
-    monkeypatch: pytest.MonkeyPatch,
+    set_cores: Callable[[int], None],
 ) -> None:
     """A hundred thousand threads would end Python by a signal."""
-    monkeypatch.setattr(resources.joblib, "cpu_count", lambda: 2)
+    set_cores(2)
     assert resolve(parse({"device": "cpu"}), None).threads == 2
     assert resolve(parse({"device": "cpu"}), 0).threads == 1
     assert resolve(parse({"device": "cpu", "threads": "8"}), None).threads == 8
@@ -85,15 +85,12 @@ def test_threads_are_bounded_by_the_cores_and_heed_a_containers_quota(
             resources.check_machine(parse({"device": "cpu", "threads": threads}))
 
 
-def test_free_memory_is_within_the_limit_of_the_control_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_free_memory_is_within_the_limit_of_the_control_group(control_group: Path) -> None:
     """Some kernels state no limit, as on macOS."""
-    monkeypatch.setattr(resources, "CONTROL_GROUP", tmp_path)
     machine = resources.free_memory("cpu")
     assert machine > 2**20
-    (tmp_path / "memory.max").write_text("max\n")
+    (control_group / "memory.max").write_text("max\n")
     assert resources.free_memory("cpu") > 2**20
-    (tmp_path / "memory.max").write_text("5000\n")
-    (tmp_path / "memory.current").write_text("3000\n")
+    (control_group / "memory.max").write_text("5000\n")
+    (control_group / "memory.current").write_text("3000\n")
     assert resources.free_memory("cpu") == 2000

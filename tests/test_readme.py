@@ -18,7 +18,7 @@ import torch
 from randlabels.dataset import Data, Split
 from randlabels.dataset.published import _Vision
 
-from .conftest import Cli
+from .conftest import CallMain, Cli
 from .synthetic import CURVES, write_run
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +62,7 @@ def test_readme_is_short_and_starts_with_the_papers_sweep() -> None:
     ]
 
 
-def call(line: str, folder: Path, environment: dict[str, str]) -> str:
+def run_in_shell(line: str, folder: Path, environment: dict[str, str]) -> str:
     """Return the output of a shell command, which must succeed."""
     line = line.replace("python", sys.executable, 1)
     done = subprocess.run(
@@ -94,7 +94,7 @@ def test_every_command_runs_in_order(tmp_path: Path) -> None:
                 launcher = "hydra.launcher.n_jobs=1"
             if "randlabels.corruption" in line:
                 line += " dataset=digits"
-            call(line, tmp_path, environment)
+            run_in_shell(line, tmp_path, environment)
     for name in ("default", "demo"):
         summary = tmp_path / "runs" / name / "summary"
         assert (summary / "runs.csv").is_file() and (summary / "report.html").is_file()
@@ -111,7 +111,7 @@ def test_every_example_of_the_help_runs(cli: Cli) -> None:
 
 
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> None:
+def published_in_memory(monkeypatch: pytest.MonkeyPatch, one_second_epochs: None) -> None:
     """The published image sets in their own shapes, nearly black, without their files."""
 
     def load(self: _Vision) -> Data:
@@ -126,10 +126,9 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
         return Data(split(16_000), split(200), classes)
 
     monkeypatch.setattr(_Vision, "load", load)
-    monkeypatch.setattr("randlabels.launchers.launch.measure_epoch", lambda config, job: 1.0)
 
 
-def accept(command: str, cli: Cli) -> None:
+def check_that_command_works(command: str, cli: Cli, call_main: CallMain) -> None:
     """Fail unless a command is one: a sweep is planned, a table written, a benchmark found."""
     program, *arguments = shlex.split(re.sub(r"^([A-Z_]+=\S+ )+", "", command))
     if program == "make":
@@ -148,8 +147,8 @@ def accept(command: str, cli: Cli) -> None:
         assert outcome.code == 0, outcome.err
         assert "nothing was started" in outcome.out or "--help" in arguments
     elif module == "randlabels.corruption":
-        sys.argv = ["corruption", *arguments[2:], "dataset=digits"]
-        importlib.import_module("randlabels.corruption.__main__").main()
+        main = importlib.import_module("randlabels.corruption.__main__").main
+        call_main(main, *arguments[2:], "dataset=digits")
     elif module.startswith("analysis."):
         folder = Path(arguments[2])
         if not folder.is_dir():
@@ -168,13 +167,12 @@ def accept(command: str, cli: Cli) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_of_a_page_is_accepted(
-    page: Path, cli: Cli, published: None, monkeypatch: pytest.MonkeyPatch
+    page: Path, cli: Cli, published_in_memory: None, call_main: CallMain
 ) -> None:
     """Commands of extend.md need its files and are executed below, as are those of the README."""
-    monkeypatch.setattr(sys, "argv", [])
     for command in commands(page):
         if page.stem != "extend" or "randlabels" not in command:
-            accept(command, cli)
+            check_that_command_works(command, cli, call_main)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -223,7 +221,7 @@ def test_own_parts_work_as_the_page_says(tmp_path: Path) -> None:
     for line in shown_commands(ROOT / "docs" / "extend.md"):
         short = SHORT[2:] if "dataset=" in line else SHORT[:1] if " -p " in line else SHORT
         short = [*short, "verbose=true"] if "randlabels.run -m" in line else short
-        out[line] = call(" ".join([line, *short]), tmp_path, environment)
+        out[line] = run_in_shell(" ".join([line, *short]), tmp_path, environment)
     sweep, shown, noise, arrays = out.values()
     assert "4 runs in runs/default: 4 done" in sweep
     assert "Number of parameters: 5210" in sweep  # 8·9 + 8 + 8·8·8·10 + 10

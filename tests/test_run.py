@@ -17,7 +17,16 @@ from randlabels import __version__
 from randlabels.store import metrics
 from randlabels.store.rundir import RunDir
 
-from .conftest import BASIC, TINY, Cli, held, numbers, only_run, started, wait_until
+from .conftest import (
+    BASIC,
+    TINY,
+    Cli,
+    locked_elsewhere,
+    only_run,
+    started,
+    untimed_lines,
+    wait_until,
+)
 
 
 def test_single_run_writes_the_promised_files_and_console_lines(cli: Cli, tmp_path: Path) -> None:
@@ -65,7 +74,7 @@ def test_finished_run_is_not_repeated_and_force_sets_it_aside(cli: Cli, tmp_path
     assert only_run(tmp_path) == folder
     old = tmp_path / "runs" / "default" / ".replaced" / f"{folder.name}.1"
     assert (old / "metrics.jsonl").read_bytes() == before
-    assert numbers(folder) == numbers(old)
+    assert untimed_lines(folder) == untimed_lines(old)
 
 
 def test_version_is_that_of_this_program(cli: Cli) -> None:
@@ -94,12 +103,12 @@ def test_diverged_run_is_a_result(cli: Cli, tmp_path: Path) -> None:
 def test_done_json_of_another_config_is_ignored(cli: Cli, tmp_path: Path) -> None:
     cli(*TINY)
     run = RunDir(only_run(tmp_path))
-    whole = numbers(run.path)
+    whole = untimed_lines(run.path)
     run.done.write_text('{"config_hash": "00000000", "state": "done"}')
     run.checkpoint.unlink()
     assert run.state() == "interrupted"
     assert cli(*TINY).code == 0
-    assert run.state() == "done" and numbers(run.path) == whole
+    assert run.state() == "done" and untimed_lines(run.path) == whole
 
 
 def test_killed_run_resumes_and_ends_with_the_numbers_of_an_undisturbed_run(
@@ -115,7 +124,7 @@ def test_killed_run_resumes_and_ends_with_the_numbers_of_an_undisturbed_run(
     assert run.state() == "interrupted"
     resumed = cli(*arguments)
     assert resumed.code == 0 and "Resuming after epoch" in resumed.out
-    assert numbers(run.path) == numbers(undisturbed.parent)
+    assert untimed_lines(run.path) == untimed_lines(undisturbed.parent)
     assert [r["epoch"] for r in metrics.read(run.metrics)[0]] == list(range(400))
 
 
@@ -123,7 +132,7 @@ def test_second_process_leaves_a_running_run_to_the_first(cli: Cli, tmp_path: Pa
     cli(*TINY)
     run = RunDir(only_run(tmp_path))
     run.done.unlink()
-    with held(run):
+    with locked_elsewhere(run):
         assert run.state() == "running"
         other = cli(*TINY)
         began = json.loads(run.environment.read_text())

@@ -21,12 +21,12 @@ from randlabels.randomness import generator
 from randlabels.registry import options
 from randlabels.store.metrics import KEYS, SENSITIVITY
 
-from .conftest import BASIC, CPU, TINY, Cli, left_at, numbers, only_run, untimed
+from .conftest import BASIC, CPU, TINY, Cli, left_at, only_run, untimed, untimed_lines
 
 WATCHED = 8
 
 
-def experiment(**keys: Any) -> Experiment:
+def small_experiment(**keys: Any) -> Experiment:
     small = {
         "dataset": {"name": "digits", "train_size": 40, "test_size": 20},
         "model": {"name": "linear"},
@@ -44,7 +44,7 @@ def experiment(**keys: Any) -> Experiment:
 
 def test_loss_sensitivity_of_a_linear_model_is_the_gradient_by_hand() -> None:
     """With softmax p, one-hot y and weights W, ∂L/∂x = Wᵀ(p - y); averaged over the epochs."""
-    built = experiment()
+    built = small_experiment()
     state = fit.start(built, CPU)
     chosen = torch.randperm(40, generator=generator("sensitivity", 0))[:WATCHED]
     x = built.train.images[chosen].double().flatten(1).numpy() / 255
@@ -101,7 +101,7 @@ def test_search_stays_in_the_box_and_gives_up_after_a_hundred_steps() -> None:
 
 def test_each_image_is_judged_by_itself() -> None:
     """A mixture of images that are found early, late and never: as each alone."""
-    built = experiment(model={"name": "mlp", "hidden": [32]}, epochs=3)
+    built = small_experiment(model={"name": "mlp", "hidden": [32]}, epochs=3)
     state = fit.start(built, CPU)
     list(fit.sgd(built, state, CPU))
     model = state.model.eval()
@@ -160,7 +160,7 @@ def test_no_other_number_changes(precision: str) -> None:
     resources = Resources("cpu", precision, 1)
     found = {}
     for number in (0, WATCHED):
-        built = experiment(**AUGMENTED, sensitivity=number)
+        built = small_experiment(**AUGMENTED, sensitivity=number)
         found[number] = list(fit.sgd(built, fit.start(built, resources), resources))
     assert untimed(found[WATCHED], *SENSITIVITY) == untimed(found[0])
     assert [list(record) for record in found[0]] == [list(KEYS)] * 3
@@ -168,7 +168,7 @@ def test_no_other_number_changes(precision: str) -> None:
 
 
 def test_fit_left_in_the_middle_of_a_search_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    build = partial(experiment, **AUGMENTED)
+    build = partial(small_experiment, **AUGMENTED)
     whole = build()
     expected = list(fit.sgd(whole, fit.start(whole, CPU), CPU))
     state, places = left_at((4, 30, 90, 150, 1000), build, tmp_path / "c.pt")
@@ -177,7 +177,7 @@ def test_fit_left_in_the_middle_of_a_search_goes_on_bit_for_bit(tmp_path: Path) 
 
 
 def test_epochs_without_evaluation_have_none_and_count_in_no_mean() -> None:
-    every, rare = experiment(epochs=4), experiment(epochs=4, eval_every=4)
+    every, rare = small_experiment(epochs=4), small_experiment(epochs=4, eval_every=4)
     often = list(fit.sgd(every, fit.start(every, CPU), CPU))
     seldom = list(fit.sgd(rare, fit.start(rare, CPU), CPU))
     assert [record["loss_sensitivity"] for record in seldom[:3]] == [None] * 3
@@ -189,7 +189,7 @@ def test_epochs_without_evaluation_have_none_and_count_in_no_mean() -> None:
 def test_more_images_than_there_are_means_all_of_them() -> None:
     some, more = (
         list(fit.sgd(built, fit.start(built, CPU), CPU))
-        for built in (experiment(sensitivity=40), experiment(sensitivity=1000))
+        for built in (small_experiment(sensitivity=40), small_experiment(sensitivity=1000))
     )
     assert untimed(some) == untimed(more)
 
@@ -202,10 +202,10 @@ def test_columns_are_there_only_if_some_run_has_them(cli: Cli, tmp_path: Path) -
     collect.main([str(runs)])
     before = pd.read_csv(runs / "summary" / "epochs.csv")
     assert list(before.columns)[-len(KEYS) :] == list(KEYS)
-    plain = numbers(off)
+    plain = untimed_lines(off)
 
     assert cli("-m", *TINY, "sensitivity=0,5", BASIC).code == 0
-    assert numbers(off) == plain
+    assert untimed_lines(off) == plain
     collect.main([str(runs)])
     after = pd.read_csv(runs / "summary" / "epochs.csv")
     assert list(after.columns)[-len(KEYS) - 3 :] == [*KEYS, *SENSITIVITY]

@@ -14,7 +14,8 @@ import pytest
 from randlabels.machine import stopping
 from randlabels.store.rundir import RunDir
 
-from .conftest import BASIC, Cli, final_state, numbers, only_run, started, wait_until
+from .conftest import BASIC, Cli, final_state, only_run, started, untimed_lines, wait_until
+from .stand_ins import Clock
 
 SLOW = ["dataset=digits", "model=wrn", "model.depth=10", "model.dropout=0.2", "threads=1"]
 SLOW += ["augment=crop_flip", "batch_size=16", "dataset.train_size=640", "corrupt=1.0"]
@@ -62,7 +63,7 @@ def test_signal_ends_a_run_within_its_epoch_and_it_ends_with_the_undisturbed_num
     assert resumed.code == 0 and "Resuming" in resumed.out
     assert cli(*arguments, "out=undisturbed").code == 0
     other = RunDir(next((tmp_path / "undisturbed").glob("*/*/done.json")).parent)
-    assert numbers(run.path) == numbers(other.path)
+    assert untimed_lines(run.path) == untimed_lines(other.path)
     assert final_state(run) == final_state(other)
 
 
@@ -108,7 +109,7 @@ def test_signal_to_a_sweep_reaches_all_runs_and_the_table_is_printed(
     assert "Traceback" not in out and "gave up" not in out
     for run in runs:
         assert run.state() == "interrupted"
-        lines = len(numbers(run.path))
+        lines = len(untimed_lines(run.path))
         assert last_epoch(run) == lines, "a run ended without a checkpoint"
 
 
@@ -130,7 +131,7 @@ def test_workers_of_a_dead_launch_stop_with_a_checkpoint(tmp_path: Path) -> None
         assert [run.state() for run in runs] == ["interrupted"] * 2
         for run in runs:
             assert "Stopped by the end of its launch" in run.log.read_text()
-            assert last_epoch(run) == len(numbers(run.path))
+            assert last_epoch(run) == len(untimed_lines(run.path))
 
 
 @SLOW_TEST
@@ -182,7 +183,7 @@ def test_time_limit_that_is_over_starts_nothing(launcher: list[str], cli: Cli) -
     assert stopped.code == 143 and "planned" in stopped.out + stopped.err
 
 
-def told_to_stop(watch: stopping.Watch, *arguments: object) -> None:
+def init_and_signal(watch: stopping.Watch, *arguments: object) -> None:
     """Replaces Watch.__init__: the signal comes when the work begins."""
     watch.time_limit, watch.beats, watch.polled = None, [], -1.0
     watch.asked = watch.beaten = time.monotonic()
@@ -194,7 +195,7 @@ def test_exact_fit_is_left_between_two_blocks_and_begins_anew(
 ) -> None:
     arguments = ["dataset=digits", "model=kernel"]
     with monkeypatch.context() as patch:
-        patch.setattr(stopping.Watch, "__init__", told_to_stop)
+        patch.setattr(stopping.Watch, "__init__", init_and_signal)
         stopped = cli(*arguments)
     assert stopped.code == 143 and "Stopped by SIGTERM; the same command solves it" in stopped.out
     assert RunDir(only_run(tmp_path)).state() == "interrupted"
@@ -202,18 +203,17 @@ def test_exact_fit_is_left_between_two_blocks_and_begins_anew(
 
 
 def test_time_limit_leaves_room_for_the_next_step_and_the_end(
-    monkeypatch: pytest.MonkeyPatch,
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fake clock: of 200 s, 10 are kept back, of 20 s a fifth, and twice the step."""
-    clock = {"now": 1000.0}
-    monkeypatch.setattr(stopping.time, "monotonic", lambda: clock["now"])
+    clock.now = 1000.0
     stopping.begin()
     watch = stopping.Watch(20.0, [])
     for now, step, stops in ((1189, 0, False), (1191, 0, True), (1180, 4, False), (1180, 6, True)):
-        clock["now"] = now
+        clock.now = now
         assert (stopping.reason(200.0, step) is not None) == stops
     assert stopping.reason(None, 1e9) is None
-    clock["now"] = 1016.5
+    clock.now = 1016.5
     with pytest.raises(stopping.Interrupted, match="time_limit=20"):
         watch()
     monkeypatch.undo()

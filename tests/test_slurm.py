@@ -19,7 +19,7 @@ from analysis.status import survey
 from randlabels.store.rundir import RunDir
 
 from . import cluster
-from .conftest import BASIC, TINY, Cli, numbers
+from .conftest import BASIC, TINY, Cli, untimed_lines
 from .test_readme import my_parts
 
 ROOT = Path(__file__).parent.parent
@@ -151,7 +151,7 @@ def test_two_preemptions_and_a_time_out_change_no_number(
     assert [line.split(",")[1] for line in table.read_text().splitlines()[1:]] == ["done"] * 2
     assert undisturbed.wait(timeout=120) == 0
     for run in (first, second):
-        assert numbers(run.path) == numbers(tmp_path / "alone" / "default" / run.run_id)
+        assert untimed_lines(run.path) == untimed_lines(tmp_path / "alone" / "default" / run.run_id)
         (aside,) = (run.path.parent / ".replaced").glob(f"{run.run_id}.*")
         assert (aside / "earlier").is_file() and not (aside / "metrics.jsonl").exists()
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-
-from randlabels import run as entry
 
 from .conftest import TINY, Cli
 
@@ -69,18 +65,17 @@ def test_single_run_with_slurm_is_refused(
     name: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This includes a user's launcher that extends ours."""
-    shutil.copytree(ROOT / "conf", tmp_path / "conf", symlinks=True)
-    os.symlink(ROOT / "sweeps", tmp_path / "sweeps")
     own = tmp_path / "conf" / "hydra" / "launcher" / "mine.yaml"
+    own.parent.mkdir(parents=True)
     (written,) = re.findall(r"```yaml\n# \S+\n(.*?)```", DOCS, re.S)
     own.write_text(written)
-    monkeypatch.setattr(entry, "CONF", tmp_path / "conf")
-    outcome = cli(*TINY, f"hydra/launcher={name}")
+    with_own = ["--config-dir", str(tmp_path / "conf"), *TINY]
+    outcome = cli(*with_own, f"hydra/launcher={name}")
     assert outcome.err == f"Error: hydra/launcher={name} submits sweeps; add -m, for one run too\n"
     monkeypatch.setenv("PATH", str(tmp_path))
-    outcome = cli("-m", *TINY, f"hydra/launcher={name}")
+    outcome = cli("-m", *with_own, f"hydra/launcher={name}")
     assert "needs Slurm's sbatch" in outcome.err
-    planned = cli("-m", *TINY, "seed=0,1,2", f"hydra/launcher={name}", "plan=true").out
+    planned = cli("-m", *with_own, "seed=0,1,2", f"hydra/launcher={name}", "plan=true").out
     asked = {"slurm": "cpus=1", "mine": "partition=gpu, cpus=4, gpus=1"}[name]
     assert f"Of Slurm, an array of 3 jobs with {asked}, minutes=240 each." in planned
 

@@ -19,11 +19,12 @@ from randlabels.config import parse
 from randlabels.store import metrics, progress, rundir
 from randlabels.store.rundir import RunDir
 
-from .conftest import BASIC, TINY, Cli, held
+from .conftest import BASIC, TINY, Cli, locked_elsewhere
+from .stand_ins import Clock
 from .synthetic import record, write_run
 
 
-def survey(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def survey_by_id(root: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     runs, problems = status.survey(root)
     return {run["run_id"]: run for run in runs}, problems
 
@@ -45,7 +46,7 @@ def test_every_state_is_distinguished(tmp_path: Path) -> None:
     planned = parse({"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "seed": 6})
     rundir.merge_plan(tmp_path, [{"run_id": planned.run_id, "config": planned.tree()}])
 
-    runs, problems = survey(tmp_path)
+    runs, problems = survey_by_id(tmp_path)
     assert {run_id: run["state"] for run_id, run in runs.items()} == {
         done.run_id: "done",
         failed.run_id: "failed",
@@ -66,7 +67,7 @@ def test_running_run_shows_progress_speed_and_time_left(tmp_path: Path) -> None:
     run = write_run(tmp_path, [0.1] * 4, state="interrupted")
     lines = [record(epoch, 0.5, 0.25) | {"seconds": 2.0} for epoch in range(3)]
     run.metrics.write_text("".join(metrics.encode(line) + "\n" for line in lines))
-    with held(run):
+    with locked_elsewhere(run):
         runs, _ = status.survey(tmp_path)
     (found,) = runs
     assert found["state"] == "running"
@@ -85,7 +86,7 @@ def test_time_left_is_that_of_all_unfinished_runs(tmp_path: Path) -> None:
     keys = {"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "epochs": 4, "seed": 1}
     planned = parse(keys)
     rundir.merge_plan(tmp_path, [{"run_id": planned.run_id, "config": planned.tree()}])
-    with held(run):
+    with locked_elsewhere(run):
         runs, _ = status.survey(tmp_path)
     assert status.totals(runs)["seconds_left"] == 2.0 * (1 + 4)
     assert "5 to go" in status.summary(runs) and "about 10 s left" in status.summary(runs)
@@ -153,7 +154,7 @@ def test_runs_are_named_in_full_on_a_narrow_terminal(tmp_path: Path) -> None:
 
 
 def test_watching_ends_when_all_runs_are_finished_or_on_interrupt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture
 ) -> None:
     """Through a pipe, the totals are printed whenever they change."""
     run = write_run(tmp_path, [0.5, 1.0])
@@ -161,61 +162,57 @@ def test_watching_ends_when_all_runs_are_finished_or_on_interrupt(
     run.done.unlink()
     looks = 0
 
-    def finish(seconds: float) -> None:
+    def finish() -> None:
         nonlocal looks
         looks += 1
         if looks == 3:
             run.done.write_text(finished)
 
-    monkeypatch.setattr("analysis.status.time.sleep", finish)
+    clock.after_sleep = finish
     status.main([str(tmp_path), "--watch"])
     shown = capsys.readouterr().out
     assert looks == 3 and shown.count("1 run: 1 interrupted. 2 epochs done") == 1
     assert shown.index("1 run: 1 interrupted") < shown.index("1 run: 1 done")
 
-    def interrupt(seconds: float) -> None:
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
     run.done.unlink()
-    monkeypatch.setattr("analysis.status.time.sleep", interrupt)
+    clock.after_sleep = interrupt
     status.main([str(tmp_path), "--watch"])
     assert "1 run: 1 interrupted" in capsys.readouterr().out
 
 
 def test_watching_ends_some_time_after_an_interrupted_launch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture
 ) -> None:
     """One run was interrupted, another never started; a launch that has not begun is awaited."""
     planned = parse({"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "seed": 1})
     rundir.merge_plan(tmp_path, [{"run_id": planned.run_id, "config": planned.tree()}])
-    now, begun_at = 0.0, 10 * status.IDLE_SECONDS
+    begun_at = 10 * status.IDLE_SECONDS
 
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-        if now == begun_at:
+    def begin() -> None:
+        if clock.now == begun_at:
             write_run(tmp_path, [0.5, 1.0], state="interrupted")
 
-    monkeypatch.setattr("analysis.status.time.sleep", sleep)
-    monkeypatch.setattr("analysis.status.time.monotonic", lambda: now)
-    monkeypatch.setattr(status, "LOOK_SECONDS", status.IDLE_SECONDS / 2)
+    clock.after_sleep, clock.shortest = begin, status.IDLE_SECONDS / 2
     status.main([str(tmp_path), "--watch"])
-    assert begun_at + status.IDLE_SECONDS <= now <= begun_at + 3 * status.IDLE_SECONDS
+    assert begun_at + status.IDLE_SECONDS <= clock.now <= begun_at + 3 * status.IDLE_SECONDS
     assert "2 runs: 1 interrupted, 1 planned" in capsys.readouterr().out
 
 
 def test_failure_is_shown_with_its_error_and_log_and_ends_the_watching(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture
 ) -> None:
     """Only another launch retries such a run."""
     write_run(tmp_path, [0.5])
     failed = write_run(tmp_path, [0.5], state="failed", seed=1)
     rundir.write_json(failed.error, {"exception": "RuntimeError: CUDA error\nin a kernel"})
 
-    def sleep(seconds: float) -> None:
+    def fail() -> None:
         raise AssertionError("it went on watching")
 
-    monkeypatch.setattr("analysis.status.time.sleep", sleep)
+    clock.after_sleep = fail
     status.main([str(tmp_path), "--watch"])
     sentence = f"{failed.run_id}: failed, RuntimeError: CUDA error; see {failed.log}"
     assert sentence in capsys.readouterr().out.replace("\n", "")

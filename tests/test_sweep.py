@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from randlabels import fit
 from randlabels.store import metrics
 from randlabels.store.rundir import RunDir, read_plan
 
-from .conftest import BASIC, TINY, Cli, numbers, started, wait_until
+from .conftest import BASIC, TINY, Cli, started, untimed_lines, wait_until
 
 
 def test_sweep_runs_every_cell_once_and_reports(cli: Cli, tmp_path: Path) -> None:
@@ -60,9 +61,11 @@ def test_numbers_do_not_depend_on_the_launcher_or_the_number_of_workers(
     assert len(folders) == 3
     for folder in folders:
         for workers in "12":
-            assert numbers(tmp_path / workers / "default" / folder.name) == numbers(folder)
+            assert untimed_lines(tmp_path / workers / "default" / folder.name) == untimed_lines(
+                folder
+            )
     (alone,) = (tmp_path / "alone" / "default").glob("mlp*")
-    assert numbers(tmp_path / "basic" / "default" / alone.name) == numbers(alone)
+    assert untimed_lines(tmp_path / "basic" / "default" / alone.name) == untimed_lines(alone)
 
 
 def test_failed_run_does_not_stop_the_others_and_the_next_launch_repeats_it(
@@ -117,13 +120,23 @@ def test_killed_worker_is_reported_and_the_next_launch_resumes_its_run(
         assert [r["epoch"] for r in metrics.read(metrics_file)[0]] == list(range(1500))
 
 
-def test_exception_before_a_run_has_a_folder_is_reported(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(config: object) -> None:
-        raise KeyError("a programming error")
+@pytest.fixture
+def fail_before_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
+    """Return a function after which each run raises an error before it has a folder."""
 
-    monkeypatch.setattr("randlabels.execute.assemble", broken)
+    def fail(error: Exception) -> None:
+        def broken(config: object) -> None:
+            raise error
+
+        monkeypatch.setattr("randlabels.execute.assemble", broken)
+
+    return fail
+
+
+def test_exception_before_a_run_has_a_folder_is_reported(
+    cli: Cli, tmp_path: Path, fail_before_runs: Callable[[Exception], None]
+) -> None:
+    fail_before_runs(KeyError("a programming error"))
     outcome = cli("-m", *TINY, "corrupt=0.0,1.0", BASIC)
     assert outcome.code == 1 and "2 planned" in outcome.out
     assert outcome.out.count("planned, KeyError: 'a programming error'\n") == 2
@@ -131,12 +144,9 @@ def test_exception_before_a_run_has_a_folder_is_reported(
 
 @pytest.mark.parametrize(("raised", "shown"), [(KeyError, True), (ValueError, False)])
 def test_traceback_of_a_programming_error_is_shown_and_that_of_a_refusal_is_not(
-    raised: type[Exception], shown: bool, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    raised: type[Exception], shown: bool, cli: Cli, fail_before_runs: Callable[[Exception], None]
 ) -> None:
-    def broken(config: object) -> None:
-        raise raised("before the run has a folder")
-
-    monkeypatch.setattr("randlabels.execute.assemble", broken)
+    fail_before_runs(raised("before the run has a folder"))
     outcome = cli("-m", *TINY, BASIC)
     assert ("in broken\n" in outcome.err) == shown
     assert f"planned, {raised.__name__}: " in outcome.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -41,7 +42,7 @@ IMAGES = {"colour": (3, 32, 32), "grey": (1, 28, 28)}
 
 
 @cache
-def runs(sweep: str) -> list[Config]:
+def runs_of(sweep: str) -> list[Config]:
     """The runs of a committed sweep, composed as the command line does."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
@@ -56,7 +57,7 @@ def runs(sweep: str) -> list[Config]:
         ]
 
 
-def synthetic(shape: tuple[int, int, int], classes: int) -> Data:
+def random_data(shape: tuple[int, int, int], classes: int) -> Data:
     rng = generator("synthetic", 0)
 
     def split(size: int) -> Split:
@@ -66,7 +67,7 @@ def synthetic(shape: tuple[int, int, int], classes: int) -> Data:
     return Data(split(8), split(4), classes)
 
 
-def kinds(configs: list[Config]) -> list[Config]:
+def one_of_each_kind(configs: list[Config]) -> list[Config]:
     """One run for each combination of options, at its largest level of corruption."""
     found = {}
     for config in sorted(configs, key=lambda config: config.corrupt):
@@ -77,7 +78,7 @@ def kinds(configs: list[Config]) -> list[Config]:
 @pytest.mark.slow
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_sweep_composes_into_runs_that_all_differ(sweep: str) -> None:
-    configs = runs(sweep)
+    configs = runs_of(sweep)
     assert len({config.run_id for config in configs}) == len(configs) > 1
     assert len({config.folder for config in configs}) == 1
 
@@ -88,7 +89,7 @@ def test_sweep_states_its_number_of_runs_and_its_cost(sweep: str) -> None:
     lines = (CONF / "sweep" / f"{sweep}.yaml").read_text().splitlines()
     header = " ".join(line for line in lines if line.startswith("#"))
     stated = re.search(r"(\d+) runs", header)
-    assert stated is not None and int(stated[1]) == len(runs(sweep))
+    assert stated is not None and int(stated[1]) == len(runs_of(sweep))
     assert re.search(r"(minute|hour|day)s?\b", header) and re.search(r"\b(cores?|CPU)\b", header)
     if sweep.endswith("_mini"):
         minutes = re.search(r"about (\d+) minutes on two CPU cores", header)
@@ -111,14 +112,14 @@ def test_miniature_has_a_run_for_each_kind_of_run(sweep: str) -> None:
         kind = config.corruption.name, config.augment.name, decay
         return kind if sweep == "noise/compare" else (*network, *kind)
 
-    assert {*map(told_apart, runs(f"{sweep}_mini"))} == {*map(told_apart, runs(sweep))}
+    assert {*map(told_apart, runs_of(f"{sweep}_mini"))} == {*map(told_apart, runs_of(sweep))}
 
 
 @pytest.mark.parametrize("ending", ["", "_mini"])
 def test_noise_models_are_compared_at_equal_shares_of_changed_labels(ending: str) -> None:
     """The shares follow from the stated transition matrices, for classes of equal size."""
     shares: dict[float, set[str]] = {}
-    for config in runs(f"noise/compare{ending}"):
+    for config in runs_of(f"noise/compare{ending}"):
         labels = balanced(10_000)
         of = make_source(labels, dataset=config.dataset.name)
         kept = np.diag(config.corruption.transition(of, config.corrupt)).mean()
@@ -131,14 +132,14 @@ def test_noise_models_are_compared_at_equal_shares_of_changed_labels(ending: str
 @pytest.mark.slow
 @pytest.mark.parametrize("colour", IMAGES)
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_sweep_trains_two_steps(sweep: str, colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_trains_two_steps(sweep: str, colour: str, use_data: Callable[[Data], None]) -> None:
     """One run of each kind, on synthetic images of the size of CIFAR-10's and of MNIST's."""
-    for config in kinds(runs(sweep)):
-        data = synthetic(IMAGES[colour], 100 if config.dataset.name == "cifar100" else 10)
-        monkeypatch.setattr(experiment, "load", lambda dataset, data=data: data)
+    for config in one_of_each_kind(runs_of(sweep)):
+        data = random_data(IMAGES[colour], 100 if config.dataset.name == "cifar100" else 10)
+        use_data(data)
         if config.exact:
             continue  # solved, below
-        config = short(config)
+        config = shorten(config)
         assembled = experiment.assemble(config)
         state, steps = fit.start(assembled, CPU), count()
         (record,) = fit.sgd(assembled, state, CPU, lambda steps=steps: next(steps))
@@ -149,11 +150,11 @@ def test_sweep_trains_two_steps(sweep: str, colour: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("colour", IMAGES)
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_sweep_solves_its_exact_fits(
-    sweep: str, colour: str, monkeypatch: pytest.MonkeyPatch
+    sweep: str, colour: str, use_data: Callable[[Data], None]
 ) -> None:
-    data = synthetic(IMAGES[colour], 10)
-    monkeypatch.setattr(experiment, "load", lambda dataset: data)
-    for config in runs(sweep):
+    data = random_data(IMAGES[colour], 10)
+    use_data(data)
+    for config in runs_of(sweep):
         if config.exact:
             dataset = dataclasses.replace(config.dataset, train_size=None, test_size=None)
             sizes = {"filters": 40} if config.model.features == "random_conv" else {}
@@ -165,7 +166,7 @@ def test_sweep_solves_its_exact_fits(
             assert record["train_acc"] is not None
 
 
-def short(config: Config) -> Config:
+def shorten(config: Config) -> Config:
     """The same run, for two steps on the eight images of `synthetic`."""
     dataset = dataclasses.replace(config.dataset, train_size=None, test_size=None)
     return dataclasses.replace(config, dataset=dataset, epochs=1, batch_size=4, eval_every=1)
@@ -190,7 +191,7 @@ COVERED = {
 @pytest.mark.parametrize("sweep", COVERED)
 def test_sweep_covers_every_published_number_of_its_table(sweep: str) -> None:
     target, sources = COVERED[sweep]
-    keys: list[dict[str, Any]] = [flat_keys(config.tree()) for config in runs(sweep)]
+    keys: list[dict[str, Any]] = [flat_keys(config.tree()) for config in runs_of(sweep)]
     table = pd.DataFrame(keys, dtype=object).assign(state="done")
     table_of_numbers = published.read(target)
     for source, numbers in sources.items():
@@ -215,12 +216,12 @@ def test_page_has_each_of_its_sweeps_with_their_numbers_of_runs(
     listed = {*(sweep for sweep, _ in rows), *re.findall(r"`(\w+/\w+_mini)`", text)}
     assert listed == {sweep for sweep in SWEEPS if sweep.startswith(folders)}
     for sweep, stated in rows:
-        assert stated == "the same" or int(stated) == len(runs(sweep)), sweep
+        assert stated == "the same" or int(stated) == len(runs_of(sweep)), sweep
 
 
 @pytest.mark.parametrize("ending", ["", "_mini"])
 def test_both_figures_of_corruption_levels_share_their_runs(ending: str) -> None:
-    first, second = runs(f"paper/figure1b{ending}"), runs(f"paper/figure1c{ending}")
+    first, second = runs_of(f"paper/figure1b{ending}"), runs_of(f"paper/figure1c{ending}")
     assert [config.run.path for config in first] == [config.run.path for config in second]
 
 
