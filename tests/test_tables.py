@@ -143,15 +143,7 @@ def test_real_sweep_fills_every_column_of_the_contract(cli: Cli, tmp_path: Path)
     measured = [f"{kind}_{key}" for kind in ("final", "best") for key in metrics.MEASURED]
     keys = ["dataset", "model", "corruption", "corrupt"]
     ends = ["epochs_to_fit", "parameters", "seconds", "share_changed", "used_device"]
-    ends += [
-        "used_precision",
-        "used_threads",
-        "used_torch",
-        "used_numpy",
-        "device_name",
-        "git",
-        "command",
-    ]
+    ends += "used_precision used_threads used_torch used_numpy device_name git command".split()
     assert list(found.columns) == ["run_id", "state", *keys, "seed", *measured, *ends]
     counted = [*keys, "n", "n_done", "share_changed"]
     columns = {file.stem: list(pd.read_csv(file).columns) for file in summary.glob("*.csv")}
