@@ -26,7 +26,7 @@ from .runs import Collection, epochs_to_fit
 # Metrics that are published as errors and logged as accuracies.
 ERRORS = {"test_error": "test_acc", "test_error_noisy": "test_acc_noisy"}
 COLUMNS = "row metric epoch published ours sd n n_diverged".split()
-MADE_WITH = [*ORIGIN, "command"]  # all that our runs of a number were computed with
+MADE_WITH = [*ORIGIN, "command"]  # of our runs of a number, without the reference of a ratio
 COLUMNS += ["difference", "verdict", "chosen", "source", "note", *MADE_WITH]
 
 

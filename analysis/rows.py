@@ -131,7 +131,7 @@ def _read_run(run: RunDir) -> Row:
         numbers |= {key: solution[key] for key in SOLUTION if key in solution}
         numbers |= {key: result[key] for key in ("parameters", "seconds")}
         numbers["records"] = result["epochs"]
-    for name, value in numbers.items():
+    for name, value in [*numbers.items(), ("threads", environment.get("threads"))]:
         if not isinstance(value, int | float | None):
             raise ValueError(f"{name}={value!r} in its files must be a number")
     used = {**environment, **(environment.get("versions") or {})}

@@ -171,7 +171,8 @@ def _build_frame(listed: list[Row], keys: set[str]) -> pd.DataFrame:
     numbers += [*measured, *sorted(added - set(measured))]
     results = ["fit_threshold", "classes", "command", *numbers, *ORIGIN]
     others = frame.columns.difference(results, sort=False)
-    return frame.reindex(columns=[*others, *results]).astype(dict.fromkeys(numbers, float))
+    dtypes = dict.fromkeys(numbers, "float64") | {"used_threads": "Int64"}
+    return frame.reindex(columns=[*others, *results]).astype(dtypes)
 
 
 def rank(column: pd.Series) -> pd.Series:

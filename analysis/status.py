@@ -28,10 +28,9 @@ IDLE_SECONDS = 60.0  # a launch has ended if runs are interrupted and none is ru
 def main(arguments: list[str] | None = None) -> None:
     """Show the table once, or repeatedly until no run has anything to do."""
     parser = argparse.ArgumentParser(f"python -m {__package__}.status", description=__doc__)
-    add = parser.add_argument
-    add("dir", type=Path, metavar="DIR", help="folder of runs")
-    add("--watch", action="store_true", help="update until all runs have ended")
-    add("--json", action="store_true", help="print JSON for scripts")
+    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of runs")
+    parser.add_argument("--watch", action="store_true", help="update until all runs have ended")
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     options = parser.parse_args(arguments)
     try:
         if options.watch and not options.json:

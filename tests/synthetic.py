@@ -66,7 +66,8 @@ def write_run(root: Path, curve: list[float], state: str = "done", **keys: Any) 
         rundir.write_json(run.done, result)
     elif state == "failed":
         rundir.write_json(run.error, {"exception": "OSError: no", "traceback": ""})
-    used = {"device": "cpu", "precision": "fp32", "threads": 1, "versions": {"torch": "2.15.0"}}
+    used = {"device": "cpu", "device_name": "A", "precision": "fp32", "threads": 1}
+    used |= {"versions": {"torch": "2.15.0"}}
     rundir.write_json(run.environment, {**used, "git": {"commit": "a" * 40, "dirty": False}})
     return run
 

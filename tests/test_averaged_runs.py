@@ -103,13 +103,17 @@ def test_unfinished_runs_are_counted_listed_and_left_out_of_means(
 
 
 def test_mixed_origins_are_warned_about(sweep: Path, capsys: pytest.CaptureFixture) -> None:
+    without_environment = write_run(sweep, [1.0], state="planned", seed=10)
+    without_environment.environment.unlink()
     other = write_run(sweep, [1.0, 1.0, 1.0], corrupt=0.0, seed=9)
     content = json.loads(other.environment.read_text())
-    content |= {"threads": 2, "precision": "bf16", "git": {"commit": "b" * 40, "dirty": True}}
+    content |= {"device_name": "B", "threads": 2, "precision": "bf16"}
+    content |= {"git": {"commit": "b" * 40, "dirty": True}}
     other.environment.write_text(json.dumps(content))
     collect.main([str(sweep)])
     shown = capsys.readouterr().out
     assert "mix runs with different used_threads: 1 (4), 2 (1)" in shown
+    assert "mix runs with different device_name: A (4), B (1)" in shown
     assert "different used_precision: bf16 (1), fp32 (4); precision=auto decides by model" in shown
     assert f"different git: {'a' * 12} (4), {'b' * 12}+ (1)" in shown
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import tarfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis import compare, published
 from analysis.collect import collect
 from randlabels.store import provenance
 
+from .golden import KEPT
 from .synthetic import write_run
+
+RESULTS = Path(published.__file__).parent / "results"
 
 ORIGINAL_MLP = {"dataset": {"name": "cifar10"}, "corrupt": 1.0}
 
@@ -25,12 +31,14 @@ def test_comparison_says_what_our_runs_were_computed_with(tmp_path: Path) -> Non
         environment |= {"precision": precision, "device_name": "AMD EPYC"}
         environment["argv"] = ["run.py", "-m", "sweep=seed/readme"]
         run.environment.write_text(json.dumps(environment))
+    write_run(tmp_path, [0.1], state="planned", **ORIGINAL_MLP, seed=2).environment.unlink()
     numbers = published.read("seed")
     table = compare.compare(collect(tmp_path)[0], numbers).set_index("row")
     mlp, network = table.loc["MLP 512, random labels"], table.loc["WRN-28-1, true labels"]
     expected = {
         "used_device": "cpu",
         "used_precision": "bf16, fp32",
+        "used_threads": "1",
         "device_name": "AMD EPYC",
         "git": "a" * 12,
         "command": "python -m randlabels.run -m sweep=seed/readme",
@@ -40,6 +48,34 @@ def test_comparison_says_what_our_runs_were_computed_with(tmp_path: Path) -> Non
         assert set(network[column]) == {""}
 
 
-def test_environment_names_no_folder_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_names_the_program_without_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/home/someone/randlabels/run.py", "corrupt=0.5"])
     assert provenance.describe({"device": "cpu"})["argv"] == ["run.py", "corrupt=0.5"]
+
+
+@pytest.fixture(scope="module")
+def stored_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpack the runs behind the tables of `analysis/results`."""
+    folder = tmp_path_factory.mktemp("stored")
+    with tarfile.open(RESULTS / "runs.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "published-runs"
+
+
+def test_stored_runs_give_the_stored_tables(stored_runs: Path, tmp_path: Path) -> None:
+    """Each sweep has one, which is `runs.csv` as its runs give it."""
+    for sweep in stored_runs.iterdir():
+        collect(sweep, tmp_path)
+        made = pd.read_csv(tmp_path / "runs.csv")
+        stored = pd.read_csv(RESULTS / f"{sweep.name}.csv")
+        pd.testing.assert_frame_equal(made, stored, rtol=1e-12)
+        assert (made["state"] == "done").all() and made["command"].notna().all()
+
+
+def test_stored_runs_are_small_and_name_no_machine(stored_runs: Path) -> None:
+    assert (RESULTS / "runs.tar.xz").stat().st_size < 3e6
+    files = list(stored_runs.glob("*/*/*"))
+    assert files
+    for file in files:
+        assert file.name in ("metrics.jsonl", *KEPT)
+        assert not re.search(r'"/|: /', file.read_text()), f"{file} has an absolute path"

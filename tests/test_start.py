@@ -43,7 +43,7 @@ def test_import_of_the_package_changes_nothing_for_the_importer():
 
 
 COMMANDS = ["analysis.collect", "analysis.compare", "analysis.export", "analysis.report"]
-COMMANDS += ["analysis.status", "randlabels.corruption"]
+COMMANDS += ["analysis.status", "randlabels.corruption.__main__"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -53,7 +53,7 @@ def test_command_shows_its_help_under_its_own_name(command, monkeypatch, capsys)
     with pytest.raises(SystemExit) as end:
         runpy.run_module(command, run_name="__main__", alter_sys=True)
     assert end.value.code in (None, 0)
-    assert f"python -m {command} " in capsys.readouterr().out
+    assert f"python -m {command.removesuffix('.__main__')} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("policy", [None, "ACTIVE"])
