@@ -23,8 +23,7 @@ from .published import Ours, covering, judge
 from .rows import ORIGIN, SOLUTION
 from .runs import Collection, epochs_to_fit
 
-# Metrics that are published as errors and logged as accuracies.
-ERRORS = {"test_error": "test_acc", "test_error_noisy": "test_acc_noisy"}
+ERRORS = {"test_error": "test_acc", "test_error_noisy": "test_acc_noisy"}  # and what is logged
 COLUMNS = "row metric epoch published ours sd n n_diverged".split()
 MADE_WITH = [*ORIGIN, "command"]  # of our runs of a number, without the reference of a ratio
 COLUMNS += ["difference", "verdict", "chosen", "source", "note", *MADE_WITH]

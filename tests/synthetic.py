@@ -13,11 +13,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 
 from analysis import collect
-from randlabels.cli import CONF, prepare_hydra
-from randlabels.config import Config, parse, parse_composed
+from randlabels.cli import compose
+from randlabels.config import Config, parse
 from randlabels.store import metrics, rundir
 from randlabels.store.rundir import RunDir
 
@@ -36,9 +35,7 @@ OTHER_METRICS = 0.25
 @cache
 def composed(*overrides: str) -> Config:
     """Return the config of a command line; do not change it, since all tests share it."""
-    prepare_hydra()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return parse_composed(compose("config", list(overrides)))
+    return compose(overrides)
 
 
 def record(epoch: int, train_acc: float, test_acc: float) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,41 @@ def test_joblib_starts_two_processes_per_gpu_and_says_so(
     for key in ("device=cpu", "hydra.launcher.n_jobs=3"):
         assert "per GPU" not in cli(*sweep, key).out
     assert jobs == [4, 5, 3]
+
+
+GROWING = """
+from dataclasses import dataclass
+from typing import ClassVar
+import time, torch
+from randlabels.model import Model
+
+KEPT = []
+
+@dataclass
+class Growing(Model):
+    name: ClassVar[str] = "growing"
+    lr: float | None = 0.1
+
+    def build(self, image, classes, rng):
+        KEPT.append(torch.ones(100_000_000))
+        time.sleep(1.2)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))
+"""
+"""A model whose worker grows by 400 MB a run; joblib looks once a second."""
+
+
+@pytest.mark.slow
+def test_joblib_replaces_a_worker_that_has_grown_without_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "growing.py").write_text(GROWING)
+    arguments = ["imports=[growing.py]", "model=growing", "dataset=digits", "epochs=1"]
+    command = [sys.executable, "-m", "randlabels.run", "-m", *arguments, "seed=range(0,6)"]
+    done = subprocess.run(
+        [*command, "hydra.launcher.n_jobs=2"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "6 done" in done.stdout
+    assert "A worker stopped" not in done.stderr
+    files = tmp_path.glob("runs/*/*/environment.json")
+    assert len({json.loads(file.read_text())["pid"] for file in files}) > 2
 
 
 @pytest.mark.slow

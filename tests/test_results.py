@@ -72,7 +72,7 @@ def test_stored_runs_give_the_stored_tables(stored_runs: Path, tmp_path: Path) -
         assert (made["state"] == "done").all() and made["command"].notna().all()
 
 
-def test_stored_runs_are_small_and_name_no_machine(stored_runs: Path) -> None:
+def test_stored_runs_are_small_and_name_no_folder(stored_runs: Path) -> None:
     assert (RESULTS / "runs.tar.xz").stat().st_size < 3e6
     files = list(stored_runs.glob("*/*/*"))
     assert files

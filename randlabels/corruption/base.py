@@ -16,11 +16,10 @@ from . import Corruption, Source
 class Mixture(Corruption):
     """Each label, independently with probability `corrupt`, becomes its target.
 
-    Unless a subclass draws otherwise, the levels are nested, since targets do not depend on
-    `corrupt`: a label corrupted at one level has the same class at every higher level. For one
-    `seed`, all mixtures then corrupt the same images as the original code. Transition
-    matrix: T = (1 - corrupt)·I + corrupt·Q, where Q[i, j] is the probability that the target of a
-    label i is j.
+    Targets do not depend on `corrupt`. Unless a subclass draws otherwise, the levels are nested: a
+    label corrupted at one level has the same class at every higher level, and for one `seed`, all
+    mixtures corrupt the same images as the original code. Transition matrix: T = (1 - corrupt)·I
+    + corrupt·Q, where Q[i, j] is the probability that the target of a label i is j.
     """
 
     @abstractmethod

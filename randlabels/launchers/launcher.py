@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,15 +82,16 @@ class Joblib(Launcher):
         )
         try:
             processes = min(workers, max(2, len(configs)))  # one would be this process
-            errors = joblib.Parallel(processes, backend="loky")(calls)
+            with warnings.catch_warnings():  # joblib replaces a worker that has grown by 300 MB
+                warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
+                errors = joblib.Parallel(processes, backend="loky")(calls)
         except Exception as error:  # such as a killed worker; the files hold each run's state
             print(f"The launcher gave up: {error}", file=sys.stderr)
             return {}
         finally:
             if workers > 1:  # joblib keeps idle processes for its next call
                 get_reusable_executor(reuse=True).shutdown(kill_workers=True)
-        paths = [config.run.path for config in configs]
-        return {path: error for path, error in zip(paths, errors, strict=False) if error}
+        return {c.run.path: error for c, error in zip(configs, errors, strict=False) if error}
 
 
 def perform(trees: Sequence[Mapping[str, Any]], number: int, cores: int = 1) -> str | None:
