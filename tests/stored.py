@@ -2,9 +2,10 @@
 
     python -m tests.stored runs/double_descent-mnist runs/course-flatness
 
-puts the runs of these sweeps, without weights, into `analysis/results/runs.tar.xz`, and removes
-earlier runs of the same sweeps. It writes the `runs.csv` of each sweep. In `paper.csv`, `seed.csv`
-and `noise.csv` it writes the rows of `analysis.compare` that have runs; others stay as they are.
+puts the runs of these sweeps into `analysis/results/runs.tar.xz`, in the place of earlier runs of
+the same sweeps. Weights and the times of epochs are left out. It writes the `runs.csv` of each
+sweep. In `paper.csv`, `seed.csv` and `noise.csv` it writes the rows of `analysis.compare` that have
+runs; other rows stay as they are.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .golden import KEPT
 
 RESULTS = Path(published.__file__).parent / "results"
 ARCHIVE, TOP = RESULTS / "runs.tar.xz", "published-runs"
-TIMES = ["seconds", "images_per_second"]  # to three digits, since noise cannot be compressed
+TIMES = ["seconds", "images_per_second"]  # of an epoch; they are most of the archive
 
 
 def main(sweeps: list[Path]) -> None:
@@ -57,10 +58,9 @@ def keep(run: RunDir, copy: RunDir) -> None:
     for name in KEPT:
         if (run.path / name).exists():
             shutil.copyfile(run.path / name, copy.path / name)
-    records = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    for record in records:
-        record |= {key: record[key] and float(f"{record[key]:.3g}") for key in TIMES}
-    copy.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    records = map(json.loads, run.metrics.read_text().splitlines())
+    lines = [json.dumps(record | dict.fromkeys(TIMES)) + "\n" for record in records]
+    copy.metrics.write_text("".join(lines))
 
 
 def pack(runs: Path) -> None:
@@ -89,8 +89,9 @@ def tables(runs: Path, temporary: Path) -> dict[str, pd.DataFrame]:
 def replace_rows(file: Path, table: pd.DataFrame) -> pd.DataFrame:
     """Return `table` without missing runs; its numbers without runs have the stored ones."""
     number = ["source", "row", "metric", "epoch"]
+    texts = dict.fromkeys(["epoch", *compare.MADE_WITH], str)
     covered = table[table["verdict"] != "missing"].set_index(number)
-    ours = covered.combine_first(pd.read_csv(file, dtype={"epoch": str}).set_index(number))
+    ours = covered.combine_first(pd.read_csv(file, dtype=texts).set_index(number))
     known = table[[*number, "published", "chosen", "note"]]
     return known.merge(ours.drop(columns=["published", "chosen", "note"]), on=number)[table.columns]
 
