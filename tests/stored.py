@@ -10,6 +10,7 @@ runs; other rows stay as they are.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -20,34 +21,40 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import compare, published
-from analysis.collect import collect
 from analysis.formats import write_csv
+from analysis.runs import read
+from analysis.tables import runs
+from randlabels.store.files import write_atomic
 from randlabels.store.rundir import RunDir
 
 from .golden import KEPT
 
 RESULTS = Path(published.__file__).parent / "results"
-ARCHIVE, TOP = RESULTS / "runs.tar.xz", "published-runs"
+ARCHIVE, TOP = "runs.tar.xz", "published-runs"
 TIMES = ["seconds", "images_per_second"]  # of an epoch; they are most of the archive
 
 
-def main(sweeps: list[Path]) -> None:
+def main(sweeps: list[Path], results: Path = RESULTS) -> None:
     """Add the runs of `sweeps`, and write the tables of the whole archive again."""
     with tempfile.TemporaryDirectory() as temporary:
-        runs = unpack(Path(temporary))
+        stored = unpack(results, Path(temporary))
         for sweep in sweeps:
-            shutil.rmtree(runs / sweep.name, ignore_errors=True)
-            for file in sorted(sweep.glob("*/done.json")):
-                keep(RunDir(file.parent), RunDir(runs / sweep.name / file.parent.name))
-        pack(runs)
-        for file, table in tables(runs, Path(temporary)).items():
-            write_csv(table, RESULTS / file)
+            finished = [RunDir(file.parent) for file in sorted(sweep.glob("*/done.json"))]
+            if not finished:
+                sys.exit(f"Error: {sweep} has no finished runs; give the folder of a sweep")
+            shutil.rmtree(stored / sweep.name, ignore_errors=True)
+            for run in finished:
+                keep(run, RunDir(stored / sweep.name / run.run_id))
+        made = tables(stored, results)
+        pack(stored, results / ARCHIVE)
+        for file, table in made.items():
+            write_csv(table, results / file)
 
 
-def unpack(folder: Path) -> Path:
+def unpack(results: Path, folder: Path) -> Path:
     """Return the folder of the sweeps of the archive, below `folder`."""
-    if ARCHIVE.exists():
-        with tarfile.open(ARCHIVE) as archive:
+    if (results / ARCHIVE).exists():
+        with tarfile.open(results / ARCHIVE) as archive:
             archive.extractall(folder, filter="data")
     return folder / TOP
 
@@ -63,35 +70,34 @@ def keep(run: RunDir, copy: RunDir) -> None:
     copy.metrics.write_text("".join(lines))
 
 
-def pack(runs: Path) -> None:
-    """Write the archive; the same runs give the same bytes."""
-    with tarfile.open(ARCHIVE, "w:xz", preset=9) as archive:
-        for file in sorted(path for path in runs.rglob("*") if path.is_file()):
-            entry = tarfile.TarInfo(str(Path(TOP) / file.relative_to(runs)))
-            entry.size = file.stat().st_size
-            with file.open("rb") as content:
-                archive.addfile(entry, content)
+def pack(stored: Path, file: Path) -> None:
+    """Write the archive to `file`; the same runs give the same bytes."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:xz", preset=9) as archive:
+        for path in sorted(path for path in stored.rglob("*") if path.is_file()):
+            entry = tarfile.TarInfo(str(Path(TOP) / path.relative_to(stored)))
+            entry.size = path.stat().st_size
+            archive.addfile(entry, io.BytesIO(path.read_bytes()))
+    write_atomic(file, content.getbuffer())
 
 
-def tables(runs: Path, temporary: Path) -> dict[str, pd.DataFrame]:
-    """Return each table by its file in `analysis/results`."""
-    found = {}
-    for sweep in sorted(runs.iterdir()):
-        collect(sweep, temporary)
-        found[f"{sweep.name}.csv"] = pd.read_csv(temporary / "runs.csv")
-    all_runs = collect(runs, temporary)[0]
+def tables(stored: Path, results: Path) -> dict[str, pd.DataFrame]:
+    """Return each table by its file in `results`."""
+    made = {f"{sweep.name}.csv": runs(read(sweep)) for sweep in sorted(stored.iterdir())}
+    found = read(stored)
     for target in published.TARGETS:
-        table = compare.compare(all_runs, published.read(target))
-        found[f"{target}.csv"] = replace_rows(RESULTS / f"{target}.csv", table)
-    return found
+        table = compare.compare(found, published.read(target))
+        made[f"{target}.csv"] = replace_rows(results / f"{target}.csv", table)
+    return made
 
 
 def replace_rows(file: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Return `table` without missing runs; its numbers without runs have the stored ones."""
+    """Return the rows of `table` that have runs, and the stored ones of other numbers."""
     number = ["source", "row", "metric", "epoch"]
     texts = dict.fromkeys(["epoch", *compare.MADE_WITH], str)
     covered = table[table["verdict"] != "missing"].set_index(number)
-    ours = covered.combine_first(pd.read_csv(file, dtype=texts).set_index(number))
+    stored = pd.read_csv(file, dtype=texts).set_index(number)
+    ours = pd.concat([covered, stored[~stored.index.isin(covered.index)]])
     known = table[[*number, "published", "chosen", "note"]]
     return known.merge(ours.drop(columns=["published", "chosen", "note"]), on=number)[table.columns]
 
